@@ -1,0 +1,70 @@
+"""Arithmetic on boxes: ``x_min, y_min, x_max, y_max``, arrays of shape (n, 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import Float32Array, Int32Array
+
+
+def areas(boxes: Float32Array) -> Float32Array:
+    """(n,) float32; an inverted box has area 0."""
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    return np.asarray(sides[:, 0] * sides[:, 1], np.float32)
+
+
+def iou(a: Float32Array, b: Float32Array) -> Float32Array:
+    """Intersection over union of every box of ``a`` (n, 4) with every box of ``b`` (m, 4): (n, m) float32 in 0..1.
+
+    Two boxes without area have IoU 0.
+    """
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(high - low, 0.0)
+    inter = sides[..., 0] * sides[..., 1]
+    union = areas(a)[:, None] + areas(b)[None, :] - inter
+    overlap = np.zeros(inter.shape, np.float32)
+    np.divide(inter, union, out=overlap, where=union > 0)
+    return overlap
+
+
+def nms(
+    boxes: Float32Array,
+    scores: Float32Array,
+    class_ids: Int32Array,
+    *,
+    iou_threshold: float,
+    limit: int,
+) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression within each class (Felzenszwalb et al., PAMI 2010, section 6).
+
+    A box is dropped when a better one of its class overlaps it by more than ``iou_threshold``. Returns the positions
+    of at most ``limit`` kept boxes, best score first; equal scores keep their order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    if len(order) < 2:
+        return order[:limit]
+    sorted_boxes = boxes[order]
+    sorted_ids = class_ids[order]
+    alive = np.ones(len(order), np.bool_)
+    kept: list[int] = []
+    box_areas = areas(sorted_boxes)
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        if len(kept) == limit:
+            break
+        rest = np.flatnonzero(alive[i + 1 :] & (sorted_ids[i + 1 :] == sorted_ids[i])) + i + 1
+        if not len(rest):
+            continue
+        others = sorted_boxes[rest]
+        me = sorted_boxes[i]
+        width = np.minimum(others[:, 2], me[2]) - np.maximum(others[:, 0], me[0])
+        height = np.minimum(others[:, 3], me[3]) - np.maximum(others[:, 1], me[1])
+        inter = np.maximum(width, 0) * np.maximum(height, 0)
+        union = box_areas[i] + box_areas[rest] - inter
+        # inter > threshold * union is IoU > threshold without dividing by an empty union
+        alive[rest[inter > iou_threshold * union]] = False
+    return order[np.asarray(kept, np.intp)]

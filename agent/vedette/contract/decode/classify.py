@@ -1,0 +1,40 @@
+"""Classification: one score a class, the best ``top_k`` of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..manifest import ClassifyOutput
+from ..types import Classes, Tensor, TensorSpec
+from ._tensors import expect_shape, pick
+
+
+class ClassifyDecoder:
+    """See the module."""
+
+    def __init__(self, spec: ClassifyOutput, tensors: Sequence[TensorSpec], score_threshold: float) -> None:
+        self._tensor = pick(tensors, spec.scores, "scores")
+        expect_shape(self._tensor, "scores", (1, None))
+        self._index = spec.scores
+        self._activation = spec.activation
+        self._top_k = min(spec.top_k, self._tensor.shape[1])
+        self._threshold = score_threshold
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        return self._tensor.shape[1]
+
+    def __call__(self, outputs: Sequence[Tensor]) -> Classes:
+        """The best classes, best first; equal scores in the order of their ids."""
+        scores = self._tensor.to_real(outputs[self._index].reshape(-1))
+        if self._activation == "softmax":
+            exp = np.exp(scores - scores.max())
+            scores = exp / exp.sum()
+        elif self._activation == "sigmoid":
+            scores = np.asarray(1.0 / (1.0 + np.exp(-scores)), np.float32)
+        best = np.argsort(-scores, kind="stable")[: self._top_k]
+        best = best[scores[best] >= self._threshold]
+        return Classes(scores[best].astype(np.float32), best.astype(np.int32))

@@ -1,0 +1,50 @@
+"""``TFLite_Detection_PostProcess``: a custom op that decodes and suppresses inside the network (TFLite's
+``detection_postprocess.cc``); what is left is to read its four float tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..manifest import PostprocessOutput
+from ..types import Detections, Tensor, TensorSpec
+from ._tensors import expect_shape, pick
+
+
+class PostprocessDecoder:
+    """See the module."""
+
+    def __init__(
+        self, spec: PostprocessOutput, tensors: Sequence[TensorSpec], score_threshold: float, labels: int
+    ) -> None:
+        for index, role in ((spec.boxes, "boxes"), (spec.classes, "classes"), (spec.scores, "scores")):
+            pick(tensors, index, role)
+        count = pick(tensors, spec.count, "count")
+        # the op's outputs are often left without a shape until the first invoke
+        boxes = tensors[spec.boxes]
+        if boxes.shape not in ((), (0,)):
+            expect_shape(boxes, "boxes", (1, None, 4))
+            for index, role in ((spec.classes, "classes"), (spec.scores, "scores")):
+                expect_shape(tensors[index], role, (1, boxes.shape[1]))
+            expect_shape(count, "count", (1,))
+        self._spec = spec
+        self._threshold = score_threshold
+        self._labels = labels
+
+    @property
+    def classes(self) -> None:
+        """The op's tensors do not say how many classes there are."""
+        return None
+
+    def __call__(self, outputs: Sequence[Tensor]) -> Detections:
+        """Boxes as fractions of the input tensor. Detections of a class that has no label are left out."""
+        spec = self._spec
+        n = min(int(outputs[spec.count].reshape(-1)[0]), spec.max_detections)
+        scores = outputs[spec.scores].reshape(-1)[:n].astype(np.float32)
+        boxes = outputs[spec.boxes].reshape(-1, 4)[:n].astype(np.float32)[:, [1, 0, 3, 2]]
+        class_ids = outputs[spec.classes].reshape(-1)[:n].astype(np.int32) + np.int32(spec.class_offset)
+        found = Detections(boxes, scores, class_ids)
+        chosen = (scores >= self._threshold) & (class_ids >= 0) & (class_ids < self._labels)
+        found = found.take(chosen)
+        return found.take(np.argsort(-found.scores, kind="stable"))

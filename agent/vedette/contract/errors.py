@@ -1,0 +1,126 @@
+"""Every error that vedette raises on purpose.
+
+::
+
+    VedetteError
+    ├── UserError                 the user can mend it; commands end with exit code 2
+    │   ├── ConfigError           a key of the configuration
+    │   ├── ModelError            a model file that cannot be used
+    │   │   └── BundleError       a bundle that is malformed, truncated, oversized or tampered with
+    │   ├── PictureError          a picture that cannot be used
+    │   ├── SourceError           a source that cannot be opened at all (no such file, unknown scheme)
+    │   ├── StateError            the state folder cannot be used
+    │   ├── BrokerRefusedError    the broker answered, and said no (credentials, client id, protocol)
+    │   └── MissingPackageError   an optional package is not installed
+    ├── RetryableError            it may pass by itself; tried again with back-off
+    │   ├── SourceLostError       the source ended or broke off although it should go on
+    │   ├── SourceStalledError    no new frame within the deadline
+    │   └── BrokerUnreachableError  no broker answered, or the connection broke
+    └── FaultError                ours, or this machine's; exit code 1
+        ├── SelfTestError         a model loads but gives other results than it was proved to give
+        └── EngineFaultError      the runtime failed while running
+"""
+
+from __future__ import annotations
+
+
+class VedetteError(Exception):
+    """One line that says where, what was expected, what was found, and what to do.
+
+    ``where`` is a file, or ``file: key``, or ``file:line: key``. Every part may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = "",
+        expected: object = "",
+        found: object = "",
+        fix: str = "",
+    ) -> None:
+        self.problem = problem
+        self.where = str(where)
+        self.expected = str(expected)
+        self.found = str(found)
+        self.fix = fix
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The whole error as one line, control characters made visible."""
+        text = f"{self.where}: {self.problem}" if self.where else self.problem
+        if self.expected:
+            text += f": expected {self.expected}"
+        if self.found:
+            text += f"{',' if self.expected else ':'} found {self.found}"
+        if self.fix:
+            text += f"; {self.fix}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class UserError(VedetteError):
+    """The user can mend it. Commands end with exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A key of the configuration is unknown, missing or has a value that cannot be."""
+
+
+class ModelError(UserError):
+    """A model file cannot be used: missing, no TFLite model, or its tensors do not fit what is said of them."""
+
+
+class BundleError(ModelError):
+    """A bundle is malformed, truncated, oversized or tampered with. Names the file and the field."""
+
+
+class PictureError(UserError):
+    """A picture cannot be used: corrupt, too small, too large, or of a kind that is not read."""
+
+
+class SourceError(UserError):
+    """A source cannot be opened at all: no such file or folder, an unknown scheme, a malformed URL."""
+
+
+class StateError(UserError):
+    """The state folder is missing, read-only or full."""
+
+
+class BrokerRefusedError(UserError):
+    """The broker answered and said no: bad credentials, not authorised, protocol not supported."""
+
+
+class MissingPackageError(UserError):
+    """An optional package is not installed. Says the command that installs it."""
+
+
+class RetryableError(VedetteError):
+    """It may pass by itself. Tried again with back-off, counted and published."""
+
+
+class SourceLostError(RetryableError):
+    """A source that should go on broke off: the camera was unplugged, its server died."""
+
+
+class SourceStalledError(RetryableError):
+    """A source is open, but gave no frame within its deadline."""
+
+
+class BrokerUnreachableError(RetryableError):
+    """No broker answered, or the connection broke."""
+
+
+class FaultError(VedetteError):
+    """A fault of ours or of this machine. Commands end with exit code 1."""
+
+
+class SelfTestError(FaultError):
+    """A model loads, but on this machine its results are not those it was proved to give."""
+
+
+class EngineFaultError(FaultError):
+    """The runtime failed while running a model."""

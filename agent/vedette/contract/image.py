@@ -1,0 +1,199 @@
+"""Frame -> input tensor: resize, colour, quantise, into a buffer the caller owns.
+
+The arithmetic, for a pixel ``p`` (0..255) of channel ``c``::
+
+    real = (p - mean[c]) / std[c]                      what the network was trained on
+    raw  = round(real / scale) + zero_point            where the tensor is quantised, saturated to its dtype
+
+A pixel has 256 values, so ``p -> raw`` is a table of 256 entries a channel, made once: an int8 network never sees a
+float. Where the table is ``p`` itself or ``p - 128``, not even a table is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+
+from .errors import ModelError, PictureError
+from .manifest import ImageInput
+from .types import Float32Array, Tensor, TensorSpec, UInt8Array
+
+MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
+MAX_PIXELS: Final = 100_000_000  # 300 MB as BGR; a larger picture is refused before it is decoded
+
+_INTERPOLATION: Final = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the frame lies in the input tensor, so that boxes find their way back.
+
+    ``frame = (tensor - offset) * scale`` for x and y, each as a fraction of its own picture's side.
+    """
+
+    offset_x: float
+    offset_y: float
+    scale_x: float
+    scale_y: float
+
+    def to_frame(self, boxes: Float32Array) -> Float32Array:
+        """Boxes (n, 4) in fractions of the input tensor -> fractions of the frame, cut off at its edges."""
+        offset = np.array([self.offset_x, self.offset_y, self.offset_x, self.offset_y], np.float32)
+        scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
+        return np.asarray(np.clip((boxes - offset) * scale, 0.0, 1.0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """For one frame size: which part of the frame goes to which part of the canvas."""
+
+    crop: tuple[slice, slice]
+    target: tuple[slice, slice]
+    size: tuple[int, int]  # width, height of the target, pixels
+    placement: Placement
+
+
+def as_bgr(pixels: Tensor) -> UInt8Array:
+    """Any decoded picture -> (height, width, 3) uint8 BGR: grey is spread, alpha is dropped, 16 bits become 8.
+
+    Raises `PictureError` for anything that is no picture.
+    """
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.size == 0:
+        raise PictureError(
+            "not a picture", expected="shape (height, width[, 1|3|4]) uint8", found=f"{pixels.shape} {pixels.dtype}"
+        )
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 1:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)
+    if channels == 4:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR), np.uint8)
+    if channels != 3:
+        raise PictureError("not a picture", expected="1, 3 or 4 channels", found=f"{channels}")
+    return pixels
+
+
+class ImagePreprocessor:
+    """Puts frames into an input tensor as one manifest says. Owned by one thread: it keeps scratch buffers."""
+
+    def __init__(self, spec: ImageInput, tensor: TensorSpec) -> None:
+        """Raises `ModelError` when the tensor is not what the manifest says."""
+        expected = (1, spec.height, spec.width, spec.channels)
+        if tensor.shape != expected:
+            raise ModelError(
+                f"input tensor {tensor.name}", expected=f"shape {list(expected)}", found=f"{list(tensor.shape)}"
+            )
+        if tensor.dtype not in (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.float32), np.dtype(np.int16)):
+            raise ModelError(
+                f"input tensor {tensor.name}", expected="dtype uint8, int8, int16 or float32", found=tensor.dtype.name
+            )
+        self.spec = spec
+        self.tensor = tensor
+        self._interpolation = _INTERPOLATION[spec.interpolation]
+        self._canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
+        self._colored = np.empty((spec.height, spec.width, spec.channels), np.uint8)
+        self._table = pixel_table(spec, tensor)
+        pixel = np.arange(256)[:, None]
+        self._identity = tensor.dtype == np.uint8 and bool((self._table == pixel).all())
+        self._flip = tensor.dtype == np.int8 and bool((self._table == pixel - 128).all())
+        # cv2.LUT wants (1, 256[, channels])
+        self._lut = np.ascontiguousarray(self._table.reshape(1, 256, -1))
+        self._frame_shape: tuple[int, ...] = ()
+        self._geometry: _Geometry
+
+    def __call__(self, pixels: UInt8Array, out: Tensor) -> Placement:
+        """Writes the picture into ``out``, a C-contiguous array of the tensor's shape and dtype.
+
+        ``pixels``: (height, width, 3) uint8 BGR, at least 8 pixels a side. Raises `PictureError` otherwise.
+        """
+        if pixels.shape != self._frame_shape:
+            self._geometry = self._plan(pixels)
+            self._frame_shape = pixels.shape
+            self._canvas[...] = self.spec.pad_value
+        geometry = self._geometry
+        cv2.resize(
+            pixels[geometry.crop],
+            geometry.size,
+            dst=self._canvas[geometry.target],
+            interpolation=self._interpolation,
+        )
+        colored = self._canvas
+        color = self.spec.color
+        if color == "rgb":
+            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=self._colored)
+            colored = self._colored
+        elif color == "gray":
+            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY, dst=self._colored[:, :, 0])
+            colored = self._colored
+        if self._flip:
+            # p - 128 in two's complement is p with its highest bit flipped
+            np.bitwise_xor(colored, 128, out=out[0].view(np.uint8))
+        elif self._identity:
+            np.copyto(out[0], colored)
+        elif self.tensor.dtype == np.float32 or self.tensor.dtype == np.int8 or self.tensor.dtype == np.uint8:
+            cv2.LUT(colored, self._lut, dst=out[0])
+        else:
+            channel = np.arange(colored.shape[2]) if self._table.shape[1] > 1 else 0
+            out[0] = self._table[colored, channel]
+        return geometry.placement
+
+    def _plan(self, pixels: UInt8Array) -> _Geometry:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise PictureError(
+                "not a frame", expected="shape (height, width, 3) uint8", found=f"{pixels.shape} {pixels.dtype}"
+            )
+        height, width = pixels.shape[:2]
+        if height < MIN_SIDE or width < MIN_SIDE:
+            raise PictureError(
+                "picture too small", expected=f"at least {MIN_SIDE}x{MIN_SIDE} pixels", found=f"{width}x{height}"
+            )
+        spec = self.spec
+        whole = (slice(0, height), slice(0, width))
+        everywhere = (slice(0, spec.height), slice(0, spec.width))
+        if spec.resize == "stretch":
+            return _Geometry(whole, everywhere, (spec.width, spec.height), Placement(0.0, 0.0, 1.0, 1.0))
+        if spec.resize == "letterbox":
+            factor = min(spec.width / width, spec.height / height)
+            w = min(spec.width, max(1, round(width * factor)))
+            h = min(spec.height, max(1, round(height * factor)))
+            x = (spec.width - w) // 2
+            y = (spec.height - h) // 2
+            placement = Placement(x / spec.width, y / spec.height, spec.width / w, spec.height / h)
+            return _Geometry(whole, (slice(y, y + h), slice(x, x + w)), (w, h), placement)
+        # center-crop: the largest part of the frame with the tensor's aspect ratio
+        factor = min(width / spec.width, height / spec.height)
+        w = min(width, max(1, round(spec.width * factor)))
+        h = min(height, max(1, round(spec.height * factor)))
+        x = (width - w) // 2
+        y = (height - h) // 2
+        # frame = tensor * (w / width) + x / width = (tensor - (-x / w)) * (w / width)
+        placement = Placement(-x / w, -y / h, w / width, h / height)
+        return _Geometry((slice(y, y + h), slice(x, x + w)), everywhere, (spec.width, spec.height), placement)
+
+
+def pixel_table(spec: ImageInput, tensor: TensorSpec) -> Tensor:
+    """What each pixel value becomes: (256, 1) or (256, channels) in the tensor's dtype, by the module's arithmetic."""
+    mean = np.asarray(spec.mean, np.float64)
+    std = np.asarray(spec.std, np.float64)
+    real = (np.arange(256, dtype=np.float64)[:, None] - mean) / std
+    if tensor.quantised:
+        limits = np.iinfo(tensor.dtype.name)
+        # the spec's own rounding (TFLite's Quantize op): half away from zero
+        steps = real / tensor.scale
+        rounded = np.trunc(steps + np.copysign(0.5, steps)) + tensor.zero_point
+        return np.asarray(np.clip(rounded, limits.min, limits.max), tensor.dtype)
+    if tensor.dtype == np.float32:
+        return real.astype(np.float32)
+    limits = np.iinfo(tensor.dtype.name)
+    if real.min() < limits.min or real.max() > limits.max:
+        raise ModelError(
+            f"input tensor {tensor.name}: (pixel - mean) / std does not fit its dtype",
+            expected=f"{limits.min}..{limits.max} for {tensor.dtype.name}",
+            found=f"{real.min():g}..{real.max():g}",
+            fix="set mean and std in [input]",
+        )
+    return np.rint(real).astype(tensor.dtype)

@@ -1,0 +1,237 @@
+"""The manifest of a bundle: strict, versioned, frozen. ``manifest.json`` is its JSON.
+
+Unknown fields are refused everywhere but under ``extensions``. Values that the types cannot rule out are checked in
+``__post_init__``, whose message msgspec puts behind the path of the field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+FORMAT: Final = 1  # the version of this very structure; another one is refused
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
+Index = Annotated[int, Meta(ge=0, le=1023)]
+
+EngineClass: TypeAlias = Literal["xnnpack", "builtin", "reference", "edgetpu"]
+"""What runs the ops: XNNPACK's kernels, TFLite's own optimised ones, its reference ones, or an Edge TPU."""
+
+
+class ImageInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="image"):
+    """How a picture becomes the input tensor: ``real = (pixel - mean) / std``, then the tensor's own quantisation.
+
+    ``mean`` and ``std`` are in pixel units (0..255), one value or one a channel, in the order of ``color``.
+    """
+
+    height: Annotated[int, Meta(ge=1, le=8192)]
+    width: Annotated[int, Meta(ge=1, le=8192)]
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    resize: Literal["stretch", "letterbox", "center-crop"] = "stretch"
+    interpolation: Literal["bilinear", "area", "nearest"] = "bilinear"
+    pad_value: Annotated[int, Meta(ge=0, le=255)] = 0
+    mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] = (0.0,)
+    std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name}: expected 1 or {self.channels} values for {self.color}, found {len(values)}")
+            if not all(abs(v) < 1e9 for v in values):
+                raise ValueError(f"{name}: expected finite numbers, found {list(values)}")
+        if not all(v > 0 for v in self.std):
+            raise ValueError(f"std: expected numbers above 0, found {list(self.std)}")
+
+    @property
+    def channels(self) -> int:
+        """3, or 1 for grey."""
+        return 1 if self.color == "gray" else 3
+
+
+class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The anchors of an SSD head, as TensorFlow's object detection API generates them.
+
+    ``multiple_grid_anchor_generator``; Liu et al., arXiv 1512.02325, section 2.2: one scale a feature map, evenly
+    spaced from ``min_scale`` to ``max_scale``.
+    """
+
+    feature_maps: Annotated[tuple[tuple[Positive, Positive], ...], Meta(min_length=1, max_length=16)]
+    """(rows, columns) of each feature map, finest first."""
+    min_scale: Fraction = 0.2
+    max_scale: Fraction = 0.95
+    aspect_ratios: Annotated[tuple[float, ...], Meta(min_length=1, max_length=16)] = (1.0, 2.0, 0.5, 3.0, 1 / 3)
+    interpolated_scale_aspect_ratio: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
+    """Aspect ratio of one more anchor, at the geometric mean of this scale and the next; 0 for none."""
+    reduce_boxes_in_lowest_layer: bool = True
+    """The finest map gets three anchors only: scale 0.1 at ratio 1, and its own scale at ratios 2 and 0.5."""
+
+    def __post_init__(self) -> None:
+        if not all(0.01 <= ratio <= 100 for ratio in self.aspect_ratios):
+            raise ValueError(f"aspect_ratios: expected numbers from 0.01 to 100, found {list(self.aspect_ratios)}")
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale: expected at most max_scale {self.max_scale}, found {self.min_scale}")
+
+
+class SsdOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="ssd"):
+    """Raw SSD heads: box encodings (1, anchors, 4) and class logits (1, anchors, classes), decoded on the CPU."""
+
+    anchors: SsdAnchors
+    boxes: Index = 0
+    """Which output tensor holds the encodings ``ty, tx, th, tw``."""
+    scores: Index = 1
+    """Which output tensor holds the logits."""
+    box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """What the encodings were multiplied by in training, ``y, x, height, width`` (Faster R-CNN's box coder)."""
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    background: bool = True
+    """Whether the first logit is the background's; class 0 is the one after it."""
+    score_threshold: Fraction = 0.5
+    nms_iou: Fraction = 0.6
+    max_detections: Positive = 100
+
+    def __post_init__(self) -> None:
+        if not all(0.001 <= scale <= 1000 for scale in self.box_scale):
+            raise ValueError(f"box_scale: expected numbers from 0.001 to 1000, found {list(self.box_scale)}")
+
+
+class PostprocessOutput(
+    Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    tag_field="decoder",
+    tag="tflite-detection-postprocess",
+):
+    """The four outputs of TFLite's custom op ``TFLite_Detection_PostProcess``: boxes ``y_min, x_min, y_max, x_max``."""
+
+    boxes: Index = 0
+    classes: Index = 1
+    scores: Index = 2
+    count: Index = 3
+    class_offset: Annotated[int, Meta(ge=-1, le=1)] = 0
+    """Added to the class that the network says, to get the line of ``labels.txt``."""
+    score_threshold: Fraction = 0.5
+    max_detections: Positive = 100
+
+
+class ClassifyOutput(
+    Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="classify"
+):
+    """One score a class, (1, classes)."""
+
+    scores: Index = 0
+    activation: Literal["softmax", "sigmoid", "none"] = "none"
+    """What the network leaves to be done; ``none`` where it ends in a softmax of its own."""
+    top_k: Positive = 5
+    score_threshold: Fraction = 0.0
+
+
+OutputSpec: TypeAlias = SsdOutput | PostprocessOutput | ClassifyOutput
+InputSpec: TypeAlias = ImageInput
+
+
+class Dataset(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Data that something was measured on, or calibrated with."""
+
+    name: Text
+    count: Annotated[int, Meta(ge=1)]
+    sha256: Sha256
+    """Over the sha256 of every sample's file, in order of their names."""
+
+
+class Metric(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One figure, of the float original and of this bundle's network."""
+
+    name: Text
+    before: float
+    after: float
+    unit: str = ""
+    difference_interval: tuple[float, float] | None = None
+    """95 % interval of ``after - before``, by a paired bootstrap over the samples."""
+
+
+class Evaluation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was measured on which data."""
+
+    data: Dataset
+    metrics: Annotated[list[Metric], Meta(min_length=1, max_length=64)]
+
+
+class Tolerance(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the self-test allows between the float reference's results and this device's, over all golden inputs.
+
+    A detection is found again when one of the same label overlaps it with IoU at least 0.5 and its score differs by
+    at most 0.1; for a classifier, when the best class is the same.
+    """
+
+    min_agreement: Fraction
+    max_mean_score_error: Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the weights come from."""
+
+    url: Text
+    sha256: Sha256
+    licence: Text
+    attribution: Text
+
+
+class LatencyBudget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long one inference may take, as a ratio, for machines differ."""
+
+    yardstick: Text
+    max_ratio: Annotated[float, Meta(gt=0.0, le=1000.0)]
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    format: Literal[1] = FORMAT
+    name: Name
+    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    task: Literal["detect", "classify"]
+    input: InputSpec
+    output: OutputSpec
+    evaluation: list[Evaluation]
+    calibration: Dataset | None = None
+    precision: Literal["float32", "float16", "dynamic", "int8", "int16x8", "mixed"]
+    recipe: Text
+    recipe_sha256: Sha256
+    source: Source
+    seeds: dict[str, int] = {}
+    tools: dict[str, str]
+    """Versions of what made it, by package name."""
+    flatbuffer_bytes: Annotated[int, Meta(ge=16)]
+    flatbuffer_sha256: Sha256
+    members: dict[str, Sha256]
+    """sha256 of every other member of the archive but ``measurements.json`` and ``manifest.sig``."""
+    tolerances: dict[EngineClass, Tolerance]
+    latency_budget: LatencyBudget | None = None
+    extensions: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        detects = isinstance(self.output, SsdOutput | PostprocessOutput)
+        if detects != (self.task == "detect"):
+            raise ValueError(f"task: {self.task!r} does not go with the decoder {decoder_name(self.output)!r}")
+
+
+def decoder_name(output: OutputSpec) -> str:
+    """The name a manifest or a configuration calls this decoder by."""
+    return str(output.__struct_config__.tag)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON that people can read, the same bytes for the same manifest."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def decode(raw: bytes) -> Manifest:
+    """Parses strictly. Raises ``msgspec.ValidationError`` or ``msgspec.DecodeError``, whose text names the field."""
+    return msgspec.json.decode(raw, type=Manifest)

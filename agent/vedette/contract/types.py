@@ -1,0 +1,130 @@
+"""Values that pass between the stages. Frozen; units and shapes are stated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array: TypeAlias = NDArray[np.uint8]
+Float32Array: TypeAlias = NDArray[np.float32]
+Int32Array: TypeAlias = NDArray[np.int32]
+Tensor: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture from a source.
+
+    ``pixels``: (height, width, 3) uint8, BGR. ``seq``: counts what the source gave, from 1, dropped frames included.
+    ``captured_ns``: CLOCK_BOOTTIME in nanoseconds when the frame was complete in memory.
+    ``capture_ns``: how long reading and decoding it took, nanoseconds.
+    """
+
+    seq: int
+    captured_ns: int
+    capture_ns: int
+    pixels: UInt8Array
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output tensor of a network, as its flatbuffer states it.
+
+    Quantised tensors: ``real = (raw - zero_point) * scale`` (TFLite's quantisation spec); ``scale`` is 0.0 where the
+    tensor is not quantised.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    scale: float = 0.0
+    zero_point: int = 0
+
+    @property
+    def quantised(self) -> bool:
+        """Whether raw values stand for real ones."""
+        return self.scale != 0.0
+
+    def allocate(self) -> Tensor:
+        """A buffer of this tensor's shape and dtype, zeroed, for its caller to own."""
+        return np.zeros(self.shape, self.dtype)
+
+    def to_real(self, raw: Tensor) -> Float32Array:
+        """Raw values as float32 reals; float tensors come back as they are."""
+        if not self.quantised:
+            return raw.astype(np.float32, copy=False)
+        return (raw.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype.name}{list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector found in one picture, best score first.
+
+    ``boxes``: (n, 4) float32, ``x_min, y_min, x_max, y_max``, as fractions of the picture's width and height.
+    ``scores``: (n,) float32 in 0..1. ``class_ids``: (n,) int32, the line of ``labels.txt``, from 0.
+    """
+
+    boxes: Float32Array
+    scores: Float32Array
+    class_ids: Int32Array
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.boxes.shape != (n, 4) or self.class_ids.shape != (n,):
+            raise ValueError(
+                f"boxes must have shape ({n}, 4) and class_ids ({n},), but got shapes {self.boxes.shape} and "
+                f"{self.class_ids.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
+        """Those chosen by a mask or by positions, in that order."""
+        return Detections(self.boxes[index], self.scores[index], self.class_ids[index])
+
+    @staticmethod
+    def none() -> Detections:
+        """No detection."""
+        return Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes a classifier saw in one picture, best score first.
+
+    ``scores``: (n,) float32. ``class_ids``: (n,) int32, the line of ``labels.txt``, from 0.
+    """
+
+    scores: Float32Array
+    class_ids: Int32Array
+
+    def __post_init__(self) -> None:
+        if self.class_ids.shape != self.scores.shape:
+            raise ValueError(f"scores {self.scores.shape} and class_ids {self.class_ids.shape} must have one shape")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Classes:
+        """Those chosen by a mask or by positions, in that order."""
+        return Classes(self.scores[index], self.class_ids[index])
+
+
+Result: TypeAlias = Detections | Classes

@@ -1,0 +1,111 @@
+"""An engine in this process: a TFLite interpreter.
+
+The classic `Interpreter`, not LiteRT's `CompiledModel`: it releases the GIL in `invoke`, loads external delegates and
+runs on every ARM core.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vedette.contract.errors import EngineFaultError, ModelError
+from vedette.contract.types import Tensor, TensorSpec
+
+from .base import EngineDescription
+from .native_log import captured_stderr
+from .runtime import Runtime
+
+Kernels = Literal["default", "builtin", "reference"]
+MAX_THREADS = 64
+
+
+class TfliteEngine:
+    """See `vedette.engine.base.Engine`, which this is."""
+
+    def __init__(self, path: Path, runtime: Runtime, *, threads: int = 1, kernels: Kernels = "default") -> None:
+        """Loads the flatbuffer at the start of ``path`` and allocates its tensors.
+
+        ``kernels``: ``default`` is XNNPACK where the runtime has it, ``builtin`` TFLite's own optimised kernels,
+        ``reference`` its slow, plain ones. Raises `ModelError` when the runtime will not have the file.
+        """
+        if not 1 <= threads <= MAX_THREADS:
+            raise ModelError("engine.threads", expected=f"1 to {MAX_THREADS}", found=str(threads))
+        module = runtime.module
+        resolver = {
+            "default": module.OpResolverType.AUTO,
+            "builtin": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            "reference": module.OpResolverType.BUILTIN_REF,
+        }[kernels]
+        native: list[str] = []
+        try:
+            with captured_stderr() as native:
+                interpreter = module.Interpreter(
+                    model_path=os.fspath(path), num_threads=threads, experimental_op_resolver_type=resolver
+                )
+                interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, TypeError, MemoryError) as error:
+            raise ModelError(
+                f"{runtime} cannot load it", where=path, found=" ".join([str(error).strip(), *native])
+            ) from None
+        self._interpreter: Any = interpreter
+        self._inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())
+        self._outputs = tuple(_spec(detail) for detail in interpreter.get_output_details())
+        self._input_indices = [detail["index"] for detail in interpreter.get_input_details()]
+        self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
+        engine_class = runtime.engine_class(self._inputs[0].dtype) if kernels == "default" else kernels
+        delegate = "xnnpack" if engine_class == "xnnpack" else "none"
+        self._description = EngineDescription(str(runtime), delegate, threads, engine_class)
+
+    @property
+    def description(self) -> EngineDescription:
+        """Who runs the model."""
+        return self._description
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The network's input tensors."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The network's output tensors."""
+        return self._outputs
+
+    def allocate(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Buffers of the tensors' sizes, for the caller to own."""
+        return [spec.allocate() for spec in self._inputs], [spec.allocate() for spec in self._outputs]
+
+    def invoke(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, deadline_s: float | None = None) -> None:
+        """See `Engine.invoke`. In this process nothing can be interrupted: the deadline is the watchdog's."""
+        interpreter = self._interpreter
+        try:
+            for index, data in zip(self._input_indices, inputs, strict=True):
+                interpreter.set_tensor(index, data)
+            interpreter.invoke()
+            for index, out in zip(self._output_indices, outputs, strict=True):
+                # a view of the tensor must not outlive this line: the interpreter refuses to run while one does
+                np.copyto(out, interpreter.tensor(index)().reshape(out.shape))
+        except (ValueError, RuntimeError) as error:
+            raise EngineFaultError(f"{self._description.runtime}: invoke failed", found=str(error)) from None
+
+    def close(self) -> None:
+        """Lets the interpreter go, and its memory with it."""
+        self._interpreter = None
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    scales = detail["quantization_parameters"]["scales"]
+    zero_points = detail["quantization_parameters"]["zero_points"]
+    quantised = len(scales) == 1 and np.issubdtype(detail["dtype"], np.integer)
+    return TensorSpec(
+        name=str(detail["name"]),
+        shape=tuple(int(n) for n in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scales[0]) if quantised else 0.0,
+        zero_point=int(zero_points[0]) if quantised else 0,
+    )
