@@ -1,0 +1,112 @@
+"""The one shape of a benchmark's result: a table for people and ``bench/results/NAME.json`` for the rest.
+
+A row that does not hold stays in, with its reason beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("vedette", "ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "paho-mqtt", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. ``target`` is text such as "<= 0.02"; ``holds`` is None where nothing was promised."""
+
+    what: str
+    value: float | int | str
+    unit: str
+    target: str | None
+    holds: bool | None
+    n: int
+    spread: float | list[float] | None
+    reason: str | None = None
+
+
+class Results:
+    """Collects rows; `write` prints the table and writes the file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: list[Row] = []
+
+    def row(
+        self,
+        *,
+        what: str,
+        value: float | int | str,
+        unit: str,
+        n: int,
+        target: str | None = None,
+        holds: bool | None = None,
+        spread: float | list[float] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Adds a figure. ``spread``: its interquartile range, or its interval as [low, high]; None for a count."""
+        if (target is None) != (holds is None):
+            raise ValueError(f"{what}: a target needs holds, and holds a target")
+        self.rows.append(Row(what, value, unit, target, holds, n, spread, reason))
+
+    def write(self) -> bool:
+        """True when every promise holds. Writes beside the others, prints to stdout."""
+        path = ROOT / "bench" / "results" / f"{self.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        document: dict[str, Any] = {
+            "name": self.name,
+            "commit": _commit(),
+            "machine": machine(),
+            "versions": versions(),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        width = max(len(row.what) for row in self.rows)
+        for row in self.rows:
+            value = f"{row.value:.4g}" if isinstance(row.value, float) else str(row.value)
+            verdict = "" if row.holds is None else f"  {row.target}: {'holds' if row.holds else 'DOES NOT HOLD'}"
+            spread = "" if row.spread is None else f"  spread {_spread(row.spread)}"
+            reason = f"  ({row.reason})" if row.reason else ""
+            print(f"{row.what:<{width}}  {value:>9} {row.unit:<8} n={row.n}{spread}{verdict}{reason}")
+        print(f"written to {path.relative_to(ROOT)}")
+        return all(row.holds is not False for row in self.rows)
+
+
+def _spread(spread: float | list[float]) -> str:
+    return f"{spread[0]:.4g}..{spread[1]:.4g}" if isinstance(spread, list) else f"{spread:.3g}"
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return {"cpu": model, "cores": os.cpu_count(), "arch": platform.machine(), "kernel": platform.release()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that matter."""
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
