@@ -1,0 +1,50 @@
+"""How far two networks see the same: no annotation needed, so any pictures will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vedette.contract.golden import match
+from vedette.contract.types import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Over all pictures."""
+
+    pictures: int
+    confident: int
+    """Detections of the float network with a score of at least ``confident``."""
+    found: int
+    """Of those: how many the other network finds, of the same label, overlapping enough, at ``partner_score`` or above."""
+    found_confident: int
+    """The same at ``confident`` or above."""
+
+    @property
+    def share(self) -> float:
+        """0..1; 1 where nothing was to be found."""
+        return self.found / self.confident if self.confident else 1.0
+
+    @property
+    def share_confident(self) -> float:
+        """The same where the partner must be confident too."""
+        return self.found_confident / self.confident if self.confident else 1.0
+
+
+def compare(
+    reference: Sequence[Detections], other: Sequence[Detections], *, confident: float, partner_score: float, iou: float
+) -> Agreement:
+    """Both picture by picture, decoded at ``partner_score`` or below. Each of ``other`` is a partner once at most."""
+    total = found = found_confident = 0
+    for sure, candidates in zip(reference, other, strict=True):
+        sure = sure.take(sure.scores >= confident)
+        total += len(sure)
+        for least in (partner_score, confident):
+            partners = match(sure, candidates.take(candidates.scores >= least), min_iou=iou)
+            hits = sum(partner >= 0 for partner in partners)
+            if least == confident:
+                found_confident += hits
+            if least == partner_score:
+                found += hits
+    return Agreement(len(reference), total, found, found_confident)

@@ -1,0 +1,206 @@
+"""A recipe: everything that makes one bundle, as data. TOML, read into frozen structs; unknown keys are refused.
+
+Paths in a recipe are relative to its own file. Every option, its unit and its default is documented here;
+``models/recipes/`` holds the ones behind the shipped bundles.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from vedette.contract.errors import ConfigError
+from vedette.contract.manifest import Fraction, ImageInput, Name, Positive, Sha256, SsdOutput, Text
+
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class TfjsSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="format", tag="tfjs"):
+    """A TensorFlow.js graph model inside a package of npm. Nothing of it is kept in this project."""
+
+    package: Text
+    """The package's name."""
+    version: Text
+    """Its exact version."""
+    model: Text
+    """Path of ``model.json`` inside the package; the shards are looked for beside it."""
+    sha256: Annotated[dict[str, Sha256], Meta(min_length=2)]
+    """sha256 of every file that is used, by its path inside the package: ``model.json`` and each shard."""
+    licence: Text
+    """SPDX identifier of the weights' licence."""
+    attribution: Text
+    """Who made the network and the weights."""
+    input: Text
+    """The node that is fed: float32, as ``[input]`` makes it. What the graph computes before it is left out."""
+    outputs: Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
+    """The nodes that are read, in the order that ``[output]`` counts them. What comes after them is left out."""
+
+    @property
+    def url(self) -> str:
+        """A package URL (purl): which registry serves it is the user's choice."""
+        return f"pkg:npm/{self.package}@{self.version}#{self.model}"
+
+
+class Labels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The classes' names."""
+
+    file: Text
+    """Path of a ``labels.txt``: one label a line, line number = class id."""
+
+
+class Quantise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How float becomes integer: full int8, weights per channel, activations per tensor (TFLite's quantisation spec)."""
+
+    precision: Literal["int8"] = "int8"
+    input: Literal["int8", "uint8"] = "int8"
+    """The input tensor's dtype. Float would cost a conversion of the whole picture on the device."""
+    output: Literal["int8", "uint8"] = "int8"
+    """The output tensors' dtype."""
+    pictures: Positive = 160
+    """How many calibration pictures are drawn; fewer where the folder has fewer."""
+    seed: Seed = 1
+    """Of the draw."""
+
+
+class GoldenVectors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a device proves the bundle to itself with."""
+
+    pictures: Text
+    """A folder of redistributable pictures, each of which becomes one input; at least 32."""
+    raw: Annotated[int, Meta(ge=1, le=64)] = 4
+    """For how many of them the converter's raw output tensors are kept too, for a closer look at a device that fails.
+
+    They take 178 KB an input and nothing judges them, so a few are enough."""
+    score_threshold: Fraction = 0.3
+    """The float reference's detections from this score on are kept. Those from 0.5 on are judged."""
+    agreement_margin: Fraction = 0.1
+    """The tolerance is the agreement measured here less this: another CPU may round otherwise."""
+    score_error_margin: Fraction = 0.02
+    """The tolerance is the mean score error measured here plus this."""
+
+
+class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How float and quantised network are compared."""
+
+    score_threshold: Fraction = 0.01
+    """Detections from this score on count for mAP, which needs the whole precision-recall curve."""
+    confident: Fraction = 0.5
+    """The float network's detections from this score on must be found again, and count for the share of objects found."""
+    partner_score: Fraction = 0.3
+    """The least score of the quantised network's detection that counts as the same one."""
+    iou: Fraction = 0.5
+    """The least overlap with it, or with the annotated object."""
+    resamples: Annotated[int, Meta(ge=100, le=100_000)] = 500
+    """Of the paired bootstrap over pictures."""
+    seed: Seed = 1
+    """Of the bootstrap."""
+
+
+class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the two networks are timed, by turns, on this machine, one thread."""
+
+    rounds: Annotated[int, Meta(ge=5, le=1000)] = 50
+    """Each round times one inference of either."""
+    budget_margin: Annotated[float, Meta(ge=1.0, le=10.0)] = 1.5
+    """The bundle's latency budget is the measured ratio of the medians times this."""
+
+
+class Gate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold, or there is no bundle."""
+
+    max_drop: Fraction = 0.02
+    """Of mAP (0..1), float less quantised, over all pictures of ``--evaluate``."""
+    min_agreement: Fraction = 0.90
+    """Share of the float network's confident detections that the quantised one finds again."""
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """See the module."""
+
+    name: Name
+    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    task: Literal["detect"]
+    source: TfjsSource
+    input: ImageInput
+    output: SsdOutput
+    labels: Labels
+    golden: GoldenVectors
+    quantise: Quantise = Quantise()
+    evaluate: Evaluate = Evaluate()
+    latency: Latency = Latency()
+    gate: Gate = Gate()
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """A recipe and the file it was read from."""
+
+    path: Path
+    sha256: str
+    recipe: Recipe
+
+    def resolve(self, relative: str) -> Path:
+        """A path that the recipe names."""
+        return self.path.parent / relative
+
+
+def read_recipe(path: Path) -> RecipeFile:
+    """Reads and checks a recipe. Raises `ConfigError` with the file, the key and what was expected."""
+    try:
+        raw = path.read_bytes()
+        document = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise ConfigError("recipe cannot be read", where=path, found=error.strerror or str(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("recipe is no TOML", where=path, found=str(error)) from None
+    try:
+        recipe = msgspec.convert(document, Recipe)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), path) from None
+    return RecipeFile(path, hashlib.sha256(raw).hexdigest(), recipe)
+
+
+_MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<key>.*)`")
+
+
+def _explain(message: str, file: Path) -> ConfigError:
+    parts = _MESSAGE.match(message)
+    assert parts is not None  # the pattern takes anything
+    place = (parts["path"] or "$").removeprefix("$").removeprefix(".")
+    unknown = _UNKNOWN.search(parts["problem"])
+    if unknown is None:
+        return ConfigError(parts["problem"], where=f"{file}: {place}" if place else file)
+    key = unknown["key"]
+    known = _keys(Recipe, place.split(".") if place else [])
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return ConfigError(
+        "unknown key",
+        where=f"{file}: {place}.{key}" if place else f"{file}: {key}",
+        fix=f"did you mean {nearest[0]}?" if nearest else "known here: " + ", ".join(known),
+    )
+
+
+def _keys(kind: Any, path: list[str]) -> list[str]:
+    """The keys that may stand at a path below a struct."""
+    if typing.get_origin(kind) is Annotated:
+        return _keys(typing.get_args(kind)[0], path)
+    if isinstance(kind, types.UnionType):
+        return sorted({key for member in typing.get_args(kind) for key in _keys(member, path)})
+    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return []
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if path:
+        return _keys(fields.get(path[0]), path[1:])
+    tag = kind.__struct_config__.tag_field
+    return sorted([*fields, tag] if tag else fields)

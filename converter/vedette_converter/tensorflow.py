@@ -1,0 +1,56 @@
+"""TensorFlow, imported when it is first needed (it takes seconds), quiet, and with an error that says how to get it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from vedette.contract.errors import MissingPackageError
+
+
+def load_tensorflow() -> Any:
+    """The module ``tensorflow``; it ships no types. Raises `MissingPackageError`.
+
+    The process's environment gets ``TF_CPP_MIN_LOG_LEVEL`` and the like where they are not set: they must stand there
+    before the native library is loaded.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors, no more
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same sums in the same order on every x86
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a conversion is too short to be worth a GPU's start
+    try:
+        with captured_native_output(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what its dependencies say of one another
+            import tensorflow
+    except ImportError as error:
+        raise MissingPackageError(
+            "TensorFlow is needed to convert", found=str(error), fix="pip install 'vedette[converter]'"
+        ) from None
+    tensorflow.get_logger().setLevel("ERROR")
+    return tensorflow
+
+
+@contextlib.contextmanager
+def captured_native_output() -> Iterator[list[str]]:
+    """Keeps what native code writes to file descriptor 2 off the terminal; the list has its lines after the block.
+
+    TensorFlow greets, counts ops and misses its GPU there before any log level is heeded. Not for use by two threads.
+    """
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    sink = os.memfd_create("stderr")
+    os.dup2(sink, 2)
+    try:
+        yield lines
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        size = min(os.lseek(sink, 0, os.SEEK_CUR), 64 * 1024)
+        text = os.pread(sink, size, 0).decode("utf-8", "replace")
+        os.close(sink)
+        lines.extend(line for line in text.splitlines() if line.strip())
