@@ -1,11 +1,13 @@
-"""Checks that decoders share."""
+"""What decoders share: checks of tensors, and the sigmoid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..errors import ModelError
-from ..types import TensorSpec
+from ..types import Float32Array, TensorSpec
 
 
 def pick(tensors: Sequence[TensorSpec], index: int, role: str) -> TensorSpec:
@@ -25,3 +27,9 @@ def expect_shape(tensor: TensorSpec, role: str, shape: tuple[int | None, ...]) -
         raise ModelError(
             f"output.{role}: tensor {tensor.name}", expected=f"shape [{wanted}]", found=f"{list(tensor.shape)}"
         )
+
+
+def sigmoid(real: Float32Array) -> Float32Array:
+    """``1 / (1 + exp(-x))`` as float32; 0 where ``exp`` overflows, silently."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-real)), np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..manifest import ClassifyOutput
 from ..types import Classes, Tensor, TensorSpec
-from ._tensors import expect_shape, pick
+from ._tensors import expect_shape, pick, sigmoid
 
 
 class ClassifyDecoder:
@@ -34,7 +34,7 @@ class ClassifyDecoder:
             exp = np.exp(scores - scores.max())
             scores = exp / exp.sum()
         elif self._activation == "sigmoid":
-            scores = np.asarray(1.0 / (1.0 + np.exp(-scores)), np.float32)
+            scores = sigmoid(scores)
         best = np.argsort(-scores, kind="stable")[: self._top_k]
         best = best[scores[best] >= self._threshold]
         return Classes(scores[best].astype(np.float32), best.astype(np.int32))

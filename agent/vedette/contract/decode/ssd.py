@@ -1,7 +1,8 @@
 """SSD heads with anchors (Liu et al., arXiv 1512.02325), decoded from raw tensors.
 
-Only what passes the score threshold is ever turned into floats: the threshold is carried over the activation and the
-quantisation into raw units once, and the whole logit tensor is compared with it as it lies in memory.
+Only what may pass the score threshold is ever turned into floats: the threshold is carried over the activation and the
+quantisation into raw units once, a little below its place, and the whole logit tensor is compared with it as it lies in
+memory. What is left is judged by its score, so that no rounding decides.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from ..boxes import nms
 from ..errors import ModelError
 from ..manifest import SsdAnchors, SsdOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import expect_shape, pick
+from ._tensors import expect_shape, pick, sigmoid
 
+_SURE: Final = 1e-7  # scores this near to 0 or 1 are beyond float32
 CANDIDATES: Final = 5000  # before NMS; bounds the time of one decode, and is only reached at thresholds near 0
 _MAX_ENCODED_SIDE: Final = 10.0  # exp() of more is a box 22,000 times its anchor; keeps rubbish finite
+_MAX_COORDINATE: Final = 1e6  # a float network that overflowed; such a box, or one of NaN, is no detection
 
 
 def anchor_boxes(spec: SsdAnchors) -> Float32Array:
@@ -82,6 +85,8 @@ class SsdDecoder:
             hits = np.flatnonzero(raw >= self._raw_threshold)
             anchors, columns = np.divmod(hits, self._columns)
             scores = self._activate(self._score_tensor.to_real(raw[hits]))
+            passing = scores >= self._threshold
+            anchors, columns, scores = anchors[passing], columns[passing], scores[passing]
         else:
             real = self._score_tensor.to_real(raw).reshape(-1, self._columns)
             exp = np.exp(real - real.max(axis=1, keepdims=True))
@@ -99,34 +104,42 @@ class SsdDecoder:
             return Detections.none()
         class_ids = (columns - self._background).astype(np.int32)
         boxes = self._decode_boxes(outputs[self._boxes_index].reshape(-1, 4), anchors)
+        sane = (np.abs(boxes) < _MAX_COORDINATE).all(axis=1)  # False for NaN
+        if not sane.all():
+            boxes, scores, class_ids = boxes[sane], scores[sane], class_ids[sane]
         kept = nms(boxes, scores, class_ids, iou_threshold=self._nms_iou, limit=self._limit)
         return Detections(boxes[kept], scores[kept], class_ids[kept])
 
     def _decode_boxes(self, raw: Tensor, index: NDArray[np.intp]) -> Float32Array:
         # y = ty / sy * ha + ya, h = exp(th / sh) * ha (Ren et al., arXiv 1506.01497, eq. 2, with the box coder's scales)
-        encoded = self._box_tensor.to_real(raw[index]) / self._box_scale
         anchors = self._anchors[index]
-        center = encoded[:, :2] * anchors[:, 2:] + anchors[:, :2]
-        half = np.exp(np.minimum(encoded[:, 2:], _MAX_ENCODED_SIDE)) * anchors[:, 2:] / 2
-        low = center - half
-        high = center + half
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller drops what is not finite
+            encoded = self._box_tensor.to_real(raw[index]) / self._box_scale
+            center = encoded[:, :2] * anchors[:, 2:] + anchors[:, :2]
+            half = np.exp(np.minimum(encoded[:, 2:], _MAX_ENCODED_SIDE)) * anchors[:, 2:] / 2
+            low = center - half
+            high = center + half
         return np.stack([low[:, 1], low[:, 0], high[:, 1], high[:, 0]], axis=1).astype(np.float32)
 
     def _activate(self, real: Float32Array) -> Float32Array:
         if self._activation == "none":
             return real
-        return np.asarray(1.0 / (1.0 + np.exp(-real)), np.float32)
+        return sigmoid(real)
 
     def _to_raw(self, score: float) -> Any:
-        """The least raw value whose score passes, in the tensor's own dtype."""
-        real = score
-        if self._activation == "sigmoid":
-            clipped = min(max(score, 1e-7), 1 - 1e-7)
-            real = math.log(clipped / (1 - clipped))
+        """A raw value, in the tensor's own dtype, that is at most a little below the least one whose score passes."""
         tensor = self._score_tensor
-        if not tensor.quantised:
-            return tensor.dtype.type(real)
+        if self._activation == "sigmoid":
+            if score < _SURE:
+                real = -math.inf
+            else:
+                clipped = min(score, 1 - _SURE)
+                # float32 scores are 2**-23 apart at most, which is so much in logits (the sigmoid's slope is s(1 - s))
+                real = math.log(clipped / (1 - clipped)) - 2**-22 / (clipped * (1 - clipped))
+        else:
+            real = score - 0.001 * abs(score)
+        if tensor.dtype.kind == "f":
+            return tensor.dtype.type(max(real, np.finfo(tensor.dtype.name).min))
         limits = np.iinfo(tensor.dtype.name)
-        # the small term keeps a value that stands exactly on the threshold on its right side in spite of rounding
-        step = math.ceil(real / tensor.scale - 1e-6) + tensor.zero_point
-        return tensor.dtype.type(min(max(step, limits.min), limits.max))
+        step = max(real / (tensor.scale or 1.0), float(-(2**31))) + tensor.zero_point - 1
+        return tensor.dtype.type(min(max(math.floor(step), limits.min), limits.max))
