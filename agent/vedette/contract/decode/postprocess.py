@@ -40,11 +40,13 @@ class PostprocessDecoder:
     def __call__(self, outputs: Sequence[Tensor]) -> Detections:
         """Boxes as fractions of the input tensor. Detections of a class that has no label are left out."""
         spec = self._spec
-        n = min(int(outputs[spec.count].reshape(-1)[0]), spec.max_detections)
+        # the op fills its slots from the front; NaN and negative counts are a broken network's, and mean none
+        slots = len(outputs[spec.scores].reshape(-1))
+        n = int(np.clip(np.nan_to_num(outputs[spec.count].reshape(-1)[0], nan=0.0), 0, slots))
         scores = outputs[spec.scores].reshape(-1)[:n].astype(np.float32)
         boxes = outputs[spec.boxes].reshape(-1, 4)[:n].astype(np.float32)[:, [1, 0, 3, 2]]
         class_ids = outputs[spec.classes].reshape(-1)[:n].astype(np.int32) + np.int32(spec.class_offset)
         found = Detections(boxes, scores, class_ids)
         chosen = (scores >= self._threshold) & (class_ids >= 0) & (class_ids < self._labels)
         found = found.take(chosen)
-        return found.take(np.argsort(-found.scores, kind="stable"))
+        return found.take(np.argsort(-found.scores, kind="stable")[: spec.max_detections])
