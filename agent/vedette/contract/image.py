@@ -110,7 +110,12 @@ class ImagePreprocessor:
 
         ``pixels``: (height, width, 3) uint8 BGR, at least 8 pixels a side. Raises `PictureError` otherwise.
         """
-        if pixels.shape != self._frame_shape:
+        if out.shape != self.tensor.shape or out.dtype != self.tensor.dtype:
+            # OpenCV would put its result into a new array and leave this one as it was
+            raise ValueError(
+                f"out must be {self.tensor.dtype} with shape {self.tensor.shape}, but got {out.dtype} {out.shape}"
+            )
+        if pixels.shape != self._frame_shape or pixels.dtype != np.uint8:
             self._geometry = self._plan(pixels)
             self._frame_shape = pixels.shape
             self._canvas[...] = self.spec.pad_value
