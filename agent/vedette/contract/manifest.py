@@ -12,9 +12,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 FORMAT: Final = 1  # the version of this very structure; another one is refused
+MAX_CELLS: Final = 1_000_000  # over all feature maps: 16 MB of anchors at one a cell; real heads have some thousands
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+# "$" alone also stands before a last newline
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -72,6 +74,9 @@ class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The finest map gets three anchors only: scale 0.1 at ratio 1, and its own scale at ratios 2 and 0.5."""
 
     def __post_init__(self) -> None:
+        cells = sum(rows * columns for rows, columns in self.feature_maps)
+        if cells > MAX_CELLS:
+            raise ValueError(f"feature_maps: expected at most {MAX_CELLS} cells, found {cells}")
         if not all(0.01 <= ratio <= 100 for ratio in self.aspect_ratios):
             raise ValueError(f"aspect_ratios: expected numbers from 0.01 to 100, found {list(self.aspect_ratios)}")
         if self.min_scale > self.max_scale:
@@ -195,7 +200,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     format: Literal[1] = FORMAT
     name: Name
-    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$(?!\n)")]
     task: Literal["detect", "classify"]
     input: InputSpec
     output: OutputSpec
