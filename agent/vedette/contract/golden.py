@@ -17,6 +17,9 @@
 from __future__ import annotations
 
 import io
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -62,6 +65,17 @@ class Golden:
             raise ValueError(f"boxes and class_ids: expected {m} rows, found {self.boxes.shape} {self.class_ids.shape}")
         if self.picture_tensor.shape != self.inputs.shape[1:] or self.picture_tensor.dtype != self.inputs.dtype:
             raise ValueError("picture_tensor: expected the shape and dtype of one input")
+        for name, array, dtype in (
+            ("boxes", self.boxes, np.float32),
+            ("scores", self.scores, np.float32),
+            ("class_ids", self.class_ids, np.int32),
+        ):
+            if array.dtype != dtype:
+                raise ValueError(f"{name}: expected {np.dtype(dtype)}, found {array.dtype}")
+        if self.picture.ndim != 3 or self.picture.shape[2] != 3 or self.picture.dtype != np.uint8:
+            raise ValueError(
+                f"picture: expected shape (height, width, 3) uint8, found {self.picture.shape} {self.picture.dtype}"
+            )
         if not np.isfinite(self.scores).all() or not np.isfinite(self.boxes).all():
             raise ValueError("boxes and scores: expected finite numbers")
 
@@ -119,12 +133,17 @@ def decode(data: bytes, where: object) -> Golden:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = set(arrays.files)
             raw_names = sorted(name for name in names if name.startswith("raw_"))
-            return Golden(
-                **{name: arrays[name] for name in names - set(raw_names)},
-                raw=tuple(arrays[f"raw_{k}"] for k in range(len(raw_names))),
-            )
-    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError,
-            SyntaxError, RuntimeError, MemoryError) as error:  # fmt: skip
+            loaded = {name: arrays[name] for name in names}
+        for name, array in loaded.items():
+            if not isinstance(array, np.ndarray):  # numpy hands a member that is no .npy out as bytes
+                raise ValueError(f"{name}: expected an array")
+        return Golden(
+            **{name: array for name, array in loaded.items() if name not in raw_names},
+            raw=tuple(loaded[f"raw_{k}"] for k in range(len(raw_names))),
+        )
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, ValueError, TypeError,
+            KeyError, EOFError, OSError, NotImplementedError, SyntaxError, RuntimeError, MemoryError,
+            OverflowError) as error:  # fmt: skip
         raise BundleError("bad golden vectors", where=where, found=str(error) or type(error).__name__) from None
 
 
