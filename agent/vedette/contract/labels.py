@@ -50,14 +50,19 @@ def parse_labels(raw: bytes, where: object) -> tuple[str, ...]:
 
 
 def parse_third_party_labels(raw: bytes, where: object) -> tuple[str, ...]:
-    """As `parse_labels`, and also reads files whose every line is ``ID LABEL`` (Coral's): gaps become ``???``."""
-    matches = [_NUMBERED.match(line) for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    """As `parse_labels`, and also reads files whose every line is ``ID LABEL`` (Coral's): gaps become ``???``.
+
+    An empty line between others is an unused class id as well.
+    """
+    try:
+        lines = raw.decode("utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError:
+        return parse_labels(raw, where)  # names the bad byte
+    matches = [_NUMBERED.match(line) for line in lines if line.strip()]
     if matches and all(matches):
         numbered = {int(m[1]): m[2].strip() for m in matches if m}
         if len(numbered) == len(matches) and max(numbered) < 10_000:
             lines = [numbered.get(i, UNUSED) for i in range(max(numbered) + 1)]
-            return parse_labels("\n".join(lines).encode(), where)
-    kept = [line if line.strip() else UNUSED for line in raw.decode("utf-8", "replace").splitlines()]
-    if b"\xef\xbf\xbd" not in raw and "\ufffd" in "".join(kept):
-        return parse_labels(raw, where)  # names the bad byte
-    return parse_labels("\n".join(kept).encode(), where)
+    if any(line.strip() for line in lines):
+        lines = [line if line.strip() else UNUSED for line in lines]
+    return parse_labels("\n".join(lines).encode(), where)
