@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import struct
 import tempfile
@@ -386,12 +387,16 @@ def write_bundle(path: Path, flatbuffer: bytes, manifest: Manifest, members: Map
 
 def third_party_archive(path: Path) -> dict[str, bytes]:
     """Small text members of a zip that somebody else appended (TFLite metadata's associated files); {} without one."""
+    limit = ORDER["labels.txt"]
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                entry.filename: archive.read(entry)
-                for entry in archive.infolist()[:16]
-                if entry.file_size <= 256 * 1024 and entry.filename.endswith(".txt")
-            }
-    except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError):
+            found = {}
+            for entry in archive.infolist()[:16]:
+                if entry.file_size <= limit and entry.filename.endswith(".txt"):
+                    with archive.open(entry) as member:
+                        # `ZipFile.read` would inflate all there is before it cuts it to the size the entry claims
+                        found[entry.filename] = member.read(limit)
+            return found
+    except (zipfile.BadZipFile, OSError, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError,
+            EOFError, ValueError, KeyError):  # fmt: skip
         return {}
