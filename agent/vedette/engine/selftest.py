@@ -11,10 +11,11 @@ from vedette.contract.errors import SelfTestError
 from vedette.contract.golden import Golden, Verdict, judge
 from vedette.contract.image import ImagePreprocessor
 from vedette.contract.manifest import Manifest
+from vedette.contract.types import Tensor, TensorSpec
 
 from .base import Engine
 
-MAX_PREPROCESSING_STEPS = 2  # of 256: OpenCV 4 and 5 round their bilinear weights differently
+MAX_PREPROCESSING_STEPS = 2  # grey levels of 256: OpenCV 4 and 5 round their bilinear weights differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class SelfTest:
     passed: bool | None
     verdict: Verdict
     preprocessing_steps: int
-    """The largest difference between the golden picture's tensor and what preprocessing made of it here, in raw units."""
+    """The largest difference between the golden picture's tensor and what preprocessing made of it here, in grey levels
+    (raw steps where one is more than a level)."""
     reason: str
 
 
@@ -45,10 +47,7 @@ def run_self_test(engine: Engine, manifest: Manifest, labels: int, golden: Golde
         results.append(decoder(outputs))
     verdict = judge(golden, results)
     ImagePreprocessor(manifest.input, tensor)(golden.picture, inputs[0])
-    difference = np.abs(inputs[0][0].astype(np.float64) - golden.picture_tensor.astype(np.float64))
-    if not tensor.quantised and tensor.dtype == np.float32:
-        difference *= np.min(manifest.input.std)  # back to pixel units
-    steps = int(np.ceil(difference.max()))
+    steps = _grey_levels(inputs[0][0], golden.picture_tensor, tensor, manifest.input.std)
     engine_class = engine.description.engine_class
     tolerance = manifest.tolerances.get(engine_class)
     if steps > MAX_PREPROCESSING_STEPS:
@@ -62,6 +61,15 @@ def run_self_test(engine: Engine, manifest: Manifest, labels: int, golden: Golde
         f"mean score error {verdict.mean_score_error:.3f} (at most {tolerance.max_mean_score_error:.3f})"
     )
     return SelfTest(passed, verdict, steps, reason)
+
+
+def _grey_levels(a: Tensor, b: Tensor, tensor: TensorSpec, std: tuple[float, ...]) -> int:
+    raw = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    # real = (p - mean) / std and raw = real / scale + zero_point, so a step of raw is scale * std of a grey level
+    levels = raw * (tensor.scale if tensor.quantised else 1.0) * np.asarray(std, np.float64)
+    if tensor.dtype != np.float32:
+        levels = np.minimum(levels, raw)  # one level may tip one coarse step
+    return int(np.rint(levels.max()))
 
 
 def _lowest(manifest: Manifest) -> float:
