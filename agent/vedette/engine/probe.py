@@ -15,12 +15,14 @@ from typing import Final
 from vedette.contract.errors import ModelError, VedetteError
 
 TIMEOUT_S: Final = 120.0  # a large float network's first run on a slow device
+# not "-m vedette.engine.probe": runpy warns of a module that its package has imported already, and -W error heeds it
+_CHILD: Final = "import sys; from vedette.engine.probe import _child; sys.exit(_child(*sys.argv[1:]))"
 _REFUSED: Final = 3  # the child's exit code for "the runtime said no", its last line saying why
 
 
 def probe(path: Path, runtime: str = "auto") -> None:
     """Loads the file and runs it once on zeros, in a child. Raises `ModelError` where that does not go well."""
-    command = [sys.executable, "-m", "vedette.engine.probe", str(path), runtime]
+    command = [sys.executable, "-c", _CHILD, str(path), runtime]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -28,7 +30,7 @@ def probe(path: Path, runtime: str = "auto") -> None:
     if done.returncode == 0:
         return
     if done.returncode == _REFUSED:
-        raise ModelError("cannot be run", where=path, found=done.stdout.strip().splitlines()[-1])
+        raise ModelError("cannot be run", where=path, found=" ".join(done.stdout.split()))
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise ModelError(
@@ -50,10 +52,6 @@ def _child(path: str, runtime_name: str) -> int:
         inputs, outputs = engine.allocate()
         engine.invoke(inputs, outputs)
     except VedetteError as error:
-        print(error.found or error.line())
+        print(error.found.strip() or error.line())
         return _REFUSED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_child(sys.argv[1], sys.argv[2]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -58,20 +59,24 @@ def load_runtime(name: str = "auto") -> Runtime:
     problems = []
     for candidate in candidates:
         module_name, distribution = _MODULES[candidate]
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            problems.append(f"{candidate}: {error}")
-            continue
-        version = importlib.metadata.version(distribution)
-        if candidate == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+        if (
+            candidate == "tflite-runtime"
+            and importlib.util.find_spec("tflite_runtime")
+            and int(np.__version__.split(".")[0]) >= 2
+        ):
+            # asked before the import, which fails with pages of text under numpy 2
             raise MissingPackageError(
                 "tflite-runtime does not run with numpy 2",
                 expected="numpy below 2",
                 found=np.__version__,
                 fix="pip install 'vedette[tflite-runtime]', which pins it",
             )
-        return Runtime(candidate, version, module)
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            problems.append(f"{candidate}: {error}")
+            continue
+        return Runtime(candidate, importlib.metadata.version(distribution), module)
     raise MissingPackageError(
         "no TFLite runtime",
         expected=" or ".join(candidates),

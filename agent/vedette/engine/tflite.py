@@ -55,6 +55,11 @@ class TfliteEngine:
         self._interpreter: Any = interpreter
         self._inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())
         self._outputs = tuple(_spec(detail) for detail in interpreter.get_output_details())
+        if not self._inputs or not self._outputs:
+            raise ModelError(
+                "no network", where=path, expected="at least one input and one output",
+                found=f"{len(self._inputs)} and {len(self._outputs)}",
+            )  # fmt: skip
         self._input_indices = [detail["index"] for detail in interpreter.get_input_details()]
         self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
         engine_class = runtime.engine_class(self._inputs[0].dtype) if kernels == "default" else kernels
