@@ -1,0 +1,356 @@
+"""TOML -> frozen structs. Unknown keys are refused, with file, line and the nearest right name.
+
+Every option stands with its unit and default in ``systemd/vedette.toml``, which a test compares with these structs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .contract.errors import ConfigError
+from .contract.manifest import ImageInput, OutputSpec
+from .delivery import WhenFull
+
+MAX_BYTES: Final = 1024 * 1024
+RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")
+
+Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
+Score = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[mqtt]"""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "localhost"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    protocol: Literal["5", "3.1.1"] = "5"
+    root: Annotated[str, Meta(pattern=r"^[^+#\x00/][^+#\x00]*[^+#\x00/]$|^[^+#\x00/]$", max_length=128)] = "vedette"
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    in_flight: Annotated[int, Meta(ge=1, le=1000)] = 64
+
+    def __post_init__(self) -> None:
+        if self.password and self.password_file:
+            raise ValueError("password: expected one of password and password_file, found both")
+        if (self.password or self.password_file) and not self.username:
+            raise ValueError("username: expected one, for there is a password")
+        if self.ca_file and not self.tls:
+            raise ValueError("ca_file: expected tls = true beside it")
+
+
+class OutboxConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[outbox]"""
+
+    max_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
+    max_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 32 * 1024 * 1024
+    when_full: WhenFull = "drop_oldest"
+    replay_age_s: Seconds = 10.0
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[engine]"""
+
+    runtime: Literal["auto", "litert", "tflite-runtime"] = "auto"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class IntervalsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[intervals]"""
+
+    stats_s: Seconds = 10.0
+    health_s: Seconds = 30.0
+    ledger_s: Seconds = 10.0
+
+
+class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[pipeline.NAME.source]"""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    loop: bool = False
+    pace: Literal["native", "max"] = "native"
+    fps: Annotated[float, Meta(ge=0.1, le=1000.0)] = 1.0
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout_s: Seconds = 10.0
+    stall_timeout_s: Seconds = 5.0
+    frozen_timeout_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
+
+
+class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[pipeline.NAME.plain]: what a model without a manifest cannot say of itself."""
+
+    output: OutputSpec
+    input: ImageInput | None = None
+    labels_file: str = ""
+
+
+class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[pipeline.NAME]"""
+
+    source: SourceConfig | str
+    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    labels: list[str] = []
+    threshold: Score | None = None
+    thresholds: dict[str, Score] = {}
+    max_fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    publish_empty: bool = True
+    plain: PlainConfig | None = None
+
+    @property
+    def source_config(self) -> SourceConfig:
+        """The source's table; a bare string is its url."""
+        return SourceConfig(url=self.source) if isinstance(self.source, str) else self.source
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    device: Identifier
+    state_dir: str
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    mqtt: MqttConfig
+    outbox: OutboxConfig
+    engine: EngineConfig
+    intervals: IntervalsConfig
+    pipelines: dict[str, PipelineConfig]
+
+
+_TOP: Final = ("device", "state_dir", "log_level", "mqtt", "outbox", "engine", "intervals", "pipeline")
+_T = TypeVar("_T")
+
+
+def load_config(path: Path) -> Config:
+    """Reads and checks a file. Raises `ConfigError` with file, line, key, what was expected and what was found."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError("configuration cannot be read", where=path, found=error.strerror or str(error)) from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError("configuration too large", where=path, expected=f"at most {MAX_BYTES} bytes")
+    return parse_config(raw, path)
+
+
+def parse_config(raw: bytes, path: Path) -> Config:
+    """As `load_config`, of bytes; ``path`` is for messages, and relative file names are taken from its folder."""
+    try:
+        text = raw.decode("utf-8")
+        document = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError("no text", where=path, expected="UTF-8", found=f"byte {raw[error.start]:#04x}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError("no TOML", where=path, found=str(error)) from None
+    places = _Places(path, text)
+    for key in document:
+        if key not in _TOP:
+            raise places.unknown((), key, _TOP)
+    pipelines_raw = document.get("pipeline", {})
+    if not isinstance(pipelines_raw, dict) or not pipelines_raw:
+        raise ConfigError(
+            "no pipeline", where=places.at(("pipeline",)), expected="at least one table such as [pipeline.door]"
+        )
+    pipelines = {}
+    for name, table in pipelines_raw.items():
+        place = ("pipeline", name)
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in RESERVED:
+            raise ConfigError(
+                "bad pipeline name", where=places.at(place), found=repr(name),
+                expected="letters, digits, - and _, and none of " + ", ".join(RESERVED),
+            )  # fmt: skip
+        pipelines[name] = _convert(table, PipelineConfig, place, places)
+    device = document.get("device", default_device())
+    if not isinstance(device, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", device):
+        raise ConfigError(
+            "bad value", where=places.at(("device",)), expected="1 to 64 letters, digits, - and _", found=repr(device)
+        )
+    rest = {key: document[key] for key in ("state_dir", "log_level") if key in document}
+    top = _convert({**rest, "state_dir": rest.get("state_dir", default_state_dir())}, _Top, (), places)
+    return Config(
+        device=device,
+        state_dir=top.state_dir,
+        log_level=top.log_level,
+        mqtt=_convert(document.get("mqtt", {}), MqttConfig, ("mqtt",), places),
+        outbox=_convert(document.get("outbox", {}), OutboxConfig, ("outbox",), places),
+        engine=_convert(document.get("engine", {}), EngineConfig, ("engine",), places),
+        intervals=_convert(document.get("intervals", {}), IntervalsConfig, ("intervals",), places),
+        pipelines=pipelines,
+    )
+
+
+class _Top(Struct, frozen=True, kw_only=True):
+    state_dir: Annotated[str, Meta(min_length=1)]
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def default_device() -> str:
+    """The host name with six hex digits of a hash of the machine id, for every Pi is called ``raspberrypi``."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])[:50] or "device"
+    try:
+        machine = Path("/etc/machine-id").read_bytes()
+    except OSError:
+        machine = socket.gethostname().encode()
+    # the id itself must not be published (machine-id(5)): a keyed hash stands for it
+    return f"{host}-{hashlib.blake2b(machine.strip(), key=b'vedette', digest_size=3).hexdigest()}"
+
+
+def default_state_dir() -> str:
+    """systemd's $STATE_DIRECTORY, else the user's own state folder (XDG base directory specification)."""
+    from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if from_systemd:
+        return from_systemd
+    base = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    return str(Path(base) / "vedette")
+
+
+class _Places:
+    """Finds the line of a key, for tomllib does not say it."""
+
+    _HEADER: Final = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
+    _KEY: Final = re.compile(
+        r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+    )
+    _PART: Final = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines: dict[tuple[str, ...], int] = {}
+        table: tuple[str, ...] = ()
+        for number, line in enumerate(text.splitlines(), start=1):
+            if header := self._HEADER.match(line):
+                table = self._split(header[1])
+                self._lines.setdefault(table, number)
+            elif key := self._KEY.match(line):
+                parts = self._split(key[1])
+                for end in range(1, len(parts) + 1):
+                    self._lines.setdefault((*table, *parts[:end]), number)
+
+    def _split(self, dotted: str) -> tuple[str, ...]:
+        return tuple(part.strip("\"'") for part in self._PART.findall(dotted))
+
+    def at(self, key: tuple[str, ...]) -> str:
+        """``file:line: dotted.key``, the line left out where the key is not in the file."""
+        for end in range(len(key), 0, -1):
+            if key[:end] in self._lines:
+                return f"{self._path}:{self._lines[key[:end]]}: {'.'.join(key)}"
+        return f"{self._path}: {'.'.join(key)}"
+
+    def unknown(self, table: tuple[str, ...], key: str, known: tuple[str, ...]) -> ConfigError:
+        """The error for a key that nobody reads."""
+        near = difflib.get_close_matches(key, known, n=1)
+        return ConfigError(
+            "unknown key", where=self.at((*table, key)), expected="one of " + ", ".join(known),
+            fix=f"did you mean {near[0]!r}?" if near else "",
+        )  # fmt: skip
+
+
+_PATH = re.compile(r"(?s)^(?P<text>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]*)`$")
+_MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
+_EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$")
+_INVALID = re.compile(r"^Invalid (?:enum )?value (?P<got>.*)$")
+
+
+def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places) -> _T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        match = _PATH.match(str(error))
+        text = match["text"] if match else str(error)
+        inner = tuple(part for part in re.split(r"[.\[\]]+", match["path"] or "") if part) if match else ()
+        key = _name_dict_keys((*table, *inner), value, table)
+        found = _look_up(value, key[len(table) :])
+        if unknown := _UNKNOWN.match(text):
+            struct = _struct_at(kind, key[len(table) :])
+            fields = struct.__struct_fields__ if struct else ()
+            raise places.unknown(key, unknown["key"], tuple(fields)) from None
+        if missing := _MISSING.match(text):
+            raise ConfigError("missing key", where=places.at(key), expected=f"{missing['key']} = ...") from None
+        if expected := _EXPECTED.match(text):
+            raise ConfigError(
+                "bad value",
+                where=places.at(key),
+                expected=expected["expected"].replace("`", ""),
+                found=_shown(found, key),
+            ) from None
+        head, _, rest = text.partition(": ")
+        if rest and re.fullmatch(r"[a-z_]+", head):
+            # a struct's own check: "field: expected X, found Y"
+            raise ConfigError(
+                "bad value", where=places.at((*key, head)), found=rest.removeprefix("expected ")
+            ) from None
+        options = _choices(kind, key[len(table) :])
+        raise ConfigError(
+            "bad value", where=places.at(key), expected=options, found=_shown(found, key) if options else text
+        ) from None
+
+
+def _shown(value: Any, key: tuple[str, ...]) -> str:
+    return "a secret" if key and key[-1] == "password" else repr(value)
+
+
+def _name_dict_keys(path: tuple[str, ...], value: Any, table: tuple[str, ...]) -> tuple[str, ...]:
+    """msgspec writes ``[...]`` for a dict's key; the offending one is the first that is no score."""
+    if "..." not in path:
+        return path
+    index = path.index("...")
+    inner = _look_up(value, path[len(table) : index])
+    if isinstance(inner, dict):
+        for name, item in inner.items():
+            bad = isinstance(item, bool) or not isinstance(item, int | float) or not 0 <= item <= 1
+            if bad:
+                return (*path[:index], name, *path[index + 1 :])
+    return path[:index]
+
+
+def _look_up(value: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return value
+    return value
+
+
+def _struct_at(kind: Any, path: tuple[str, ...]) -> Any:
+    """The struct that a path below ``kind`` leads to, for the names of its fields."""
+    info = msgspec.inspect.type_info(kind)
+    for part in path:
+        if isinstance(info, msgspec.inspect.UnionType):
+            structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
+            info = structs[0] if structs else info
+        if isinstance(info, msgspec.inspect.StructType):
+            fields = {field.name: field.type for field in info.fields}
+            if part not in fields:
+                return None
+            info = fields[part]
+    if isinstance(info, msgspec.inspect.UnionType):
+        structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
+        return structs[0].cls if structs else None
+    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
+
+
+def _choices(kind: Any, path: tuple[str, ...]) -> str:
+    """What a field with few values may be."""
+    struct = _struct_at(kind, path[:-1]) if path else None
+    if struct is None:
+        return ""
+    for field in msgspec.inspect.type_info(struct).fields:  # type: ignore[attr-defined]
+        if path and field.name == path[-1] and isinstance(field.type, msgspec.inspect.LiteralType):
+            return "one of " + ", ".join(repr(v) for v in field.type.values)
+    return ""

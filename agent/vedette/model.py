@@ -1,0 +1,244 @@
+"""From a name or a path to something that turns frames into results.
+
+A bundle says all of itself. A plain third-party ``.tflite`` says little: a `PlainModel` stands in for its manifest, with
+what the user gave; nothing is guessed silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from .contract import golden
+from .contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
+from .contract.decode import Decoder, make_decoder
+from .contract.errors import ModelError, SelfTestError, VedetteError
+from .contract.image import ImagePreprocessor, Placement
+from .contract.labels import is_used, parse_third_party_labels
+from .contract.manifest import ImageInput, Manifest, OutputSpec
+from .contract.types import Detections, Frame, Result, Tensor, TensorSpec, UInt8Array
+from .engine import Engine, SelfTest, TfliteEngine, load_runtime, probe, run_self_test
+
+SUFFIX: Final = ".tflite"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainModel:
+    """What a user says of a model that carries no manifest. None: as the file's own tensors say."""
+
+    output: OutputSpec | None = None
+    input: ImageInput | None = None
+    labels_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is known of a model before an engine has loaded it."""
+
+    path: Path
+    name: str
+    version: str
+    sha256: str
+    """Of a bundle's manifest, which names all the rest; of a plain model, the file's."""
+    labels: tuple[str, ...]
+    input: ImageInput
+    output: OutputSpec
+    bundle: Bundle | None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """None for a plain model."""
+        return self.bundle.manifest if self.bundle else None
+
+
+def find_model(name: str) -> Path:
+    """By path, then in $VEDETTE_MODELS, then in the installed share/vedette/models, then in a checkout's models/.
+
+    Raises `ModelError` that says where it was looked for.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    file_name = name if name.endswith(SUFFIX) else name + SUFFIX
+    if path.parent != Path():
+        raise ModelError("no such model file", where=name)
+    folders = model_folders()
+    for folder in folders:
+        candidate = folder / file_name
+        if candidate.is_file():
+            return candidate
+    raise ModelError(
+        "no such model", where=name, expected=f"a file, or {file_name} in one of " + ", ".join(map(str, folders)),
+        fix="vedette show lists the models there are" if any(f.is_dir() for f in folders) else "",
+    )  # fmt: skip
+
+
+def model_folders() -> list[Path]:
+    """Where models are looked for by name, in this order."""
+    configured = os.environ.get("VEDETTE_MODELS", "")
+    folders = [Path(part) for part in configured.split(os.pathsep) if part]
+    return [*folders, share_folder("models")]
+
+
+def share_folder(name: str) -> Path:
+    """A folder that came with the package: installed beside it, or a checkout's own."""
+    installed = Path(sysconfig.get_path("data")) / "share" / "vedette" / name
+    if installed.is_dir():
+        return installed
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / {"media": "examples/media"}.get(name, name)
+
+
+def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
+    """Reads and checks everything but the network itself. Raises `ModelError` or `BundleError`."""
+    path = find_model(name)
+    if has_archive(path):
+        bundle = open_bundle(path)
+        if plain is not None and plain != PlainModel():
+            raise ModelError(
+                "is a bundle, which says all of itself", where=path, expected="no decoder, labels or input options",
+                found="some", fix="leave them out",
+            )  # fmt: skip
+        manifest = bundle.manifest
+        return ModelSpec(
+            path, manifest.name, manifest.version, bundle.sha256, bundle.labels, manifest.input, manifest.output, bundle
+        )
+    plain = plain or PlainModel()
+    if plain.output is None:
+        raise ModelError(
+            "has no manifest, so nobody knows what its output tensors mean", where=path, expected="a decoder",
+            fix="give one: --decoder classify, ssd or tflite-detection-postprocess (in a config: [pipeline.NAME.plain])",
+        )  # fmt: skip
+    labels = _plain_labels(path, plain)
+    data = path.read_bytes()
+    return ModelSpec(
+        path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or ImageInput(height=1, width=1),
+        plain.output, None,
+    )  # fmt: skip
+
+
+def _plain_labels(path: Path, plain: PlainModel) -> tuple[str, ...]:
+    if plain.labels_file is not None:
+        try:
+            raw = plain.labels_file.read_bytes()
+        except OSError as error:
+            raise ModelError("labels cannot be read", where=plain.labels_file, found=error.strerror or "") from None
+        return parse_third_party_labels(raw, plain.labels_file)
+    carried = third_party_archive(path)
+    if len(carried) == 1:
+        name, raw = next(iter(carried.items()))
+        return parse_third_party_labels(raw, f"{path}: {name}")
+    raise ModelError(
+        "has no labels", where=path, expected="a labels file", found=f"{len(carried)} text files inside the model",
+        fix="give one: --labels FILE (in a config: labels_file in [pipeline.NAME.plain])",
+    )  # fmt: skip
+
+
+class Model:
+    """A network in an engine, with what goes before and after it. Owned by one thread."""
+
+    def __init__(self, spec: ModelSpec, engine: Engine, *, score_threshold: float | None = None) -> None:
+        """Raises `ModelError` where the engine's tensors are not what the spec says."""
+        if len(engine.inputs) != 1:
+            raise ModelError("network", where=spec.path, expected="one input tensor", found=str(len(engine.inputs)))
+        input_spec = spec.input if spec.bundle or spec.input.height > 1 else _input_from(engine.inputs[0], spec)
+        try:
+            self._preprocess = ImagePreprocessor(input_spec, engine.inputs[0])
+            self._decode: Decoder = make_decoder(
+                spec.output, engine.outputs, len(spec.labels), score_threshold=score_threshold
+            )
+        except ModelError as error:
+            raise ModelError(
+                error.problem, where=f"{spec.path}: {error.where}" if error.where else spec.path,
+                expected=error.expected, found=error.found, fix=error.fix,
+            ) from None  # fmt: skip
+        self.spec = spec
+        self.engine = engine
+        self._inputs, self._outputs = engine.allocate()
+        self._used = np.array([is_used(label) for label in spec.labels])
+
+    def preprocess(self, pixels: UInt8Array) -> Placement:
+        """Puts a picture, (height, width, 3) uint8 BGR, into the input buffer."""
+        return self._preprocess(pixels, self._inputs[0])
+
+    def infer(self) -> None:
+        """Runs the network on the input buffer."""
+        self.engine.invoke(self._inputs, self._outputs)
+
+    def decode(self, placement: Placement) -> Result:
+        """What the last inference found, boxes as fractions of the frame; classes without a label left out."""
+        result = self._decode(self._outputs)
+        if not len(result):
+            return result
+        if isinstance(result, Detections):
+            result = Detections(placement.to_frame(result.boxes), result.scores, result.class_ids)
+        return result.take(np.flatnonzero(self._used[result.class_ids]))
+
+    def __call__(self, frame: Frame | UInt8Array) -> Result:
+        """All three."""
+        placement = self.preprocess(frame.pixels if isinstance(frame, Frame) else frame)
+        self.infer()
+        return self.decode(placement)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The raw output buffers; overwritten by the next inference."""
+        return self._outputs
+
+
+def _input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
+    """For a plain model without input options: the tensor's own size, RGB, pixels taken as the tensor's quantisation
+    says for uint8 and int8; a float tensor has no such statement, so it must be given."""
+    shape = tensor.shape
+    if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
+        raise ModelError(
+            "input tensor is no picture", where=spec.path, expected="shape [1, height, width, 1|3]", found=str(tensor)
+        )
+    if not tensor.quantised:
+        raise ModelError(
+            "takes float pixels, and nobody knows in which range", where=spec.path, expected="mean and std",
+            fix="give them: --mean 127.5 --std 127.5 for -1..1, --mean 0 --std 255 for 0..1 (in a config: "
+            "[pipeline.NAME.plain])",
+        )  # fmt: skip
+    # the quantisation maps 0..255 over the tensor's whole range: raw = pixel for uint8, pixel - 128 for int8
+    low = float(np.iinfo(tensor.dtype.name).min - tensor.zero_point) * tensor.scale
+    return ImageInput(
+        height=shape[1], width=shape[2], color="gray" if shape[3] == 1 else "rgb",
+        mean=(-low / tensor.scale,), std=(1 / tensor.scale,),
+    )  # fmt: skip
+
+
+def load_model(
+    spec: ModelSpec, *, runtime: str = "auto", threads: int = 1, score_threshold: float | None = None
+) -> Model:
+    """Loads the network into an engine in this process, a plain file only after a child process has survived it."""
+    if spec.bundle is None:
+        probe(spec.path, runtime)
+    engine = TfliteEngine(spec.path, load_runtime(runtime), threads=threads)
+    try:
+        return Model(spec, engine, score_threshold=score_threshold)
+    except VedetteError:
+        engine.close()
+        raise
+
+
+def self_test(model: Model) -> SelfTest | None:
+    """Runs the bundle's golden vectors on this machine; None for a plain model, which has none.
+
+    Raises `SelfTestError` when the results are not those the bundle was proved to give.
+    """
+    bundle = model.spec.bundle
+    if bundle is None:
+        return None
+    where = f"{bundle.path}: golden.npz"
+    vectors = golden.decode(bundle.read("golden.npz"), where)
+    outcome = run_self_test(model.engine, bundle.manifest, len(bundle.labels), vectors, where)
+    if outcome.passed is False:
+        raise SelfTestError("self-test failed on this machine", where=bundle.path, found=outcome.reason)
+    return outcome

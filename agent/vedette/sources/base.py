@@ -1,0 +1,298 @@
+"""What a source is, and the thread that reads it.
+
+A source is read by a thread of its own, the grabber, into a slot that holds the newest frame. A live source goes on
+whether or not anybody takes its frames: the older one is replaced and counted as stale. A source read flat out waits
+until its frame was taken, so that nothing is lost and the pipeline sets the pace.
+
+How a source can end has four names (`Outcome`), never one mixed up with another.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from vedette import clock
+from vedette.contract.errors import RetryableError, SourceError, SourceLostError, SourceStalledError
+from vedette.contract.types import Frame, UInt8Array
+
+log = logging.getLogger(__name__)
+
+BACKOFF_MIN_S: Final = 0.5
+BACKOFF_MAX_S: Final = 15.0
+_FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
+
+
+class Outcome(enum.Enum):
+    """How reading came to an end, or why it cannot begin."""
+
+    END = "end"  # a file or folder was read to its end and does not loop
+    LOST = "lost"  # the camera or its server broke off
+    STALLED = "stalled"  # open, but no frame within stall_timeout_s
+    FROZEN = "frozen"  # frames come, and all show the very same picture for frozen_timeout_s
+
+
+class Source(Protocol):
+    """Gives frames. Life cycle: `open`, `read` until it ends, `close`; then perhaps `open` again.
+
+    All calls come from one thread, the grabber's; so no locking is needed.
+    """
+
+    @property
+    def live(self) -> bool:
+        """Whether time goes on without the reader: the newest frame wins. False: every frame waits to be taken."""
+        ...
+
+    @property
+    def endless(self) -> bool:
+        """Whether an end is a loss (a camera) rather than an end (a file)."""
+        ...
+
+    def open(self) -> None:
+        """Raises `SourceError` when it can never be opened, `SourceLostError` when it may be later."""
+        ...
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        """The next frame, into the given buffer where it fits. None at the end. Raises `SourceLostError`."""
+        ...
+
+    def close(self) -> None:
+        """Gives everything back. Calling it again does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One frame as read: (height, width, 3) uint8 BGR, and how long reading and decoding took, nanoseconds."""
+
+    pixels: UInt8Array
+    capture_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """What the grabber says of its source. ``frames``: given since the start; ``stale``: replaced before taken."""
+
+    frames: int
+    stale: int
+    reopened: int
+    outcome: Outcome | None
+    why: str
+
+
+class Slot:
+    """Holds the newest frame between two threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._frame: Frame | None = None
+        self._closed = False
+        self.stale = 0
+
+    def put(self, frame: Frame, *, wait: bool) -> None:
+        """Shows a frame. ``wait``: first waits until the last one was taken; otherwise that one is stale, and counted."""
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._frame is None or self._closed)
+            if self._closed:
+                return
+            if self._frame is not None:
+                self.stale += 1
+            self._frame = frame
+            self._changed.notify_all()
+
+    def get(self, timeout_s: float) -> Frame | None:
+        """Takes the frame, waiting for it; None when none came in time, or the slot is closed and empty."""
+        with self._changed:
+            if self._frame is None and not self._closed:
+                self._changed.wait(timeout_s)
+            frame, self._frame = self._frame, None
+            if frame is not None:
+                self._changed.notify_all()
+            return frame
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more frames will come; the last one may still be there."""
+        return self._closed
+
+    def close(self) -> None:
+        """No more frames; whoever waits is woken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Buffers:
+    """A few frame-sized arrays used again and again, for a new one each time costs page faults."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._arrays: list[UInt8Array] = []
+
+    def free(self) -> UInt8Array | None:
+        """One that nobody else holds; None when there is none, and the reader then makes its own."""
+        for array in self._arrays:
+            if sys.getrefcount(array) <= 3:  # the list, the loop's variable, getrefcount's argument
+                return array
+        return None
+
+    def keep(self, array: UInt8Array) -> None:
+        """Remembers a reader's own array for later, if it is not known."""
+        if any(known is array for known in self._arrays):
+            return
+        same_size = [known for known in self._arrays if known.shape == array.shape]
+        self._arrays = [*same_size[-(self._most - 1) :], array]
+
+
+class Grabber:
+    """The thread that reads one source into its slot, and opens it again with back-off when it is lost.
+
+    ``stall_timeout_s``: no frame for so long is `Outcome.STALLED`. ``frozen_timeout_s``: one and the same picture for so
+    long is `Outcome.FROZEN` and the source is opened anew; 0 for never. ``on_change`` hears of each change of outcome,
+    on the grabber's thread.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        name: str,
+        stall_timeout_s: float,
+        frozen_timeout_s: float,
+        on_change: Callable[[Outcome | None, str], None],
+    ) -> None:
+        self.slot = Slot()
+        self._source = source
+        self._name = name
+        self._stall_timeout_s = stall_timeout_s
+        self._frozen_timeout_s = frozen_timeout_s
+        self._on_change = on_change
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"grab-{name}", daemon=True)
+        self._lock = threading.Lock()
+        self._frames = 0
+        self._reopened = 0
+        self._outcome: Outcome | None = None
+        self._why = "opening"
+        self._last_frame_ns = clock.now_ns()
+        self.error: SourceError | None = None
+
+    def start(self) -> None:
+        """Begins to read. A `SourceError` while opening for the first time is raised here, for it is the user's."""
+        self._source.open()
+        self._thread.start()
+
+    def status(self) -> SourceStatus:
+        """May be called by any thread. A stall is noticed here, for a stalled reader cannot say so itself."""
+        with self._lock:
+            outcome, why = self._outcome, self._why
+            silent_s = (clock.now_ns() - self._last_frame_ns) / 1e9
+            if outcome is None and self._source.live and silent_s > self._stall_timeout_s:
+                outcome, why = Outcome.STALLED, f"no frame for {silent_s:.1f} s"
+            return SourceStatus(self._frames, self.slot.stale, self._reopened, outcome, why)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends the thread; one that hangs in native code is left behind, a daemon."""
+        self._stop.set()
+        self.slot.close()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_MIN_S
+        is_open = True  # start() has opened it
+        while not self._stop.is_set():
+            try:
+                if not is_open:
+                    self._source.open()
+                    is_open = True
+                    with self._lock:
+                        self._reopened += 1
+                        self._last_frame_ns = clock.now_ns()
+                before = self._frames
+                outcome, why = self._read_to_end()
+                if self._frames > before:
+                    backoff_s = BACKOFF_MIN_S
+            except RetryableError as error:
+                stalled = isinstance(error, SourceStalledError)
+                outcome, why = (Outcome.STALLED if stalled else Outcome.LOST), error.line()
+            except SourceError as error:
+                # it could be opened once: a device that is unplugged, a file that is being replaced
+                outcome, why = Outcome.LOST, error.line()
+            self._source.close()
+            is_open = False
+            if self._stop.is_set():
+                return
+            self._set(outcome, why)
+            if outcome is Outcome.END:
+                self.slot.close()
+                return
+            # half to whole of the step: many devices must not come back to one camera server at once
+            self._stop.wait(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def _read_to_end(self) -> tuple[Outcome, str]:
+        buffers = _Buffers()
+        frozen_since_ns = 0
+        fingerprint = -1
+        while not self._stop.is_set():
+            reading = self._source.read(buffers.free())
+            now = clock.now_ns()
+            if reading is None:
+                if self._source.endless:
+                    raise SourceLostError("the stream ended")
+                return Outcome.END, "read to its end"
+            with self._lock:
+                self._frames += 1
+                self._last_frame_ns = now
+                seq = self._frames
+            if self._frozen_timeout_s:
+                sample = reading.pixels[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
+                previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
+                if fingerprint != previous:
+                    frozen_since_ns = now
+                elif now - frozen_since_ns > self._frozen_timeout_s * 1e9:
+                    return Outcome.FROZEN, f"the same picture for {self._frozen_timeout_s:g} s"
+            if self._outcome is not None:
+                self._set(None, "frames are back")
+            buffers.keep(reading.pixels)
+            frame = Frame(seq, now, reading.capture_ns, reading.pixels)
+            del reading
+            self.slot.put(frame, wait=not self._source.live)
+            del frame
+        return Outcome.END, "stopped"
+
+    def _set(self, outcome: Outcome | None, why: str) -> None:
+        with self._lock:
+            changed = outcome != self._outcome or outcome is not None
+            self._outcome, self._why = outcome, why
+        if changed:
+            self._on_change(outcome, why)
+
+
+class Pace:
+    """Holds a replayed source to its own speed. ``interval_s`` 0: flat out."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_ns = int(interval_s * 1e9)
+        self._next_ns = 0
+
+    def wait(self) -> None:
+        """Until the next frame is due. A reader that is late by more than a second starts counting anew."""
+        if not self._interval_ns:
+            return
+        now = time.monotonic_ns()
+        if self._next_ns == 0 or now - self._next_ns > 1_000_000_000:
+            self._next_ns = now
+        if self._next_ns > now:
+            time.sleep((self._next_ns - now) / 1e9)
+        self._next_ns += self._interval_ns

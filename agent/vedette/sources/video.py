@@ -1,0 +1,82 @@
+"""A video file: at its own pace or flat out, once or again and again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+import cv2
+
+from vedette.contract.errors import SourceError
+from vedette.contract.types import UInt8Array
+
+from .base import Pace, Reading
+from .capture import open_capture, retrieve
+from .registry import SourceOptions
+
+_FPS_RANGE: Final = (0.01, 1000.0)  # what a container may claim; outside it, it is taken to know nothing
+_DEFAULT_FPS: Final = 25.0
+
+
+class VideoFileSource:
+    """See `vedette.sources.base.Source`."""
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self._path = path
+        self._options = options
+        self._capture: cv2.VideoCapture | None = None
+        self._pace = Pace(0.0)
+        self._read_since_start = 0
+
+    @property
+    def live(self) -> bool:
+        """At its own pace a file behaves as a camera does."""
+        return self._options.pace == "native"
+
+    @property
+    def endless(self) -> bool:
+        """A file has an end."""
+        return False
+
+    def open(self) -> None:
+        """Raises `SourceError` when the file is missing or no video."""
+        if not self._path.is_file():
+            raise SourceError("no such file", where=self._path, fix="give a video file, a folder of pictures, or a URL")
+        capture = open_capture(str(self._path))
+        if capture is None:
+            raise SourceError("no video that FFmpeg can read", where=self._path)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        if not _FPS_RANGE[0] <= fps <= _FPS_RANGE[1]:
+            fps = _DEFAULT_FPS
+        self._pace = Pace(1.0 / fps if self.live else 0.0)
+        self._capture = capture
+        self._read_since_start = 0
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        """See `Source.read`."""
+        assert self._capture is not None
+        self._pace.wait()
+        begun = time.perf_counter_ns()
+        if not self._capture.grab():
+            if not self._options.loop:
+                return None
+            if self._read_since_start == 0:
+                raise SourceError("a video without a frame", where=self._path)
+            # seeking to frame 0 is not exact in every container; opening again is
+            self._capture.release()
+            self._capture = open_capture(str(self._path))
+            self._read_since_start = 0
+            if self._capture is None or not self._capture.grab():
+                raise SourceError("cannot be read again from its start", where=self._path)
+        pixels = retrieve(self._capture, into)
+        if pixels is None:
+            return None
+        self._read_since_start += 1
+        return Reading(pixels, time.perf_counter_ns() - begun)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
