@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile(
     "vedette",
     deadline=None,
-    max_examples=60,
+    max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("vedette")

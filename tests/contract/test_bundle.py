@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny import DATA, FAKE_FLATBUFFER, LABELS, fake_parts, golden_arrays, make_manifest, npz, sha256
 
+from tiny import DATA, FAKE_FLATBUFFER, LABELS, fake_parts, golden_arrays, make_manifest, npz, sha256
 from vedette.contract import bundle as bundle_module
 from vedette.contract import golden as golden_module
 from vedette.contract.bundle import has_archive, open_bundle, third_party_archive, write_bundle
