@@ -1,0 +1,71 @@
+"""The command line: ``vedette run | demo | infer | bench | check | show``. One file a command, imported when it is called.
+
+Exit codes: 0 good, 2 the user's mistake (one line that says what and where), 1 a fault of ours or of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vedette import __version__
+from vedette.contract.errors import UserError, VedetteError
+
+COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point. Returns the exit code."""
+    # FFmpeg inside OpenCV prints to stderr what we say ourselves, in one line and with the file's name
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    parser, commands = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return commands[arguments.command](arguments)
+    except UserError as error:
+        print(f"vedette: error: {error}", file=sys.stderr)
+        return 2
+    except VedetteError as error:
+        print(f"vedette: fault: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone (vedette show | head); nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
+    from . import bench, check, demo, infer, run, show
+
+    parser = argparse.ArgumentParser(
+        prog="vedette",
+        description="Run TFLite models on a camera, on the device, and publish what they see over MQTT.",
+        epilog="Exit codes: 0 good, 2 your mistake (one line says what and where), 1 a fault of ours.",
+    )
+    parser.add_argument("--version", action="version", version=f"vedette {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {}
+    for name, module in (
+        ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check), ("show", show),
+    ):  # fmt: skip
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        commands[name] = module.execute
+    return parser, commands

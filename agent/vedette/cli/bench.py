@@ -1,0 +1,121 @@
+"""``vedette bench MODEL``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .plain import add_plain_arguments, plain_model
+
+HELP = "measure a model's latency on this machine"
+DESCRIPTION = (
+    "Measures preprocess, infer and decode on one picture, again and again, and the process's memory. "
+    "The picture is the bundle's own golden one, or noise for a plain model."
+)
+EXAMPLES = """examples:
+  vedette bench coco-ssdlite-mobilenet-v2
+  vedette bench coco-ssdlite-mobilenet-v2 --threads 4 --seconds 10
+  vedette bench coco-ssdlite-mobilenet-v2 --json
+
+--json prints one object: model, engine {runtime, delegate, threads}, runs, latency_ms by stage {mean, p50, p90, p99,
+max}, fps (of all stages in turn), load_s, pss_bytes.
+"""
+SIZE = (768, 576)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares this command's options."""
+    parser.add_argument("model", metavar="MODEL", help="a name or a file")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="inference threads (default 1)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default 5)")
+    parser.add_argument("--runtime", choices=("auto", "litert", "tflite-runtime"), default="auto")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_plain_arguments(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command. The exit code."""
+    import os
+    import time
+
+    import cv2
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Table
+
+    from vedette.contract import golden
+    from vedette.contract.errors import UserError
+    from vedette.health import pss_bytes
+    from vedette.model import load_model, read_model
+    from vedette.stats import percentile
+
+    if not 0.1 <= arguments.seconds <= 3600:
+        raise UserError("--seconds", expected="0.1 to 3600", found=str(arguments.seconds))
+    cv2.setNumThreads(1)
+    spec = read_model(arguments.model, plain_model(arguments))
+    begun = time.perf_counter()
+    model = load_model(spec, runtime=arguments.runtime, threads=arguments.threads)
+    load_s = time.perf_counter() - begun
+    if spec.bundle is not None:
+        picture = golden.decode(spec.bundle.read("golden.npz"), spec.path).picture
+        picture = np.asarray(cv2.resize(picture, SIZE), np.uint8)
+    else:
+        picture = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+    for _ in range(5):
+        model(picture)
+    stages: dict[str, list[float]] = {"preprocess": [], "infer": [], "decode": []}
+    console = Console(stderr=True)
+    end = time.perf_counter() + arguments.seconds
+    columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.fields[ms]:.2f} ms"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=arguments.seconds, ms=0.0)
+        shown = begun = time.perf_counter()
+        while (now := time.perf_counter()) < end:
+            placement = model.preprocess(picture)
+            a = time.perf_counter()
+            model.infer()
+            b = time.perf_counter()
+            model.decode(placement)
+            c = time.perf_counter()
+            for stage, span in zip(stages, (a - now, b - a, c - b), strict=True):
+                stages[stage].append(span * 1e3)
+            if c - shown > 0.2:
+                progress.update(task, completed=c - begun, ms=stages["infer"][-1])
+                shown = c
+    total = [sum(parts) for parts in zip(*stages.values(), strict=True)]
+    figures = {
+        stage: {
+            "mean": float(np.mean(values)),
+            **{f"p{q}": percentile(values, q / 100) for q in (50, 90, 99)},
+            "max": max(values),
+        }
+        for stage, values in {**stages, "total": total}.items()
+    }
+    description = model.engine.description
+    document = {
+        "model": {"name": spec.name, "version": spec.version, "sha256": spec.sha256},
+        "engine": {"runtime": description.runtime, "delegate": description.delegate, "threads": description.threads},
+        "runs": len(total),
+        "latency_ms": {stage: {k: round(v, 4) for k, v in row.items()} for stage, row in figures.items()},
+        "fps": round(1000 / float(np.mean(total)), 2),
+        "load_s": round(load_s, 3),
+        "pss_bytes": pss_bytes(os.getpid()),
+    }
+    if arguments.json:
+        print(json.dumps(document))
+        return 0
+    table = Table(
+        title=f"{spec.name} {spec.version}: {description.runtime}, {description.delegate}, threads {description.threads}"
+    )
+    table.add_column("ms")
+    for column in ("mean", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="right")
+    for stage, row in figures.items():
+        table.add_row(stage, *(f"{value:.3f}" for value in row.values()))
+    Console().print(table)
+    print(
+        f"{document['fps']} pictures a second one after another ({len(total)} runs of {SIZE[0]}x{SIZE[1]}), "
+        f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
+    )
+    return 0

@@ -1,0 +1,90 @@
+"""``vedette check -c FILE``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "check a configuration, its models, sources and broker, without running it"
+DESCRIPTION = (
+    "Checks a configuration from end to end: every key, every model (digests, self-test on this machine), every source "
+    "(opened, one frame read) and the broker (connected to, with its credentials). Says what is wrong in one line each."
+)
+EXAMPLES = """examples:
+  vedette check -c /etc/vedette/vedette.toml
+  vedette check -c my.toml --offline      # neither sources nor the broker are touched
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares this command's options."""
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration (TOML)")
+    parser.add_argument("--offline", action="store_true", help="do not open sources, do not connect")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command. The exit code: that of the worst problem."""
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from vedette.config import load_config
+    from vedette.contract.errors import SourceLostError, VedetteError
+    from vedette.model import load_model, self_test
+    from vedette.mqtt.link import try_connection
+    from vedette.service import link_options, prepare, source_options
+    from vedette.sources import make_source, masked_url
+
+    console = Console(highlight=False, soft_wrap=True)
+    config = load_config(arguments.config)
+    console.print(f"[green]ok[/]    configuration {escape(str(arguments.config))}, device {config.device}")
+    prepared = prepare(config, arguments.config)
+    link = link_options(config)
+    sources = {p.name: make_source(source_options(p.config)) for p in prepared}
+    worst = 0
+
+    def attempt(what: str, action: Callable[[], str]) -> None:
+        nonlocal worst
+        try:
+            detail = action()
+        except VedetteError as error:
+            # what would pass by itself when running is the user's to know of when checking
+            code = error.exit_code if error.exit_code == 2 else 2 if _retryable(error) else 1
+            worst = code if worst == 0 else min(worst, code) if code == 1 else worst
+            console.print(f"[red]bad[/]   {escape(what)}: {escape(str(error))}")
+        else:
+            console.print(f"[green]ok[/]    {escape(what)}: {escape(detail)}")
+
+    for item in prepared:
+
+        def model(item=item) -> str:  # type: ignore[no-untyped-def]
+            loaded = load_model(item.spec, runtime=config.engine.runtime, threads=config.engine.threads)
+            outcome = self_test(loaded)
+            loaded.engine.close()
+            verdict = "plain model, no self-test" if outcome is None else outcome.reason
+            return f"{item.spec.name} {item.spec.version} on {loaded.engine.description.runtime}; {verdict}"
+
+        def source(item=item) -> str:  # type: ignore[no-untyped-def]
+            opened = sources[item.name]
+            opened.open()
+            try:
+                reading = opened.read(None)
+            finally:
+                opened.close()
+            if reading is None:
+                raise SourceLostError("opened, but gave no frame", where=item.name)
+            return f"{masked_url(item.config.source_config.url)} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
+
+        attempt(f"pipeline {item.name}: model", model)
+        if not arguments.offline:
+            attempt(f"pipeline {item.name}: source", source)
+    if not arguments.offline:
+        attempt("broker", lambda: try_connection(link))
+    return worst
+
+
+def _retryable(error: Exception) -> bool:
+    from vedette.contract.errors import RetryableError
+
+    return isinstance(error, RetryableError)

@@ -1,0 +1,73 @@
+"""Options that stand in for the manifest of a plain third-party ``.tflite`` file; shared by several commands."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vedette.contract.errors import UserError
+from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput, SsdAnchors, SsdOutput
+from vedette.model import PlainModel
+
+DECODERS = ("classify", "ssd", "tflite-detection-postprocess")
+
+
+def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    group = parser.add_argument_group("for a .tflite without a manifest")
+    group.add_argument("--decoder", choices=DECODERS, help="what the output tensors mean")
+    group.add_argument("--labels", type=Path, metavar="FILE", help="one label a line, line number = class id")
+    group.add_argument("--size", metavar="WxH", help="input size, where it must be said together with --mean")
+    group.add_argument("--color", choices=("rgb", "bgr", "gray"), default=None, help="colour order (default rgb)")
+    group.add_argument(
+        "--resize", choices=("stretch", "letterbox", "center-crop"), default=None, help="default stretch"
+    )
+    group.add_argument("--mean", type=float, default=None, help="real = (pixel - mean) / std")
+    group.add_argument("--std", type=float, default=None, help="see --mean")
+    group.add_argument("--activation", choices=("sigmoid", "softmax", "none"), default=None, help="left to be done")
+    group.add_argument(
+        "--feature-maps", metavar="19x19,10x10,...", help="of an SSD head, finest first (rows x columns)"
+    )
+
+
+def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
+    """What the options say, or None where none is given."""
+    if not arguments.decoder:
+        return PlainModel(labels_file=arguments.labels) if arguments.labels else None
+    given_input = any(
+        value is not None
+        for value in (arguments.size, arguments.color, arguments.resize, arguments.mean, arguments.std)
+    )
+    return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
+
+
+def _output(arguments: argparse.Namespace) -> OutputSpec:
+    if arguments.decoder == "classify":
+        return ClassifyOutput(activation=arguments.activation or "none")
+    if arguments.decoder == "tflite-detection-postprocess":
+        return PostprocessOutput()
+    if not arguments.feature_maps:
+        raise UserError("--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1", found="none")
+    maps = tuple(_pair(part, "--feature-maps") for part in arguments.feature_maps.split(","))
+    return SsdOutput(anchors=SsdAnchors(feature_maps=maps), activation=arguments.activation or "sigmoid")
+
+
+def _input(arguments: argparse.Namespace) -> ImageInput:
+    if not arguments.size:
+        raise UserError("input options", expected="--size WxH beside them", found="none")
+    width, height = _pair(arguments.size, "--size")
+    return ImageInput(
+        height=height,
+        width=width,
+        color=arguments.color or "rgb",
+        resize=arguments.resize or "stretch",
+        mean=(arguments.mean if arguments.mean is not None else 0.0,),
+        std=(arguments.std if arguments.std is not None else 1.0,),
+    )
+
+
+def _pair(text: str, option: str) -> tuple[int, int]:
+    first, _, second = text.lower().partition("x")
+    if not (first.isdecimal() and second.isdecimal() and 0 < int(first) <= 8192 and 0 < int(second) <= 8192):
+        raise UserError(option, expected="two numbers from 1 to 8192 such as 300x300", found=repr(text))
+    return int(first), int(second)

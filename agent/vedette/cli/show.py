@@ -1,0 +1,99 @@
+"""``vedette show [MODEL]``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .plain import add_plain_arguments, plain_model
+
+HELP = "show what a model says of itself, or list the models there are"
+DESCRIPTION = "Shows a model's manifest, members and figures after checking every digest; without MODEL, lists models."
+EXAMPLES = """examples:
+  vedette show
+  vedette show coco-ssdlite-mobilenet-v2
+  vedette show coco-ssdlite-mobilenet-v2 --json | jq .evaluation
+
+--json prints one object: path, bytes, sha256, bundle, name, version, labels, input, output, and for a bundle its
+manifest's fields, members (bytes by name) and measurements. Without MODEL: an object with a list `models`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares this command's options."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a name or a file; without it, all there are")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_plain_arguments(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command. The exit code."""
+    import msgspec
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vedette.contract.bundle import has_archive
+    from vedette.contract.manifest import decoder_name
+    from vedette.model import model_folders, read_model
+
+    console = Console(highlight=False)
+    if arguments.model is None:
+        files = [f for folder in model_folders() if folder.is_dir() for f in sorted(folder.glob("*.tflite"))]
+        if arguments.json:
+            print(json.dumps({"models": [{"name": f.stem, "path": str(f), "bytes": f.stat().st_size} for f in files]}))
+            return 0
+        for f in files:
+            console.print(f"[bold]{escape(f.stem)}[/]  {f.stat().st_size / 1e6:.2f} MB  {escape(str(f))}")
+        if not files:
+            console.print("no models in " + ", ".join(map(str, model_folders())))
+        return 0
+    spec = read_model(arguments.model, plain_model(arguments))
+    document = {
+        "path": str(spec.path),
+        "bytes": spec.path.stat().st_size,
+        "sha256": spec.sha256,
+        "bundle": spec.bundle is not None,
+        "name": spec.name,
+        "version": spec.version,
+        "labels": list(spec.labels),
+        "input": msgspec.to_builtins(spec.input),
+        "output": msgspec.to_builtins(spec.output),
+    }
+    bundle = spec.bundle
+    if bundle is not None:
+        document |= msgspec.to_builtins(bundle.manifest)
+        document["members"] = dict(bundle.members)
+        if "measurements.json" in bundle.members:
+            document["measurements"] = json.loads(bundle.read("measurements.json"))
+    if arguments.json:
+        print(json.dumps(document))
+        return 0
+    console.print(f"[bold]{escape(spec.name)}[/] version {spec.version}   {escape(str(spec.path))}")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("size", f"{spec.path.stat().st_size / 1e6:.2f} MB")
+    table.add_row("sha256", spec.sha256)
+    table.add_row("input", f"{spec.input.width}x{spec.input.height} {spec.input.color}, {spec.input.resize}")
+    table.add_row("decoder", decoder_name(spec.output))
+    table.add_row("labels", f"{len(spec.labels)}: {', '.join(spec.labels[:6])}{' ...' if len(spec.labels) > 6 else ''}")
+    if bundle is None:
+        table.add_row("manifest", "none: a plain model" if not has_archive(Path(spec.path)) else "damaged")
+    else:
+        manifest = bundle.manifest
+        table.add_row("task", f"{manifest.task}, {manifest.precision}")
+        table.add_row("network", f"{manifest.flatbuffer_bytes / 1e6:.2f} MB")
+        table.add_row("members", ", ".join(f"{n} {s / 1e3:.0f} kB" for n, s in bundle.members.items()))
+        table.add_row("licence", f"{manifest.source.licence}; {escape(manifest.source.attribution)}")
+        table.add_row("from", escape(manifest.source.url))
+        for evaluation in manifest.evaluation:
+            for metric in evaluation.metrics:
+                interval = metric.difference_interval
+                spread = f"  95 % of the difference: {interval[0]:+.4f}..{interval[1]:+.4f}" if interval else ""
+                table.add_row(
+                    "measured",
+                    f"{escape(metric.name)}: {metric.before:.4g} -> {metric.after:.4g} {metric.unit}{spread}  "
+                    f"[dim]({escape(evaluation.data.name)}, n={evaluation.data.count})[/]",
+                )
+    console.print(table)
+    return 0

@@ -1,0 +1,87 @@
+"""An agent in a process of its own, as systemd would start it: with a notify socket that hears READY."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vedette.contract.errors import FaultError
+from vedette.health import pss_bytes
+
+
+class AgentProcess:
+    """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`."""
+
+    def __init__(self, config: Path, folder: Path) -> None:
+        self._config = config
+        self._log = folder / "agent.log"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = str(folder / "notify")
+        self._notify.bind(address)
+        self._environment = {**os.environ, "NOTIFY_SOCKET": address}
+        self._environment.pop("WATCHDOG_USEC", None)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self.ready_s = 0.0
+        """From the start of the process to READY."""
+
+    def start(self) -> None:
+        """Starts the child."""
+        self._started = time.monotonic()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vedette", "run", "-c", str(self._config)],
+                env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is the demo's, which then stops the agent properly
+            )  # fmt: skip
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Until the agent says READY. Raises `FaultError` with the agent's last words where it ends or says nothing."""
+        deadline = self._started + timeout_s
+        while time.monotonic() < deadline:
+            readable, _, _ = select.select([self._notify], [], [], 0.02)
+            if readable and b"READY=1" in self._notify.recv(4096):
+                self.ready_s = time.monotonic() - self._started
+                return
+            if self.exit_code() is not None:
+                raise FaultError("the agent ended before it was ready", found=self.last_words())
+        raise FaultError("the agent is not ready", expected=f"READY within {timeout_s:g} s", found=self.last_words())
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        assert self._process is not None
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def pss_bytes(self) -> int:
+        """Of the child and its children."""
+        return pss_bytes(self.pid)
+
+    def last_words(self) -> str:
+        """The end of its log, in one line."""
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
+        return " | ".join(lines[-3:]) or "nothing in its log"
+
+    def stop(self, timeout_s: float = 10.0) -> int:
+        """SIGTERM, and its exit code; SIGKILL where it does not end in time."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._notify.close()
+        return self._process.returncode

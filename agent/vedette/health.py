@@ -1,0 +1,94 @@
+"""How this device is: read from /proc and /sys, nothing else. None where a device cannot say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_THERMAL: Final = Path("/sys/class/thermal")
+_THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi's firmware bits, hex
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Units in the names. ``throttled``: the firmware's bits (vcgencmd get_throttled), 0 is well."""
+
+    uptime_s: float
+    temperature_c: float | None
+    throttled: int | None
+    load_1m: float
+    memory_available_bytes: int
+    agent_pss_bytes: int
+    disk_free_bytes: int
+    threads: int
+    open_files: int
+
+
+def read_health(state_dir: Path) -> Health:
+    """A look at the machine now."""
+    return Health(
+        uptime_s=float(Path("/proc/uptime").read_text().split()[0]),
+        temperature_c=_temperature_c(),
+        throttled=_throttled(),
+        load_1m=os.getloadavg()[0],
+        memory_available_bytes=_memory_available_bytes(),
+        agent_pss_bytes=pss_bytes(os.getpid()),
+        disk_free_bytes=shutil.disk_usage(state_dir).free,
+        threads=len(list(Path("/proc/self/task").iterdir())),
+        open_files=len(list(Path("/proc/self/fd").iterdir())),
+    )
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of a process and its children: shared pages are split among those that share them.
+
+    0 where the kernel does not say (another user's process, or no smaps_rollup).
+    """
+    total = 0
+    for member in [pid, *_descendants(pid)]:
+        try:
+            text = Path(f"/proc/{member}/smaps_rollup").read_text()
+        except OSError:
+            continue  # it has ended meanwhile, or is not ours to see
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue  # the thread has ended meanwhile
+        for child in children:
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _temperature_c() -> float | None:
+    """The hottest of the kernel's thermal zones."""
+    readings = []
+    for zone in _THERMAL.glob("thermal_zone*/temp"):
+        try:
+            readings.append(int(zone.read_text()) / 1000)
+        except (OSError, ValueError):
+            continue  # a zone that is switched off answers with an error
+    return max(readings, default=None)
+
+
+def _throttled() -> int | None:
+    try:
+        return int(_THROTTLED.read_text(), 16)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory_available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
