@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vedette.contract.boxes import iou
 from vedette.contract.errors import MissingPackageError, UserError
@@ -128,10 +129,10 @@ class Evaluated:
         matched[:] = evaluation.evalImgs
         self._matched = matched.reshape(categories, 1, pictures)
 
-    def mean_average_precision(self, choice: Sequence[int] | None = None) -> float:
+    def mean_average_precision(self, choice: NDArray[np.intp] | None = None) -> float:
         """mAP over the pictures at these positions, repetitions counted; over all of them without a choice. 0..1."""
         evaluation = self._evaluation
-        matched = self._matched if choice is None else self._matched[:, :, np.asarray(choice)]
+        matched = self._matched if choice is None else self._matched[:, :, choice]
         evaluation.evalImgs = list(matched.reshape(-1))
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
@@ -156,7 +157,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     differences = []
     for _ in range(resamples):
-        choice = rng.integers(0, pictures, pictures)
+        choice = rng.integers(0, pictures, pictures, np.intp)
         differences.append(after.mean_average_precision(choice) - before.mean_average_precision(choice))
         on_resample()
     low, high = np.percentile(differences, [2.5, 97.5])
@@ -189,7 +190,7 @@ def _pixels(detections: Detections, picture: AnnotatedPicture) -> Float32Array:
 
 
 def _truth_document(truth: AnnotatedPictures) -> Mapping[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, picture in enumerate(truth.pictures):
         for item in picture.objects:
             annotations.append(

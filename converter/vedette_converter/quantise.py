@@ -26,8 +26,7 @@ MAX_FLOAT_ERROR: Final = 1e-3  # of the largest output; float kernels differ by 
 
 def to_float32(network: Network) -> bytes:
     """The float original as a flatbuffer. Raises `FaultError` where TensorFlow cannot convert it."""
-    tf = load_tensorflow()
-    return _convert(tf.lite.TFLiteConverter.from_concrete_functions([network.function]))
+    return _convert(_converter(network))
 
 
 def to_int8(
@@ -42,7 +41,7 @@ def to_int8(
     Raises `FaultError` where an op has no int8 kernel, and whatever ``samples`` raises.
     """
     tf = load_tensorflow()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.function])
+    converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = getattr(tf, input_dtype)
@@ -64,6 +63,11 @@ def to_int8(
         if raised:
             raise raised[0] from None
         raise
+
+
+def _converter(network: Network) -> Any:
+    with _quiet_absl():  # it warns of a missing trackable object, which only networks with variables have
+        return load_tensorflow().lite.TFLiteConverter.from_concrete_functions([network.function])
 
 
 def _convert(converter: Any) -> bytes:

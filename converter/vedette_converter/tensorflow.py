@@ -25,6 +25,8 @@ def load_tensorflow() -> Any:
         with captured_native_output(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what its dependencies say of one another
             import tensorflow
+
+            tensorflow.config.set_visible_devices([], "GPU")  # looks for one here and now, and complains here and now
     except ImportError as error:
         raise MissingPackageError(
             "TensorFlow is needed to convert", found=str(error), fix="pip install 'vedette[converter]'"

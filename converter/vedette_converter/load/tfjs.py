@@ -23,7 +23,7 @@ from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
 from .network import Network
 
-_DTYPES: Final = {  # of the manifest -> as the shards store it
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards store it
     "float32": np.dtype("<f4"),
     "int32": np.dtype("<i4"),
     "bool": np.dtype("u1"),
@@ -55,7 +55,7 @@ def load(source: TfjsSource, files: SourceFiles, input_shape: tuple[int, ...]) -
         raise ModelError("TensorFlow will not have the graph", where=where, found=str(error).splitlines()[0]) from None
     outputs = []
     for name, tensor in zip(source.outputs, function.outputs, strict=True):
-        shape = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+        shape: list[Any] = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
         if None in shape or tensor.dtype != tf.float32:
             raise ModelError(
                 f"output {name}", where=where, expected="a fixed shape, float32", found=f"{shape} {tensor.dtype.name}"
@@ -130,7 +130,7 @@ def build_graph(model: Mapping[str, Any], weights: Mapping[str, Tensor], where: 
         tensor = node.attr["value"].tensor
         shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
         dtype = tf.as_dtype(node.attr["dtype"].type)
-        if shape != weight.shape or dtype.as_numpy_dtype != weight.dtype.newbyteorder("=") and dtype != tf.bool:
+        if shape != weight.shape or (dtype.as_numpy_dtype != weight.dtype.newbyteorder("=") and dtype != tf.bool):
             raise ModelError(
                 f"constant {node.name}", where=where, expected=f"{dtype.name}{list(shape)}",
                 found=f"{weight.dtype.name}{list(weight.shape)}",
