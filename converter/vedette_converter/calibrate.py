@@ -31,8 +31,9 @@ class Calibration:
         preprocess = ImagePreprocessor(spec, tensor)
         for path in self.pictures:
             sample = tensor.allocate()
+            pixels = read_picture(path)
             try:
-                preprocess(read_picture(path), sample)
+                preprocess(pixels, sample)
             except PictureError as error:
                 raise PictureError(error.problem, where=path, expected=error.expected, found=error.found) from None
             on_sample()

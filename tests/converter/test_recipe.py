@@ -1,0 +1,69 @@
+"""A recipe is read whole or refused with the file, the key and what would have been right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from converter_project import RECIPE
+
+from vedette.contract.errors import ConfigError
+from vedette.contract.labels import parse_labels
+from vedette_converter.recipe import read_recipe
+
+TEXT = RECIPE.read_text()
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(path)
+    assert "recipe.toml" in caught.value.line()
+    return caught.value.line()
+
+
+def test_the_shipped_recipe_reads() -> None:
+    file = read_recipe(RECIPE)
+    assert file.recipe.quantise.pictures == 160
+    assert (file.recipe.gate.max_drop, file.recipe.gate.min_agreement) == (0.02, 0.90)
+    assert len(file.sha256) == 64
+
+
+def test_the_shipped_labels_are_the_91_column_network_less_its_background() -> None:
+    file = read_recipe(RECIPE)
+    path = file.resolve(file.recipe.labels.file)
+    labels = parse_labels(path.read_bytes(), path)
+    assert len(labels) == 90
+    assert labels[0] == "person" and labels[16] == "cat" and labels[89] == "toothbrush"
+    assert [n + 1 for n, label in enumerate(labels) if label == "???"] == [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[quantise]\nprecision", "[quantise]\npictuers = 3\nprecision", "quantise.pictuers: unknown key; did you mean pic"),
+        ("[gate]\nmax_drop", "[gate]\nmax_dorp", "gate.max_dorp: unknown key; did you mean max_drop?"),
+        ("[gate]", "[gates]", "gates: unknown key; did you mean gate?"),
+        ('resize = "stretch"', 'resizing = "stretch"', "input.resizing: unknown key; did you mean resize?"),
+        ("min_scale = 0.2", "minscale = 0.2", "output.anchors.minscale: unknown key; did you mean min_scale?"),
+        ("[golden]\n", "[golden]\nzzz = 1\n", "golden.zzz: unknown key; known here: agreement_margin"),
+        ("pictures = 160", 'pictures = "many"', "quantise.pictures: Expected `int`, got `str`"),
+        ("pictures = 160", "pictures = 0", "quantise.pictures: Expected `int` >= 1"),
+        ('precision = "int8"', 'precision = "int7"', "quantise.precision: Invalid enum value 'int7'"),
+        ("min_agreement = 0.90", "min_agreement = 90", "gate.min_agreement: Expected `float` <= 1.0"),
+        ('format = "tfjs"', 'format = "onnx"', "source.format: Invalid value 'onnx'"),
+        ("std = [127.5]", "std = [0.0]", "input: std: expected numbers above 0"),
+        ('task = "detect"\n', "", "Object missing required field `task`"),
+        ('name = "coco-ssdlite-mobilenet-v2"', 'name = "../../x"', "name: Expected `str` matching regex"),
+        ("[source]\n", "[source\n", "recipe is no TOML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert TEXT.count(old) == 1
+    assert expected in refusal(tmp_path, TEXT.replace(old, new))
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: recipe cannot be read: found No such file"):
+        read_recipe(tmp_path / "nowhere.toml")

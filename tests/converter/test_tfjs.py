@@ -1,0 +1,130 @@
+"""A TensorFlow.js graph model becomes the network it describes, or is refused with the weight or the node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from converter_project import Tiny
+from tfjs_writer import ANCHORS, CLASSES, SIDE
+
+from vedette.contract.errors import ModelError
+from vedette_converter.load import load_network, tfjs
+from vedette_converter.source import read_source
+
+SHAPE = (1, SIDE, SIDE, 3)
+WHERE = "model/model.json"
+
+
+def contents(tiny: Tiny) -> dict[str, bytes]:
+    return dict(read_source(tiny.read().recipe.source, tiny.package).contents)
+
+
+def test_the_network_computes_what_the_graph_did(tf: Any, tiny: Tiny) -> None:
+    source = tiny.read().recipe.source
+    network = load_network(source, read_source(source, tiny.package), SHAPE)
+    assert [spec.shape for spec in network.outputs] == [(1, ANCHORS, 4), (1, ANCHORS, 1 + CLASSES)]
+    sample = np.full(SHAPE, -1.0, np.float32)
+    sample[:, : SIDE // 2, : SIDE // 2] = 1.0
+    boxes, logits = network.run(sample)
+    # by hand: background -5, bright -1 + 8 * mean, dark -1 - 8 * mean; three anchors a quarter
+    np.testing.assert_allclose(logits[0, :3], np.tile([-5.0, 7.0, -9.0], (3, 1)), atol=1e-4)
+    np.testing.assert_allclose(logits[0, 3:], np.tile([-5.0, -9.0, 7.0], (9, 1)), atol=1e-4)
+    assert boxes.shape == (1, ANCHORS, 4)
+
+
+def test_no_add_n_is_left(tf: Any, tiny: Tiny) -> None:
+    files = contents(tiny)
+    model = json.loads(files[WHERE])
+    graph = tfjs.build_graph(model, tfjs.read_weights(model, files, WHERE), WHERE)
+    assert sum(node.op == "AddN" for node in graph.node) == 1
+    tfjs.replace_add_n(graph)
+    assert {node.op for node in graph.node} & {"AddN", "AddV2"} == {"AddV2"}
+
+
+@pytest.mark.parametrize("addends", [1, 2, 3, 5])
+def test_add_n_of_any_number_becomes_plain_adds(tf: Any, addends: int) -> None:
+    with tf.Graph().as_default() as graph:
+        tf.raw_ops.AddN(inputs=[tf.constant(float(10**n), name=f"c{n}") for n in range(addends)], name="sum")
+    definition = graph.as_graph_def()
+    tfjs.replace_add_n(definition)
+    with tf.Graph().as_default() as graph:
+        (result,) = tf.graph_util.import_graph_def(definition, return_elements=["sum:0"], name="")
+        with tf.compat.v1.Session(graph=graph) as session:
+            assert session.run(result) == float("1" * addends)
+
+
+def test_bytes_lacking_or_left_over_are_refused(tiny: Tiny) -> None:
+    files = contents(tiny)
+    model = json.loads(files[WHERE])
+    last = sorted(name for name in files if "shard" in name)[-1]
+    files[last] += b"\0"
+    with pytest.raises(ModelError, match=r"bytes left over: expected \d+, found \d+"):
+        tfjs.read_weights(model, files, WHERE)
+    files[last] = files[last][:-2]
+    with pytest.raises(ModelError, match=r"weight .*: expected \d+ bytes at \d+ of its shards, found \d+"):
+        tfjs.read_weights(model, files, WHERE)
+    del files[last]
+    with pytest.raises(ModelError, match=f"shard missing: expected {last}"):
+        tfjs.read_weights(model, files, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"dtype": "complex64"}, "expected plain float32, int32, bool, uint8, found complex64"),
+        ({"quantization": {"dtype": "uint8", "scale": 0.1, "min": 0}}, "found quantised weights"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(tiny: Tiny, change: dict[str, Any], expected: str) -> None:
+    files = contents(tiny)
+    model = json.loads(files[WHERE])
+    model["weightsManifest"][0]["weights"][0].update(change)
+    with pytest.raises(ModelError, match=expected):
+        tfjs.read_weights(model, files, WHERE)
+
+
+def test_a_weight_must_fit_its_node(tf: Any, tiny: Tiny) -> None:
+    files = contents(tiny)
+    model = json.loads(files[WHERE])
+    weights = tfjs.read_weights(model, files, WHERE)
+    name = next(name for name, weight in weights.items() if weight.ndim == 4)
+    with pytest.raises(ModelError, match=rf"constant {name}: expected float32\[16, 16, 3, \d+\], found float32\[\d+\]"):
+        tfjs.build_graph(model, {**weights, name: weights[name].reshape(-1)}, WHERE)
+    with pytest.raises(ModelError, match=f"constant {name}: expected float32.*, found int32"):
+        tfjs.build_graph(model, {**weights, name: weights[name].astype(np.int32)}, WHERE)
+    del weights[name]
+    with pytest.raises(ModelError, match=f"constant {name}: .*expected a weight of this name"):
+        tfjs.build_graph(model, weights, WHERE)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"modelTopology": {}, "weightsManifest": []}'])
+def test_what_is_no_graph_model_is_refused(tiny: Tiny, tf: Any, text: str) -> None:
+    from vedette_converter.source import SourceFiles
+
+    files = SourceFiles({**contents(tiny), WHERE: text.encode()})
+    with pytest.raises(ModelError, match="no TensorFlow.js"):
+        tfjs.load(tiny.read().recipe.source, files, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"logits"]', '"logit"]', "no such node in the graph: found logit; mend"),
+        (
+            'input = "Preprocessor/sub"',
+            'input = "sum"',
+            "the outputs need other inputs: expected sum, found image, sum",
+        ),
+        ('"logits"]', '"logits/Shape"]', r"output logits/Shape.*expected a fixed shape, float32, found \[4\] int32"),
+    ],
+)
+def test_a_cut_at_the_wrong_place_is_refused(tiny: Tiny, old: str, new: str, expected: str) -> None:
+    from vedette_converter.recipe import read_recipe
+
+    source = read_recipe(tiny.edit(old, new, Path("cut.toml"))).recipe.source
+    with pytest.raises(ModelError, match=expected):
+        load_network(source, read_source(source, tiny.package), SHAPE)
