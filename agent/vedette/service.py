@@ -273,7 +273,7 @@ class Service:
         problems = {}
         for pipeline in self._pipelines:
             status = pipeline.grabber.status()
-            if status.outcome is not None:
+            if status.outcome is not None and status.outcome is not Outcome.END:
                 problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
             if pipeline.fault is not None:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"

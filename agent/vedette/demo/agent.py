@@ -53,6 +53,11 @@ class AgentProcess:
                 raise FaultError("the agent ended before it was ready", found=self.last_words())
         raise FaultError("the agent is not ready", expected=f"READY within {timeout_s:g} s", found=self.last_words())
 
+    def drain(self) -> None:
+        """Reads away what else the agent tells its supervisor."""
+        while select.select([self._notify], [], [], 0)[0]:
+            self._notify.recv(4096)
+
     @property
     def pid(self) -> int:
         """Of the child."""

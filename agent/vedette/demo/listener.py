@@ -114,4 +114,5 @@ class Listener:
 
 
 def _total(message: DetectionsMessage) -> float:
-    return sum(o.score for o in message.objects)
+    # how sure it is of how much; what is barely above the threshold adds little
+    return sum(max(0.0, o.score - 0.5) for o in message.objects)

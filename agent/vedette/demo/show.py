@@ -185,6 +185,7 @@ class Demo:
             while (now := time.monotonic()) < end:
                 if agent.exit_code() is not None:
                     raise FaultError("the agent ended by itself", found=agent.last_words())
+                agent.drain()
                 if now - measured > 1.0:
                     pss = max(pss, agent.pss_bytes())
                     measured = now

@@ -1,0 +1,75 @@
+# vedette: everything a newcomer or CI types. `make help` lists it.
+
+PYTHON ?= python3
+VERSION_TAG := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+CONSTRAINTS := constraints/$(VERSION_TAG).txt
+DATA ?= ../shared/data
+SECONDS_ ?= 15
+
+# --no-compile: Python compiles what is really imported, the rest of a hundred packages never
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install --quiet --no-compile -c $(CONSTRAINTS)
+SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
+
+.PHONY: help demo test check lint types contracts unit clean constraints schemas \
+  bench-pipeline bench-detector bench-delivery bench-demo build-models
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
+
+demo: .venv/.ready ## watch the shipped detector on the shipped clip, through a real broker (15 s)
+	@.venv/bin/vedette demo --seconds $(SECONDS_)
+
+test: .venv-dev/.ready ## every check and every test, as CI runs them
+	@.venv-dev/bin/python tests/preamble.py
+	@$(MAKE) --no-print-directory lint types contracts unit
+
+lint: .venv-dev/.ready ## ruff: style and format
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+
+types: .venv-dev/.ready ## mypy, strict
+	.venv-dev/bin/mypy
+
+contracts: .venv-dev/.ready ## import-linter: who may know whom
+	.venv-dev/bin/lint-imports
+
+unit: .venv-dev/.ready ## pytest, on two processes
+	.venv-dev/bin/python -m pytest -n 2 --dist loadgroup
+
+check: test ## another name for test
+
+.venv/.ready: pyproject.toml $(CONSTRAINTS) $(SOURCES) | $(CONSTRAINTS)
+	@echo "making .venv: the agent alone, no TensorFlow (about 150 MB)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@. .venv/bin/activate && $(PIP) '.[demo]'
+	@touch $@
+
+.venv-dev/.ready: pyproject.toml $(CONSTRAINTS) | $(CONSTRAINTS)
+	@echo "making .venv-dev: agent, converter and tests (about 2.5 GB, TensorFlow the most of it)"
+	@test -x .venv-dev/bin/python || $(PYTHON) -m venv .venv-dev
+	@. .venv-dev/bin/activate && $(PIP) -e '.[converter,dev]'
+	@touch $@
+
+constraints/%.txt:
+	@echo "vedette: error: Python $(VERSION_TAG) is not one of 3.11, 3.12 and 3.13; set PYTHON=python3.12, say" >&2; exit 2
+
+bench-pipeline: .venv-dev/.ready ## the pipeline's throughput against a bare loop over invoke()
+	.venv-dev/bin/python bench/pipeline.py
+
+bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, latency
+	.venv/bin/python bench/demo.py
+
+bench-delivery: .venv-dev/.ready ## 10,000 messages at QoS 1 through Mosquitto
+	.venv-dev/bin/python bench/delivery.py
+
+bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA)
+	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection
+
+build-models: .venv-dev/.ready ## builds the shipped bundles anew (needs DATA; says how to get the weights)
+	.venv-dev/bin/vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --data $(DATA)/detection/unlabelled
+
+schemas: .venv-dev/.ready ## docs/schemas from the structs
+	.venv-dev/bin/python -m vedette.mqtt.schemas docs/schemas
+
+clean: ## removes what was made here
+	rm -rf .venv .venv-dev build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
