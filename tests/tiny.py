@@ -83,9 +83,7 @@ def make_manifest(flatbuffer: bytes, members: dict[str, bytes], **changes: Any) 
         "members": {
             name: sha256(data) for name, data in members.items() if name not in ("measurements.json", "manifest.sig")
         },
-        "tolerances": {
-            name: Tolerance(min_agreement=0.9, max_mean_score_error=0.1) for name in ("xnnpack", "builtin")
-        },
+        "tolerances": {name: Tolerance(min_agreement=0.9, max_mean_score_error=0.1) for name in ("xnnpack", "builtin")},
     }
     return Manifest(**{**fields, **changes})
 

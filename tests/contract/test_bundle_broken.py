@@ -42,6 +42,7 @@ def zip_bytes(
     end: Callable[[dict[str, int]], None] = lambda fields: None,
     extra: bytes = b"",
     between: bytes = b"",
+    behind: bytes = b"",
 ) -> bytes:
     """An archive by APPNOTE.TXT 4.3, to stand at ``offset``; the callbacks change fields of its headers."""
     body = bytearray(gap)
@@ -62,6 +63,7 @@ def zip_bytes(
             there["date"], there["crc"], there["packed"], there["size"], len(raw), len(extra), 0, there["disk"],
             there["internal"], there["attributes"], there["offset"],
         ) + raw + extra  # fmt: skip
+    body += behind
     fields = {"disk": 0, "start": 0, "here": len(members), "total": len(members)}
     fields |= {"size": len(directory), "offset": offset + len(body), "comment": len(comment)}
     end(fields)
@@ -175,6 +177,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "wrong CRC": (archive(local=setting(3, crc=1), central=setting(3, crc=1)), "measurements.json: damaged"),
     "gap in front of the archive": (archive(gap=b"\0" * 8), "gap between flatbuffer and archive"),
     "gap between members": (archive(between=b"\0"), "gap in the archive"),
+    "gap behind the last member": (archive(behind=b"\0"), "gap in the archive: expected central directory at"),
     "offset before the flatbuffer's head": (archive(central=setting(0, offset=4)), "behind the flatbuffer"),
     "two members at one place": (archive(central=setting(2, offset=len(FAKE_FLATBUFFER))), "gap in the archive"),
     "member beyond the archive": (
