@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput, SsdAnchors, SsdOutput
-from vedette.model import PlainModel
+
+if TYPE_CHECKING:
+    # --help must not import numpy and OpenCV
+    from vedette.contract.manifest import ImageInput, OutputSpec
+    from vedette.model import PlainModel
 
 DECODERS = ("classify", "ssd", "tflite-detection-postprocess")
 
@@ -32,6 +36,8 @@ def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
     """What the options say, or None where none is given."""
+    from vedette.model import PlainModel
+
     if not arguments.decoder:
         return PlainModel(labels_file=arguments.labels) if arguments.labels else None
     given_input = any(
@@ -42,6 +48,8 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
 
 
 def _output(arguments: argparse.Namespace) -> OutputSpec:
+    from vedette.contract.manifest import ClassifyOutput, PostprocessOutput, SsdAnchors, SsdOutput
+
     if arguments.decoder == "classify":
         return ClassifyOutput(activation=arguments.activation or "none")
     if arguments.decoder == "tflite-detection-postprocess":
@@ -53,6 +61,8 @@ def _output(arguments: argparse.Namespace) -> OutputSpec:
 
 
 def _input(arguments: argparse.Namespace) -> ImageInput:
+    from vedette.contract.manifest import ImageInput
+
     if not arguments.size:
         raise UserError("input options", expected="--size WxH beside them", found="none")
     width, height = _pair(arguments.size, "--size")

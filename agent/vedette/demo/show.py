@@ -128,7 +128,7 @@ class Demo:
         ):
             folder = Path(name)
             listener = Listener(LOOPBACK, port, Topics("vedette", DEVICE), PIPELINE)
-            agent = AgentProcess(self._write_config(folder, port), folder)
+            agent = AgentProcess(self._write_config(folder, broker, port), folder)
             begun = time.monotonic()
             try:
                 agent.start()
@@ -158,13 +158,15 @@ class Demo:
                 exit_code,
             )
 
-    def _write_config(self, folder: Path, port: int) -> Path:
+    def _write_config(self, folder: Path, broker: str, port: int) -> Path:
+        # iotcore speaks MQTT 5 only on a listener of its own
+        protocol = "3.1.1" if broker == "iotcore" else "5"
         # a JSON string is a TOML string, for the characters that JSON escapes
         config = folder / "demo.toml"
         config.write_text(
             f"device = {json.dumps(DEVICE)}\n"
             f"state_dir = {json.dumps(str(folder / 'state'))}\n"
-            f"[mqtt]\nhost = {json.dumps(LOOPBACK)}\nport = {port}\n"
+            f"[mqtt]\nhost = {json.dumps(LOOPBACK)}\nport = {port}\nprotocol = {json.dumps(protocol)}\n"
             f"[engine]\nthreads = {self._threads}\n"
             "[intervals]\nstats_s = 1.0\nledger_s = 5.0\nhealth_s = 5.0\n"
             f"[pipeline.{PIPELINE}]\nmodel = {json.dumps(str(self._spec.path.resolve()))}\n"

@@ -172,14 +172,20 @@ class _Connection:
         if not self.answered.is_set():
             where = f"{self.options.host}:{self.options.port}"
             self.refused = BrokerUnreachableError(
-                "the connection broke before it was made", where=where, found=str(reason)
-            )
+                "the broker closed the connection without an answer", where=where, found=str(reason),
+                fix=_other_protocol(self.options.protocol),
+            )  # fmt: skip
             self.answered.set()
         self.why = str(reason)
         self.closed.set()
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         self.settled(mid, reason.value)
+
+
+def _other_protocol(protocol: str) -> str:
+    other = "3.1.1" if protocol == "5" else "5"
+    return f'if it does not speak MQTT {protocol}, set mqtt.protocol = "{other}"'
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext:

@@ -64,15 +64,21 @@ class MemoryOutbox:
             return key
 
     def _make_room(self, size: int) -> bool:
-        while self._waiting and not self._fits(size) and self._when_full == "drop_oldest":
-            key, entry = self._waiting.popitem(last=False)
-            self._forget(entry)
-            self._accounts[key.stream].drop(key.seq, "outbox_full")
+        if self._when_full == "drop_oldest" and self._could_fit(size):
+            while not self._fits(size):
+                key, entry = self._waiting.popitem(last=False)
+                self._forget(entry)
+                self._accounts[key.stream].drop(key.seq, "outbox_full")
         return self._fits(size)
 
     def _fits(self, size: int) -> bool:
         messages = len(self._waiting) + len(self._in_flight)
         return messages < self._max_messages and self._bytes + size <= self._max_bytes
+
+    def _could_fit(self, size: int) -> bool:
+        """Whether it would fit if nothing waited: what is in flight cannot be taken back, and stays."""
+        in_flight_bytes = sum(entry.size for entry in self._in_flight.values()) if not self._fits(size) else 0
+        return len(self._in_flight) < self._max_messages and in_flight_bytes + size <= self._max_bytes
 
     def _forget(self, entry: Entry) -> None:
         self._bytes -= entry.size
