@@ -64,12 +64,15 @@ class MemoryOutbox:
             return key
 
     def _make_room(self, size: int) -> bool:
-        if self._when_full == "drop_oldest" and self._could_fit(size):
-            while not self._fits(size):
-                key, entry = self._waiting.popitem(last=False)
-                self._forget(entry)
-                self._accounts[key.stream].drop(key.seq, "outbox_full")
-        return self._fits(size)
+        if self._fits(size):
+            return True
+        if self._when_full == "drop_newest" or not self._could_fit(size):
+            return False
+        while not self._fits(size):
+            key, entry = self._waiting.popitem(last=False)
+            self._forget(entry)
+            self._accounts[key.stream].drop(key.seq, "outbox_full")
+        return True
 
     def _fits(self, size: int) -> bool:
         messages = len(self._waiting) + len(self._in_flight)
@@ -77,7 +80,7 @@ class MemoryOutbox:
 
     def _could_fit(self, size: int) -> bool:
         """Whether it would fit if nothing waited: what is in flight cannot be taken back, and stays."""
-        in_flight_bytes = sum(entry.size for entry in self._in_flight.values()) if not self._fits(size) else 0
+        in_flight_bytes = sum(entry.size for entry in self._in_flight.values())
         return len(self._in_flight) < self._max_messages and in_flight_bytes + size <= self._max_bytes
 
     def _forget(self, entry: Entry) -> None:
