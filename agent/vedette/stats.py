@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 SCALE: Final = 4
-_FACTOR: Final = 2**SCALE / math.log(2)
-_LOWEST: Final = math.floor(math.log(1e-3) * _FACTOR)  # 1 microsecond, in milliseconds
-_HIGHEST: Final = math.ceil(math.log(1e6) * _FACTOR)  # 1,000 seconds
+_FACTOR: Final = 2**SCALE
+_LOWEST: Final = math.floor(math.log2(1e-3) * _FACTOR)  # 1 microsecond, in milliseconds
+_HIGHEST: Final = math.ceil(math.log2(1e6) * _FACTOR)  # 1,000 seconds
 
 STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "acknowledged")
 """What a frame goes through, in order.
@@ -132,8 +132,9 @@ class Histogram:
         if value_ms < 1e-3:
             self._zero += 1
             return
-        # the bucket (base**i, base**(i + 1)] that holds the value: i = ceil(log_base(value)) - 1
-        index = math.ceil(math.log(value_ms) * _FACTOR) - 1 - _LOWEST
+        # the bucket (base**i, base**(i + 1)] that holds the value: i = ceil(log_base(value)) - 1; log2 is exact where
+        # the value is a power of two, as log(value) / log(2) is not
+        index = math.ceil(math.log2(value_ms) * _FACTOR) - 1 - _LOWEST
         self._counts[min(max(index, 0), len(self._counts) - 1)] += 1
 
     def take(self) -> Latency:
