@@ -1,0 +1,113 @@
+"""One monotonic clock, and what the wall clock makes of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vedette import clock
+
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+SECOND = 1_000_000_000
+
+
+def unix_us(text: str) -> int:
+    """Microseconds since 1970."""
+    assert RFC3339.fullmatch(text), text
+    moment = datetime.fromisoformat(text)
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def test_the_moment_itself_is_between_before_and_after() -> None:
+    before = time.time_ns()
+    rendered = clock.wall_time(clock.now_ns())
+    after = time.time_ns()
+    slack_us = 1000  # two clocks are read one after the other
+    assert before // 1000 - slack_us <= unix_us(rendered) <= after // 1000 + slack_us
+
+
+@pytest.mark.parametrize("age_s", [1, 60, 86400])
+def test_an_older_capture_is_dated_back_by_its_age(age_s: int) -> None:
+    now = clock.now_ns()
+    difference = unix_us(clock.wall_time(now)) - unix_us(clock.wall_time(now - age_s * SECOND))
+    assert abs(difference - age_s * 1_000_000) < 500_000
+
+
+def test_it_follows_the_wall_clock_when_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = clock.now_ns()
+    before = unix_us(clock.wall_time(captured))
+    true_time = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: true_time() + 3600 * SECOND)
+    after = unix_us(clock.wall_time(captured))
+    assert abs(after - before - 3_600_000_000) < 500_000
+
+
+@given(st.integers(0, 4_000_000_000 * SECOND))
+def test_rfc_3339_with_microseconds_cut_not_rounded(unix_ns: int) -> None:
+    text = clock.rfc3339(unix_ns)
+    assert RFC3339.fullmatch(text)
+    assert unix_us(text) == unix_ns // 1000
+    assert datetime.fromisoformat(text).tzinfo == UTC
+
+
+def test_a_known_moment() -> None:
+    assert clock.rfc3339(1_795_357_445_123_456_789) == "2026-11-22T14:24:05.123456Z"
+    assert clock.rfc3339(0) == "1970-01-01T00:00:00.000000Z"
+
+
+def test_the_monotonic_clock_never_goes_back() -> None:
+    readings = [clock.now_ns() for _ in range(1000)]
+    assert readings == sorted(readings)
+
+
+def test_the_clocks_state_is_known_or_unknown_and_never_an_error() -> None:
+    assert clock.clock_state() in ("synced", "unsynced")
+
+
+def test_a_forbidden_call_means_that_nobody_vouches(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forbidden:
+        @staticmethod
+        def adjtimex(_: object) -> int:
+            return -1
+
+    monkeypatch.setattr(clock.ctypes, "CDLL", lambda *_, **__: Forbidden())
+    assert clock.clock_state() == "unsynced"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "expected"),
+    [(0, 0, "synced"), (0, 0x2001, "synced"), (5, 0, "unsynced"), (0, 0x40, "unsynced"), (1, 0, "synced")],
+)
+def test_the_kernels_answer_is_read_from_the_right_place(
+    monkeypatch: pytest.MonkeyPatch, answer: int, status: int, expected: str
+) -> None:
+    class Timex(clock.ctypes.Structure):
+        # the head of struct timex as <sys/timex.h> declares it
+        _fields_ = (
+            ("modes", clock.ctypes.c_uint),
+            ("offset", clock.ctypes.c_long),
+            ("freq", clock.ctypes.c_long),
+            ("maxerror", clock.ctypes.c_long),
+            ("esterror", clock.ctypes.c_long),
+            ("status", clock.ctypes.c_int),
+        )
+
+    class Kernel:
+        @staticmethod
+        def adjtimex(buffer: clock.ctypes.Array[clock.ctypes.c_char]) -> int:
+            timex = Timex.from_buffer(buffer)
+            assert timex.modes == 0, "asks, and sets nothing"
+            timex.status = status
+            return answer
+
+    monkeypatch.setattr(clock.ctypes, "CDLL", lambda *_, **__: Kernel())
+    assert clock.clock_state() == expected
+
+
+def test_the_boot_id_is_the_kernels() -> None:
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", clock.boot_id())

@@ -1,0 +1,144 @@
+"""The epoch counts up durably, whatever the last agent's end was like."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vedette.contract.errors import StateError
+from vedette.delivery import Dropped, LedgerRow, Stream
+from vedette.outbox import MemoryOutbox, next_epoch
+
+DOOR = Stream("door", "detections")
+GATE = Stream("gate", "detections")
+
+
+def test_it_counts_from_one_and_up_in_a_folder_it_makes(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    assert [next_epoch(folder, [DOOR]).number for _ in range(3)] == [1, 2, 3]
+
+
+def test_the_file_is_the_owners_alone_and_nothing_else_stays(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        next_epoch(tmp_path, [DOOR]).end([])
+    finally:
+        os.umask(before)
+    [file] = tmp_path.iterdir()
+    assert file.name == "epoch.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_counted_before_anything_else_so_a_kill_never_gives_a_number_twice(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from vedette.outbox import next_epoch; from vedette.delivery import Stream\n"
+        "print(next_epoch(Path(sys.argv[1]), [Stream('door', 'detections')]).number, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    numbers = []
+    for _ in range(2):
+        child = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        numbers.append(int(child.stdout))
+    assert [*numbers, next_epoch(tmp_path, []).number] == [1, 2, 3]
+
+
+def test_after_a_crash_nobody_knows(tmp_path: Path) -> None:
+    next_epoch(tmp_path, [DOOR, GATE])
+    after = next_epoch(tmp_path, [DOOR])
+    assert [(row.epoch, row.stream, row.last, row.lost_at_crash) for row in after.lost] == [
+        (1, DOOR, None, None),
+        (1, GATE, None, None),
+    ]
+    assert not any(row.balances for row in after.lost)
+
+
+def test_after_a_clean_end_there_is_nothing_to_say(tmp_path: Path) -> None:
+    epoch = next_epoch(tmp_path, [DOOR])
+    outbox = MemoryOutbox(epoch.number, max_messages=10, max_bytes=10**6)
+    outbox.append(DOOR, 0, "synced", b"{}")
+    outbox.accept(entry.key for entry in outbox.batch(1, 0))
+    epoch.end(outbox.ledger())
+    assert next_epoch(tmp_path, [DOOR]).lost == ()
+
+
+def test_messages_that_waited_at_the_end_are_lost_to_the_very_number(tmp_path: Path) -> None:
+    epoch = next_epoch(tmp_path, [DOOR, GATE])
+    outbox = MemoryOutbox(epoch.number, max_messages=3, max_bytes=10**6)
+    for stream in (DOOR, DOOR, GATE, DOOR, DOOR):
+        outbox.append(stream, 0, "synced", b"{}")
+    outbox.accept([outbox.batch(1, 0)[0].key])
+    epoch.end(outbox.ledger())
+    [row] = next_epoch(tmp_path, [DOOR]).lost
+    assert row == LedgerRow(1, DOOR, 1, 4, 0, 0, 0, 2, (Dropped(1, 2, "outbox_full"),), 0, lost_at_crash=2)
+    assert row.balances
+
+
+def test_rows_of_an_older_epoch_are_not_told_twice(tmp_path: Path) -> None:
+    next_epoch(tmp_path, [DOOR])
+    second = next_epoch(tmp_path, [DOOR])
+    outbox = MemoryOutbox(second.number, max_messages=3, max_bytes=10**6, lost=second.lost)
+    second.end(outbox.ledger())
+    assert next_epoch(tmp_path, [DOOR]).lost == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b'{"epoch": "3", "streams": [], "ended": []}',
+        b'{"epoch": 3}',
+        b'{"epoch": -1, "streams": [], "ended": []}',
+        b'{"epoch": 9007199254740991, "streams": [], "ended": []}',
+        b'{"epoch": 3, "streams": [], "ended": [], "more": 1}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_corrupt_file_is_one_clear_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "epoch.json"
+    file.write_bytes(content)
+    with pytest.raises(StateError) as caught:
+        next_epoch(tmp_path, [DOOR])
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert file.read_bytes() == content
+
+
+def test_the_fix_that_the_error_names_works(tmp_path: Path) -> None:
+    file = tmp_path / "epoch.json"
+    file.write_bytes(b"rubbish")
+    with pytest.raises(StateError) as caught:
+        next_epoch(tmp_path, [DOOR])
+    offered = caught.value.fix.split(" into it")[0].removeprefix("write ")
+    file.write_text(offered.replace("N", "41"))
+    assert json.loads(file.read_text())["epoch"] == 41
+    assert next_epoch(tmp_path, [DOOR]).number == 42
+
+
+def test_a_folder_that_is_a_file_is_a_state_error(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(StateError, match="state folder cannot be used"):
+        next_epoch(tmp_path / "state", [DOOR])
+
+
+def test_a_read_only_folder_is_a_state_error() -> None:
+    # /proc takes no files from anybody, root included
+    with pytest.raises(StateError, match="set state_dir to another folder"):
+        next_epoch(Path("/proc/sys"), [DOOR])
+
+
+def test_an_end_that_cannot_be_written_is_a_state_error(tmp_path: Path) -> None:
+    epoch = next_epoch(tmp_path, [DOOR])
+    (tmp_path / "epoch.new").mkdir()
+    with pytest.raises(StateError, match="end cannot be noted"):
+        epoch.end([])
