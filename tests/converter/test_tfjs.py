@@ -57,6 +57,47 @@ def test_add_n_of_any_number_becomes_plain_adds(tf: Any, addends: int) -> None:
             assert session.run(result) == float("1" * addends)
 
 
+@pytest.mark.parametrize("bias_first", [True, False])
+def test_a_bias_goes_back_to_its_convolution(tf: Any, bias_first: bool) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(1, 4, 4, 2)).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        entry = tf.compat.v1.placeholder(tf.float32, x.shape, "x")
+        kernel = rng.normal(size=(1, 1, 2, 2)).astype(np.float32)
+        convolution = tf.nn.conv2d(entry, kernel, 1, "VALID", name="convolution")
+        total = tf.raw_ops.AddN(inputs=[convolution, entry], name="total")
+        bias = tf.constant(rng.normal(size=2).astype(np.float32), name="bias")
+        pair = (bias, total) if bias_first else (total, bias)
+        tf.raw_ops.AddV2(x=pair[0], y=pair[1], name="out")
+    definition = graph.as_graph_def()
+
+    def run() -> Any:
+        with tf.Graph().as_default() as copy:
+            tf.graph_util.import_graph_def(definition, name="")
+            with tf.compat.v1.Session(graph=copy) as session:
+                return session.run("out:0", {"x:0": x})
+
+    before = run()
+    tfjs.replace_add_n(definition)
+    tfjs.bring_biases_home(definition)
+    nodes = {node.name: list(node.input) for node in definition.node}
+    assert nodes["total"] == ["convolution", "bias"] and nodes["out"] == ["total", "x"]
+    np.testing.assert_allclose(run(), before, atol=1e-6)
+
+
+def test_a_sum_that_others_read_keeps_its_bias_behind(tf: Any) -> None:
+    with tf.Graph().as_default() as graph:
+        entry = tf.compat.v1.placeholder(tf.float32, (1, 4, 4, 2), "x")
+        convolution = tf.nn.conv2d(entry, np.ones((1, 1, 2, 2), np.float32), 1, "VALID", name="convolution")
+        total = tf.raw_ops.AddV2(x=convolution, y=entry, name="total")
+        tf.raw_ops.AddV2(x=total, y=tf.constant([1.0, 2.0]), name="out")
+        tf.identity(total, "reader")
+    definition = graph.as_graph_def()
+    before = definition.SerializeToString(deterministic=True)
+    tfjs.bring_biases_home(definition)
+    assert definition.SerializeToString(deterministic=True) == before
+
+
 def test_bytes_lacking_or_left_over_are_refused(tiny: Tiny) -> None:
     files = contents(tiny)
     model = json.loads(files[WHERE])
@@ -106,7 +147,7 @@ def test_what_is_no_graph_model_is_refused(tiny: Tiny, tf: Any, text: str) -> No
     from vedette_converter.source import SourceFiles
 
     files = SourceFiles({**contents(tiny), WHERE: text.encode()})
-    with pytest.raises(ModelError, match="no TensorFlow.js"):
+    with pytest.raises(ModelError, match=r"no TensorFlow\.js"):
         tfjs.load(tiny.read().recipe.source, files, SHAPE)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from vedette.contract.types import Tensor, TensorSpec
 
+from ..tensorflow import load_tensorflow
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -22,7 +24,6 @@ class Network:
 
     def run(self, sample: Tensor) -> list[Tensor]:
         """The outputs for one input of `input`'s shape, float32, by TensorFlow itself: the reference."""
-        import tensorflow
-
+        tensorflow = load_tensorflow()
         results: Sequence[Any] = self.function(tensorflow.constant(np.asarray(sample, np.float32)))
         return [np.asarray(result.numpy()) for result in results]

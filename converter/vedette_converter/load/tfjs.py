@@ -10,6 +10,7 @@ import base64
 import json
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,6 +31,9 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards
     "uint8": np.dtype("u1"),
 }
 
+_ADDS: Final = frozenset({"Add", "AddV2"})
+_CONVOLUTIONS: Final = frozenset({"Conv2D", "DepthwiseConv2dNative"})
+
 
 def load(source: TfjsSource, files: SourceFiles, input_shape: tuple[int, ...]) -> Network:
     """The network between ``source.input`` and ``source.outputs``, its input fixed to ``input_shape``, float32.
@@ -42,6 +46,7 @@ def load(source: TfjsSource, files: SourceFiles, input_shape: tuple[int, ...]) -
     graph = build_graph(model, read_weights(model, files.contents, where), where)
     graph = cut(graph, source.input, source.outputs, input_shape, where)
     replace_add_n(graph)
+    bring_biases_home(graph)
 
     def body(x: Any) -> list[Any]:
         fetched: list[Any] = tf.graph_util.import_graph_def(
@@ -197,3 +202,32 @@ def replace_add_n(graph: Any) -> None:
         node.attr.clear()
         node.attr["T"].type = dtype
     graph.node.extend(extra)
+
+
+def bring_biases_home(graph: Any) -> None:
+    """``bias + (convolution + other)`` becomes ``(convolution + bias) + other``, in place.
+
+    TensorFlow's graph optimiser moves a residual block's bias behind the block's sum. There it is an op of its own over
+    the whole tensor, and in int8 one more rounding; beside its convolution it costs nothing, for it becomes the
+    convolution's own. The same sum in another order: float results differ by rounding.
+    """
+    nodes = {node.name: node for node in graph.node}
+    readers = Counter(name.split(":")[0].lstrip("^") for node in graph.node for name in node.input)
+    for node in graph.node:
+        if node.op not in _ADDS or len(node.input) != 2:
+            continue
+        for bias, total in (tuple(node.input), tuple(reversed(node.input))):
+            inner = nodes.get(total)
+            if inner is None or inner.op not in _ADDS or readers[total] != 1 or not _is_vector(nodes.get(bias)):
+                continue
+            convolutions = [name for name in inner.input if name in nodes and nodes[name].op in _CONVOLUTIONS]
+            if len(convolutions) != 1:
+                continue
+            other = next(name for name in inner.input if name != convolutions[0])
+            inner.input[:] = [convolutions[0], bias]
+            node.input[:] = [total, other]
+            break
+
+
+def _is_vector(node: Any) -> bool:
+    return node is not None and node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 1

