@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -226,6 +226,9 @@ def test_what_is_seen_in_the_tensor_is_found_in_the_frame(h: int, w: int, th: in
     spec = ImageInput(height=th, width=tw, resize=resize)
     out = np.zeros((1, th, tw, 3), np.uint8)
     placement = ImagePreprocessor(spec, tensor(th, tw))(frame, out)
+    # fewer than four pixels of it would only be seen as a blur
+    assume((box[2] - box[0]) / w / placement.scale_x * tw >= 4)
+    assume((box[3] - box[1]) / h / placement.scale_y * th >= 4)
     ys, xs = np.nonzero(out[0, :, :, 0] >= 128)
     seen = np.array([[xs.min() / tw, ys.min() / th, (xs.max() + 1) / tw, (ys.max() + 1) / th]], np.float32)
     found = placement.to_frame(seen)[0]
