@@ -62,9 +62,13 @@ def find_model(name: str) -> Path:
 
     Raises `ModelError` that says where it was looked for.
     """
+    if "\0" in name:
+        raise ModelError("no such model", where=repr(name), expected="a name without NUL bytes")
     path = Path(name).expanduser()
     if path.is_file():
         return path
+    if path.exists():
+        raise ModelError("no model file", where=path, expected="a regular file", found="a folder, device or pipe")
     file_name = name if name.endswith(SUFFIX) else name + SUFFIX
     if path.parent != Path():
         raise ModelError("no such model file", where=name)

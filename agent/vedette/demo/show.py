@@ -130,11 +130,12 @@ class Demo:
             listener = Listener(LOOPBACK, port, Topics("vedette", DEVICE), PIPELINE)
             agent = AgentProcess(self._write_config(folder, broker, port), folder)
             begun = time.monotonic()
+            end = begun + seconds
             try:
                 agent.start()
                 agent.wait_ready(READY_TIMEOUT_S)
                 begun = time.monotonic()
-                pss = self._watch(listener, agent, begun + seconds, broker, quiet=quiet)
+                pss = self._watch(listener, agent, end, broker, quiet=quiet)
             except KeyboardInterrupt:
                 pss = agent.pss_bytes()
             elapsed = time.monotonic() - begun
@@ -239,7 +240,7 @@ def _shower(console: Console, *, quiet: bool) -> Iterator[Callable[[Heard, str, 
         yield lambda heard, broker, left: None
     elif console.is_terminal:
         with Live(console=console, refresh_per_second=10, transient=True) as screen:
-            yield lambda heard, broker, left: screen.update(live(heard, broker, left))
+            yield lambda heard, broker, left: screen.update(live(heard, broker, left, console.width))
     else:
         said = [0.0]
 

@@ -15,11 +15,12 @@ from vedette.stats import STAGES, Latency
 
 from .listener import Heard
 
-GRID = (64, 18)  # columns, rows of the little map of boxes
+MAP_COLUMNS = (24, 64)  # least and most of the little map of boxes
+TABLE_COLUMNS = 56  # what stands beside it
 
 
-def live(heard: Heard, broker: str, seconds_left: float) -> RenderableType:
-    """One moment of the demo, as a renderable; the caller holds the listener's lock."""
+def live(heard: Heard, broker: str, seconds_left: float, width: int) -> RenderableType:
+    """One moment of the demo, ``width`` columns wide; the caller holds the listener's lock."""
     newest = heard.newest
     title = f"vedette demo: what the broker ({escape(broker)}) delivers, {max(0.0, seconds_left):.0f} s left"
     if newest is None:
@@ -31,13 +32,14 @@ def live(heard: Heard, broker: str, seconds_left: float) -> RenderableType:
         f"this frame: infer {latency.infer:.1f} ms, total {latency.total:.1f} ms",
     )  # fmt: skip
     columns = Table.grid(padding=(0, 2))
-    columns.add_row(box_map(newest), Group(objects_table(newest), Text(), latency_table(heard.stages)))
+    columns.add_row(box_map(newest, width - TABLE_COLUMNS), Group(objects_table(newest), Text(), latency_table(heard.stages)))
     return Panel(Group(head, Text(), columns), title=title)
 
 
-def box_map(message: DetectionsMessage) -> Panel:
+def box_map(message: DetectionsMessage, columns: int) -> Panel:
     """The frame as a small field of characters with the boxes in it."""
-    width, height = GRID
+    width = min(max(columns, MAP_COLUMNS[0]), MAP_COLUMNS[1])
+    height = max(6, round(width * message.frame.height / message.frame.width * 0.4))  # a character is tall and thin
     cells = [[" "] * width for _ in range(height)]
     for number, found in enumerate(message.objects, start=1):
         x0, y0, x1, y1 = found.box
