@@ -239,6 +239,7 @@ class Link:
         self._others: set[int] = set()  # message ids of what is not the outbox's
         self._early: dict[int, int] = {}  # acknowledged before publish() had returned the message id
         self._captured: dict[Key, int] = {}
+        self._complained: set[str] = set()  # kinds of rejections that this connection has told of
         self._window = threading.Condition(self._lock)
         self._connected_ns = 0
         self._connections = 0
@@ -328,8 +329,7 @@ class Link:
             self._why = why
             self._connected_ns = 0
         if news:
-            log.warning("broker: %s", why)
-            self._on_alert(why)
+            self._on_alert(f"broker: {why}")
 
     def _connect_and_serve(self) -> None:
         connection = _Connection(self._options, (self._topics.status, self._will()))
@@ -354,6 +354,7 @@ class Link:
                 self._early.clear()
                 self._others.clear()
                 self._captured.clear()
+                self._complained.clear()
             self._outbox.release()
 
     def _serve(self, connection: _Connection) -> None:
@@ -383,7 +384,9 @@ class Link:
         topic = self._topics.stream(entry.key.stream)
         if connection.max_packet and len(payload) + len(topic) + 16 > connection.max_packet:
             self._outbox.reject([entry.key], "too_large")
-            self._on_alert(f"a message of {len(payload)} bytes is over the broker's {connection.max_packet}")
+            self._complain(
+                "too_large", f"a message of {len(payload)} bytes is over the broker's {connection.max_packet}"
+            )
             return True
         with self._lock:
             self._captured[entry.key] = entry.captured_ns
@@ -416,10 +419,19 @@ class Link:
             captured_ns = self._captured.pop(key, 0)
         if reason >= 0x80:
             self._outbox.reject([key], f"broker: reason {reason:#04x}")
-            self._on_alert(f"the broker rejects messages of {'/'.join(key.stream)}: reason {reason:#04x}")
+            stream = "/".join(key.stream)
+            self._complain(f"{stream} {reason}", f"the broker rejects messages of {stream}: reason {reason:#04x}")
             return
         self._outbox.accept([key])
         self._on_acknowledged(key, captured_ns)
+
+    def _complain(self, kind: str, text: str) -> None:
+        """Once a connection: each message would fill the log, and the ledger counts them."""
+        with self._lock:
+            news = kind not in self._complained
+            self._complained.add(kind)
+        if news:
+            self._on_alert(text)
 
 
 def try_connection(options: LinkOptions) -> str:
