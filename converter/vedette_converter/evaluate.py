@@ -79,9 +79,7 @@ def measure_agreement(pair: Pair, pictures: Sequence[Path], options: Evaluate, p
     step = progress.begin("agreement", len(pictures))
     lowest = min(options.partner_score, options.confident)
     before, after = detect_all(pair.detectors(lowest), pictures, step)
-    return compare(
-        before, after, confident=options.confident, partner_score=options.partner_score, iou=options.iou
-    )  # fmt: skip
+    return compare(before, after, confident=options.confident, partner_score=options.partner_score, iou=options.iou)
 
 
 def measure_accuracy(pair: Pair, truth: AnnotatedPictures, options: Evaluate, progress: Progress) -> Accuracy:
@@ -103,9 +101,7 @@ def measure_accuracy(pair: Pair, truth: AnnotatedPictures, options: Evaluate, pr
             for detections in found
         ]
         large[label] = Found(hits[0][0], hits[1][0], hits[0][1])
-    return Accuracy(
-        truth.data, before.mean_average_precision(), after.mean_average_precision(), interval, large
-    )  # fmt: skip
+    return Accuracy(truth.data, before.mean_average_precision(), after.mean_average_precision(), interval, large)
 
 
 def as_manifest(

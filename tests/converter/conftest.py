@@ -35,3 +35,10 @@ def coco_package() -> Path:
 def tiny(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A detector of bright and dark quarters of a picture, as a TensorFlow.js package."""
     return make_tiny(tf, tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the converter's extra, so that ``-m "not tensorflow"`` leaves it out."""
+    for item in items:
+        if "tf" in getattr(item, "fixturenames", ()):
+            item.add_marker("tensorflow")
