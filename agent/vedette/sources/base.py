@@ -184,11 +184,16 @@ class Grabber:
         self._outcome: Outcome | None = None
         self._why = "opening"
         self._last_frame_ns = clock.now_ns()
-        self.error: SourceError | None = None
+        self._frozen_fingerprint = -1
 
     def start(self) -> None:
-        """Begins to read. A `SourceError` while opening for the first time is raised here, for it is the user's."""
-        self._source.open()
+        """Begins to read. A `SourceError` while opening for the first time is raised here, for it is the user's.
+
+        A camera is opened by the thread: it may be away, or take long to answer, and the agent runs all the same.
+        """
+        if not self._source.endless:
+            self._source.open()
+        self._last_frame_ns = clock.now_ns()
         self._thread.start()
 
     def status(self) -> SourceStatus:
@@ -196,7 +201,7 @@ class Grabber:
         with self._lock:
             outcome, why = self._outcome, self._why
             silent_s = (clock.now_ns() - self._last_frame_ns) / 1e9
-            if outcome is None and self._source.live and silent_s > self._stall_timeout_s:
+            if outcome is None and self._source.endless and silent_s > self._stall_timeout_s:
                 outcome, why = Outcome.STALLED, f"no frame for {silent_s:.1f} s"
             return SourceStatus(self._frames, self.slot.stale, self._reopened, outcome, why)
 
@@ -209,15 +214,16 @@ class Grabber:
 
     def _run(self) -> None:
         backoff_s = BACKOFF_MIN_S
-        is_open = True  # start() has opened it
+        is_open = was_open = not self._source.endless  # start() has opened it
         while not self._stop.is_set():
             try:
                 if not is_open:
                     self._source.open()
                     is_open = True
                     with self._lock:
-                        self._reopened += 1
+                        self._reopened += was_open
                         self._last_frame_ns = clock.now_ns()
+                    was_open = True
                 before = self._frames
                 outcome, why = self._read_to_end()
                 if self._frames > before:
@@ -261,9 +267,12 @@ class Grabber:
                 if fingerprint != previous:
                     frozen_since_ns = now
                 elif now - frozen_since_ns > self._frozen_timeout_s * 1e9:
+                    self._frozen_fingerprint = fingerprint
                     return Outcome.FROZEN, f"the same picture for {self._frozen_timeout_s:g} s"
-            if self._outcome is not None:
-                self._set(None, "frames are back")
+            # opened anew and still the same picture: nothing is back
+            still_frozen = self._outcome is Outcome.FROZEN and fingerprint == self._frozen_fingerprint
+            if (self._outcome is not None or seq == 1) and not still_frozen:
+                self._set(None, "")
             buffers.keep(reading.pixels)
             frame = Frame(seq, now, reading.capture_ns, reading.pixels)
             del reading
@@ -273,7 +282,7 @@ class Grabber:
 
     def _set(self, outcome: Outcome | None, why: str) -> None:
         with self._lock:
-            changed = outcome != self._outcome or outcome is not None
+            changed = outcome != self._outcome
             self._outcome, self._why = outcome, why
         if changed:
             self._on_change(outcome, why)

@@ -41,7 +41,10 @@ def open_capture(
 
 def retrieve(capture: cv2.VideoCapture, into: UInt8Array | None) -> UInt8Array | None:
     """The grabbed frame, (height, width, 3) uint8 BGR, in ``into`` where it fits; None when decoding failed."""
-    ok, pixels = capture.retrieve(into) if into is not None else capture.retrieve()
+    try:
+        ok, pixels = capture.retrieve(into) if into is not None else capture.retrieve()
+    except cv2.error:
+        return None
     if not ok or pixels is None or pixels.ndim != 3:
         return None
     return np.asarray(pixels, np.uint8)

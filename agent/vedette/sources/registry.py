@@ -15,7 +15,6 @@ from .base import Source
 Pace: TypeAlias = Literal["native", "max"]
 
 SCHEMES: Final = ("file", "images", "rtsp", "rtsps", "http", "https")
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,19 @@ class SourceOptions:
 
 
 def masked_url(url: str) -> str:
-    """The URL without user and password, for logs and messages."""
-    return _CREDENTIALS.sub("***@", url)
+    """The URL without user, password and query (many cameras take a password there), for logs and messages.
+
+    What is malformed is masked generously: a password may hold ``/``, ``@`` and ``?`` itself.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    place, mark, query = re.match(r"(?s)([^?#]*)([?#]?)(.*)", rest).groups()  # type: ignore[union-attr]
+    if "@" in query:
+        return f"{scheme}://***"
+    if "@" in place:
+        place = "***@" + place.rpartition("@")[2]
+    return f"{scheme}://{place}{mark}{'***' if query else ''}"
 
 
 def make_source(options: SourceOptions) -> Source:
@@ -57,8 +67,9 @@ def make_source(options: SourceOptions) -> Source:
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
-        except ValueError as error:
-            raise SourceError("malformed URL", where=masked_url(url), found=str(error)) from None
+        except ValueError:
+            # the error's own text would repeat a part of the URL, which may be the password's
+            raise SourceError("malformed URL", where=masked_url(url), expected=f"{scheme}://HOST:PORT/PATH") from None
         if not host:
             raise SourceError("malformed URL", where=masked_url(url), expected=f"{scheme}://HOST/PATH")
         from .stream import StreamSource

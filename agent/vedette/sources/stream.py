@@ -36,7 +36,7 @@ class StreamSource:
         options = self._options
         # without buffering FFmpeg hands out each frame as it arrives, not a second later
         ffmpeg = "fflags;nobuffer|flags;low_delay"
-        if options.url.startswith("rtsp"):
+        if options.url.lower().startswith("rtsp"):
             ffmpeg += f"|rtsp_transport;{options.rtsp_transport}"
         self._capture = open_capture(
             options.url,
