@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from vedette import __version__
+from vedette import __version__, journal
 from vedette.contract.errors import UserError, VedetteError
 
 COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show")
@@ -28,14 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(journal.Formatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         return commands[arguments.command](arguments)
     except UserError as error:
-        print(f"vedette: error: {error}", file=sys.stderr)
+        print(f"{journal.prefix(journal.ERROR)}vedette: error: {error}", file=sys.stderr)
         return 2
     except VedetteError as error:
-        print(f"vedette: fault: {error}", file=sys.stderr)
+        print(f"{journal.prefix(journal.ERROR)}vedette: fault: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
