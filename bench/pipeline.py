@@ -13,16 +13,18 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from vedette import clock
+from vedette.cli.run import SWITCH_INTERVAL_S
 from vedette.delivery import Stream
 from vedette.demo.broker import LOOPBACK, loopback_broker
 from vedette.model import load_model, read_model, share_folder
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import TOPIC, Pipeline, make_filter
+from vedette.pipeline import LANES, TOPIC, Pipeline, make_filter
 from vedette.sources import Grabber, SourceOptions, make_source
 from vedette.stats import EMPTY, STAGES, PipelineStats
 
@@ -50,9 +52,13 @@ def main() -> int:
     parser.add_argument("--model", default="coco-ssdlite-mobilenet-v2")
     parser.add_argument("--source", default=str(share_folder("media") / "people-walking.mp4"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--lanes", type=int, default=LANES)
+    parser.add_argument("--switch-interval", type=float, default=SWITCH_INTERVAL_S)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each half of a round")
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    sys.setswitchinterval(arguments.switch_interval)
     spec = read_model(arguments.model)
     model = load_model(spec, threads=arguments.threads)
     bare: list[float] = []
@@ -75,7 +81,7 @@ def main() -> int:
             grabber = Grabber(source, name="b", stall_timeout_s=5, frozen_timeout_s=0, on_change=lambda *_: None)
             pipeline = Pipeline(
                 "b", grabber, model, make_filter(spec.labels, [], 0.5, {}), outbox, statistics_,
-                clock_state=lambda: "synced",
+                clock_state=lambda: "synced", lanes=arguments.lanes,
             )  # fmt: skip
             grabber.start()
             pipeline.start()

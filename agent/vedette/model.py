@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -166,6 +167,16 @@ class Model:
         self.engine = engine
         self._inputs, self._outputs = engine.allocate()
         self._used = np.array([is_used(label) for label in spec.labels])
+
+    def sibling(self) -> Model:
+        """The same engine and decoder with buffers of its own, for another thread.
+
+        An engine runs one inference at a time: whoever shares it sees to that.
+        """
+        twin = copy(self)
+        twin._preprocess = ImagePreprocessor(self._preprocess.spec, self.engine.inputs[0])
+        twin._inputs, twin._outputs = self.engine.allocate()
+        return twin
 
     def preprocess(self, pixels: UInt8Array) -> Placement:
         """Puts a picture, (height, width, 3) uint8 BGR, into the input buffer."""

@@ -1,4 +1,4 @@
-"""source -> newest frame -> preprocess -> engine -> decode -> filter -> outbox: one thread a pipeline."""
+"""source -> newest frame -> preprocess -> engine -> decode -> filter -> outbox: two lanes a pipeline."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "detections"
 IDLE_S: Final = 0.5  # how long one turn waits for a frame; a turn is what the watchdog calls progress
+LANES: Final = 2  # one in the engine, one before and after it
+EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
+AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,49 @@ class LabelFilter:
         return float(min(1.0, self.thresholds.min()))
 
 
+class _Turns:
+    """Lets numbered frames through one place in their order, one at a time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next = 0
+        self._stopped = False
+
+    def wait(self, number: int) -> bool:
+        """Until it is this frame's turn; False when there will be no more turns."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == number or self._stopped)
+            return not self._stopped
+
+    def done(self) -> None:
+        """The next frame's turn."""
+        with self._changed:
+            self._next += 1
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """No more turns; whoever waits is woken."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A thread with buffers of its own. ``turned_ns``: when it last finished a turn, or found nothing to do."""
+
+    model: Model
+    turned_ns: int
+    thread: threading.Thread | None = None
+
+
 class Pipeline:
-    """Runs one model on one source. `run` is its thread; all else may be called by any thread."""
+    """Runs one model on one source.
+
+    Two lanes share the engine: while one frame is inferred, the other lane preprocesses the next frame and decodes the
+    last one. Frames keep their order, through the engine and into the outbox, by taking numbers. All public things may
+    be called by any thread.
+    """
 
     def __init__(
         self,
@@ -73,6 +117,7 @@ class Pipeline:
         *,
         max_fps: float = 0.0,
         publish_empty: bool = True,
+        lanes: int = LANES,
         clock_state: Callable[[], ClockState] = clock.clock_state,
     ) -> None:
         self.name = name
@@ -83,6 +128,7 @@ class Pipeline:
         self._outbox = outbox
         self._stream = Stream(name, TOPIC)
         self._min_interval_ns = int(1e9 / max_fps) if max_fps else 0
+        self._next_due_ns = 0
         self._publish_empty = publish_empty
         self._clock_state = clock_state
         self._labels = model.spec.labels
@@ -91,78 +137,130 @@ class Pipeline:
         self._engine_ref = EngineRef(description.runtime, description.delegate)
         self._encoder = msgspec.json.Encoder()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self.run, name=f"pipeline-{name}", daemon=True)
-        self.turned_ns = clock.now_ns()
-        """When the thread last finished a turn: an inference, or a wait for a frame. The watchdog's food."""
+        self._taking = threading.Lock()  # who takes the next frame, and its number
+        self._numbers = 0
+        self._engine_turns = _Turns()
+        self._outbox_turns = _Turns()
+        self._engine_free_ns = 0  # when the engine is expected to be free again
+        self._infer_ns = 0.0  # moving average of its time
+        self._preprocess_ns = 0.0
+        now = clock.now_ns()
+        self._lanes = [_Lane(model if n == 0 else model.sibling(), now) for n in range(lanes)]
+        self._left = lanes
         self.first_result = threading.Event()
         self.ended = threading.Event()
         self.fault: EngineFaultError | None = None
 
+    @property
+    def turned_ns(self) -> int:
+        """When the lane that is furthest behind last finished a turn. The watchdog's food."""
+        return min(lane.turned_ns for lane in self._lanes)
+
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the lanes' threads."""
+        for number, lane in enumerate(self._lanes):
+            name = f"pipeline-{self.name}-{number}"
+            lane.thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
+            lane.thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Lets the thread finish its frame."""
+        """Lets the lanes finish their frames."""
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        deadline = clock.now_ns() + int(timeout_s * 1e9)
+        for lane in self._lanes:
+            if lane.thread is not None:
+                lane.thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
+        self._engine_turns.stop()
+        self._outbox_turns.stop()
 
-    def run(self) -> None:
-        """The thread: until it is stopped, or its source has ended for good."""
-        slot = self.grabber.slot
-        next_ns = 0
+    def _run(self, lane: _Lane) -> None:
+        """A lane's thread: until it is stopped, or the source has ended for good."""
         try:
             while not self._stop.is_set():
-                frame = slot.get(IDLE_S)
-                if frame is None:
-                    self.turned_ns = clock.now_ns()
-                    if slot.closed:
-                        return
+                if not self._taking.acquire(timeout=IDLE_S):
+                    lane.turned_ns = clock.now_ns()
                     continue
-                taken_ns = clock.now_ns()
-                if self._min_interval_ns:
-                    if taken_ns < next_ns:
-                        self.stats.drop("rate_cap")
-                        self.turned_ns = taken_ns
-                        continue
-                    next_ns = max(next_ns + self._min_interval_ns, taken_ns)
-                self.process(frame, taken_ns)
-                self.turned_ns = clock.now_ns()
+                try:
+                    frame = self._take()
+                    taken_ns = clock.now_ns()
+                    number = self._numbers
+                    self._numbers += frame is not None
+                finally:
+                    self._taking.release()
+                if frame is not None:
+                    self._process(lane, frame, taken_ns, number)
+                elif self.grabber.slot.closed:
+                    return
+                lane.turned_ns = clock.now_ns()
         except EngineFaultError as error:
             self.fault = error
             log.error("pipeline %s: %s", self.name, error)
+            self._stop.set()
+            self._engine_turns.stop()
+            self._outbox_turns.stop()
         finally:
-            self.ended.set()
+            with self._taking:
+                self._left -= 1
+                if self._left == 0:
+                    self.ended.set()
 
-    def process(self, frame: Frame, taken_ns: int) -> None:
+    def _take(self) -> Frame | None:
+        """The next frame to work on; None when none came in time or it was over the rate cap."""
+        slot = self.grabber.slot
+        # a camera's frame is taken as late as the engine can have it, so that it is the newest then
+        early_ns = self._engine_free_ns - self._preprocess_ns - EARLY_NS - clock.now_ns()
+        if self.grabber.live and early_ns > 0:
+            self._stop.wait(early_ns / 1e9)
+        frame = slot.get(IDLE_S)
+        if frame is None or not self._min_interval_ns:
+            return frame
+        now = clock.now_ns()
+        if now < self._next_due_ns:
+            self.stats.drop("rate_cap")
+            return None
+        self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, now)
+        return frame
+
+    def _process(self, lane: _Lane, frame: Frame, taken_ns: int, number: int) -> None:
         """One frame, the whole way."""
-        model = self.model
+        model = lane.model
         begun = time.perf_counter_ns()
         try:
             placement = model.preprocess(frame.pixels)
         except PictureError as error:
             self.stats.drop("unfit_frame")
             log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
+            for turns in (self._engine_turns, self._outbox_turns):
+                if turns.wait(number):
+                    turns.done()
             return
         preprocessed = time.perf_counter_ns()
+        if not self._engine_turns.wait(number):
+            return
+        entered = time.perf_counter_ns()
+        self._engine_free_ns = clock.now_ns() + int(self._infer_ns)
         model.infer()
         inferred = time.perf_counter_ns()
+        self._engine_turns.done()
+        self._infer_ns += (inferred - entered - self._infer_ns) * AVERAGING
+        self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
         result = self._filter(model.decode(placement))
         decoded = time.perf_counter_ns()
         latency_ms = {
             "capture": frame.capture_ns / 1e6,
-            "queue": (taken_ns - frame.captured_ns) / 1e6,
+            "queue": (taken_ns - frame.captured_ns + entered - preprocessed) / 1e6,
             "preprocess": (preprocessed - begun) / 1e6,
-            "infer": (inferred - preprocessed) / 1e6,
+            "infer": (inferred - entered) / 1e6,
             "decode": (decoded - inferred) / 1e6,
         }
         latency_ms["total"] = sum(latency_ms.values())
+        body = self._body(frame, result, latency_ms) if len(result) or self._publish_empty else b""
+        if not self._outbox_turns.wait(number):
+            return
         self.stats.inferred(latency_ms)
-        if len(result) or self._publish_empty:
-            body = self._body(frame, result, latency_ms)
-            if self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body) is None:
-                self.stats.drop("outbox_full")
+        if body and self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body) is None:
+            self.stats.drop("outbox_full")
+        self._outbox_turns.done()
         if not self.first_result.is_set():
             self.first_result.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from pathlib import Path
 
 HELP = "watch the shipped detector on the shipped clip, through a real broker"
@@ -41,6 +42,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if not 1 <= arguments.seconds <= 86400:
         raise UserError("--seconds", expected="1 to 86400", found=f"{arguments.seconds:g}")
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        # a closed terminal ends the demo as Ctrl-C does: broker and agent are stopped
+        signal.signal(signum, signal.default_int_handler)
     demo = Demo(
         model=arguments.model,
         source=arguments.source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 HELP = "run the agent of a configuration"
@@ -12,6 +13,7 @@ EXAMPLES = """examples:
   vedette run -c /etc/vedette/vedette.toml
   vedette check -c my.toml && vedette run -c my.toml
 """
+SWITCH_INTERVAL_S = 0.0005
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,14 @@ def execute(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     root = logging.getLogger()
     root.setLevel(config.log_level.upper())
+
+    # a thread that comes back from native code waits at most so long for one that runs Python (5 ms by default)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    import cv2
+
+    # lanes and grabbers are the parallelism; a pool that spins beside them only takes their cores
+    cv2.setNumThreads(1)
 
     from vedette.service import Service
 

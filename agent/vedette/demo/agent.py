@@ -14,9 +14,10 @@ from pathlib import Path
 from vedette.contract.errors import FaultError
 from vedette.health import pss_bytes
 
+from .child import end_with_parent
 
 class AgentProcess:
-    """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`."""
+    """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`; leaving its context stops it."""
 
     def __init__(self, config: Path, folder: Path) -> None:
         self._config = config
@@ -31,6 +32,12 @@ class AgentProcess:
         self.ready_s = 0.0
         """From the start of the process to READY."""
 
+    def __enter__(self) -> AgentProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Starts the child."""
         self._started = time.monotonic()
@@ -39,6 +46,7 @@ class AgentProcess:
                 [sys.executable, "-m", "vedette", "run", "-c", str(self._config)],
                 env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the demo's, which then stops the agent properly
+                preexec_fn=end_with_parent,
             )  # fmt: skip
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -88,5 +96,4 @@ class AgentProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._notify.close()
         return self._process.returncode

@@ -14,6 +14,8 @@ from typing import Final
 
 from vedette.contract.errors import FaultError, MissingPackageError
 
+from .child import end_with_parent
+
 START_TIMEOUT_S: Final = 10.0
 LOOPBACK: Final = "127.0.0.1"
 
@@ -61,7 +63,12 @@ def _mosquitto(program: str, port: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="vedette-broker-") as folder:
         config = Path(folder) / "mosquitto.conf"
         config.write_text(f"listener {port} {LOOPBACK}\nallow_anonymous true\npersistence false\n")
-        process = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [program, "-c", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=end_with_parent,
+        )
         try:
             _wait_until_listening(port)
             yield

@@ -128,21 +128,20 @@ class Demo:
         ):
             folder = Path(name)
             listener = Listener(LOOPBACK, port, Topics("vedette", DEVICE), PIPELINE)
-            agent = AgentProcess(self._write_config(folder, broker, port), folder)
             begun = time.monotonic()
             end = begun + seconds
-            try:
-                agent.start()
-                agent.wait_ready(READY_TIMEOUT_S)
-                begun = time.monotonic()
-                pss = self._watch(listener, agent, end, broker, quiet=quiet)
-            except KeyboardInterrupt:
-                pss = agent.pss_bytes()
-            elapsed = time.monotonic() - begun
-            words = agent.last_words()
-            exit_code = agent.stop()
-            listener.stopped.wait(3)
-            listener.close()
+            with contextlib.closing(listener), AgentProcess(self._write_config(folder, broker, port), folder) as agent:
+                try:
+                    agent.start()
+                    agent.wait_ready(READY_TIMEOUT_S)
+                    begun = time.monotonic()
+                    pss = self._watch(listener, agent, end, broker, quiet=quiet)
+                except KeyboardInterrupt:
+                    pss = agent.pss_bytes()
+                elapsed = time.monotonic() - begun
+                words = agent.last_words()
+                exit_code = agent.stop()
+                listener.stopped.wait(3)
             heard = listener.heard
             if not heard.received:
                 raise FaultError("not one message came through", found=words)

@@ -32,7 +32,9 @@ def live(heard: Heard, broker: str, seconds_left: float, width: int) -> Renderab
         f"this frame: infer {latency.infer:.1f} ms, total {latency.total:.1f} ms",
     )  # fmt: skip
     columns = Table.grid(padding=(0, 2))
-    columns.add_row(box_map(newest, width - TABLE_COLUMNS), Group(objects_table(newest), Text(), latency_table(heard.stages)))
+    columns.add_row(
+        box_map(newest, width - TABLE_COLUMNS), Group(objects_table(newest), Text(), latency_table(heard.stages))
+    )
     return Panel(Group(head, Text(), columns), title=title)
 
 

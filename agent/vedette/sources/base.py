@@ -186,6 +186,11 @@ class Grabber:
         self._last_frame_ns = clock.now_ns()
         self._frozen_fingerprint = -1
 
+    @property
+    def live(self) -> bool:
+        """Whether the newest frame wins."""
+        return self._source.live
+
     def start(self) -> None:
         """Begins to read. A `SourceError` while opening for the first time is raised here, for it is the user's.
 
