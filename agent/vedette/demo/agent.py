@@ -16,6 +16,7 @@ from vedette.health import pss_bytes
 
 from .child import end_with_parent
 
+
 class AgentProcess:
     """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`; leaving its context stops it."""
 

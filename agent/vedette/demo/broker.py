@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -62,7 +63,9 @@ def loopback_broker(prefer: str = "auto") -> Iterator[tuple[str, int]]:
 def _mosquitto(program: str, port: int) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="vedette-broker-") as folder:
         config = Path(folder) / "mosquitto.conf"
-        config.write_text(f"listener {port} {LOOPBACK}\nallow_anonymous true\npersistence false\n")
+        # a change of user would make the kernel forget that the broker ends with its parent
+        user = "user root\n" if os.geteuid() == 0 else ""
+        config.write_text(f"{user}listener {port} {LOOPBACK}\nallow_anonymous true\npersistence false\n")
         process = subprocess.Popen(
             [program, "-c", str(config)],
             stdout=subprocess.DEVNULL,
