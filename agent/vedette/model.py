@@ -23,6 +23,7 @@ from .contract.errors import ModelError, SelfTestError, VedetteError
 from .contract.image import ImagePreprocessor, Placement
 from .contract.labels import is_used, parse_third_party_labels
 from .contract.manifest import ImageInput, Manifest, OutputSpec
+from .contract.tflite_metadata import read_normalization
 from .contract.types import Detections, Frame, Result, Tensor, TensorSpec, UInt8Array
 from .engine import Engine, SelfTest, TfliteEngine, load_runtime, probe, run_self_test
 
@@ -208,12 +209,20 @@ class Model:
 
 
 def _input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
-    """For a plain model without input options: the tensor's own size, RGB, pixels taken as the tensor's quantisation
-    says for uint8 and int8; a float tensor has no such statement, so it must be given."""
+    """For a plain model without input options: the tensor's own size, RGB, and the normalisation its metadata states.
+
+    Without metadata the pixels of a uint8 or int8 tensor are taken as its quantisation says; a float tensor makes no such
+    statement, so it must be given.
+    """
     shape = tensor.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
         raise ModelError(
             "input tensor is no picture", where=spec.path, expected="shape [1, height, width, 1|3]", found=str(tensor)
+        )
+    stated = read_normalization(spec.path.read_bytes())
+    if stated is not None:
+        return ImageInput(
+            height=shape[1], width=shape[2], color="gray" if shape[3] == 1 else "rgb", mean=stated.mean, std=stated.std
         )
     if not tensor.quantised:
         raise ModelError(
