@@ -10,7 +10,7 @@ SECONDS_ ?= 15
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install --quiet --no-compile -c $(CONSTRAINTS)
 SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
 
-.PHONY: help demo test check lint types contracts unit clean constraints schemas \
+.PHONY: help demo test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo build-models
 
 help: ## this list
@@ -21,7 +21,7 @@ demo: .venv/.ready ## watch the shipped detector on the shipped clip, through a 
 
 test: .venv-dev/.ready ## every check and every test, as CI runs them
 	@.venv-dev/bin/python tests/preamble.py
-	@$(MAKE) --no-print-directory lint types contracts unit
+	@$(MAKE) --no-print-directory lint types contracts unit unit-tflite-runtime
 
 lint: .venv-dev/.ready ## ruff: style and format
 	.venv-dev/bin/ruff check .
@@ -35,6 +35,23 @@ contracts: .venv-dev/.ready ## import-linter: who may know whom
 
 unit: .venv-dev/.ready ## pytest, on two processes
 	.venv-dev/bin/python -m pytest -n 2 --dist loadgroup
+
+# what the predecessor of LiteRT must still run: the contract, the engine and the shipped bundle, without LiteRT
+unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
+ifeq ($(VERSION_TAG),py311)
+	@$(MAKE) --no-print-directory .venv-tflite/.ready
+	.venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py
+else
+	@echo "tflite-runtime has no wheel for this Python: what it must still run stays untested here"
+endif
+
+.venv-tflite/.ready: constraints/py311-tflite-runtime.txt
+	@echo "making .venv-tflite: tflite-runtime without LiteRT"
+	@test -x .venv-tflite/bin/python || $(PYTHON) -m venv .venv-tflite
+	@. .venv-tflite/bin/activate && PIP_DISABLE_PIP_VERSION_CHECK=1 pip install --quiet --no-compile \
+	  -r constraints/py311-tflite-runtime.txt
+	@echo $(CURDIR)/agent > $$(.venv-tflite/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vedette.pth
+	@touch $@
 
 check: test ## another name for test
 
@@ -72,4 +89,4 @@ schemas: .venv-dev/.ready ## docs/schemas from the structs
 	.venv-dev/bin/python -m vedette.mqtt.schemas docs/schemas
 
 clean: ## removes what was made here
-	rm -rf .venv .venv-dev build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-dev .venv-tflite build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,8 +22,11 @@ def is_used(label: str) -> bool:
     return not label.startswith(UNUSED)
 
 
-def parse_labels(raw: bytes, where: object) -> tuple[str, ...]:
-    """Parses strictly. Raises `ModelError` naming the file and the line."""
+def parse_labels(raw: bytes, where: object, *, unique: bool = True) -> tuple[str, ...]:
+    """Parses strictly. Raises `ModelError` naming the file and the line.
+
+    ``unique``: whether one label may stand for one class id only.
+    """
     if len(raw) > MAX_BYTES:
         raise ModelError("labels too large", where=where, expected=f"at most {MAX_BYTES} bytes", found=f"{len(raw)}")
     try:
@@ -42,7 +45,7 @@ def parse_labels(raw: bytes, where: object) -> tuple[str, ...]:
             raise ModelError("empty label", where=place, expected=f"a label, or {UNUSED} for an unused class id")
         if len(label) > MAX_LABEL or not label.isprintable():
             raise ModelError("bad label", where=place, expected=f"at most {MAX_LABEL} printable characters")
-        if is_used(label) and label in seen:
+        if unique and is_used(label) and label in seen:
             raise ModelError("duplicate label", where=place, found=f"{label!r}, which is line {seen[label]} too")
         seen[label] = number
         labels.append(label)
@@ -52,12 +55,13 @@ def parse_labels(raw: bytes, where: object) -> tuple[str, ...]:
 def parse_third_party_labels(raw: bytes, where: object) -> tuple[str, ...]:
     """As `parse_labels`, and also reads files whose every line is ``ID LABEL`` (Coral's): gaps become ``???``.
 
-    An empty line between others is an unused class id as well.
+    An empty line between others is an unused class id as well. A label may stand twice: ImageNet's files have two
+    cranes, the bird and the machine; what is said of that label is then said of both.
     """
     try:
         lines = raw.decode("utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError:
-        return parse_labels(raw, where)  # names the bad byte
+        return parse_labels(raw, where, unique=False)  # names the bad byte
     matches = [_NUMBERED.match(line) for line in lines if line.strip()]
     if matches and all(matches):
         numbered = {int(m[1]): m[2].strip() for m in matches if m}
@@ -65,4 +69,4 @@ def parse_third_party_labels(raw: bytes, where: object) -> tuple[str, ...]:
             lines = [numbered.get(i, UNUSED) for i in range(max(numbered) + 1)]
     if any(line.strip() for line in lines):
         lines = [line if line.strip() else UNUSED for line in lines]
-    return parse_labels("\n".join(lines).encode(), where)
+    return parse_labels("\n".join(lines).encode(), where, unique=False)

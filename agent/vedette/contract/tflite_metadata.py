@@ -35,7 +35,7 @@ class Normalization:
     std: tuple[float, ...]
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """An offset leads out of the file."""
 
 
@@ -48,7 +48,7 @@ class _Table:
         try:
             return int(struct.unpack_from(form, self.data, position)[0])
         except struct.error:
-            raise _Broken from None
+            raise _BrokenError from None
 
     def field(self, number: int) -> int:
         """Where the field's value lies; 0 where the table has none."""
@@ -74,13 +74,13 @@ class _Table:
         start = at + self._unpack("<I", at)
         count = self._unpack("<I", start)
         if start + 4 + count * item_bytes > len(self.data):
-            raise _Broken
+            raise _BrokenError
         return start + 4, count
 
     def tables(self, number: int) -> list[_Table]:
         start, count = self._vector(number, 4)
         if count > _MAX_ITEMS:
-            raise _Broken
+            raise _BrokenError
         places = [start + 4 * k for k in range(count)]
         return [_Table(self.data, at + self._unpack("<I", at)) for at in places]
 
@@ -91,7 +91,7 @@ class _Table:
     def floats(self, number: int) -> tuple[float, ...]:
         start, count = self._vector(number, 4)
         if count > _MAX_ITEMS:
-            raise _Broken
+            raise _BrokenError
         return struct.unpack_from(f"<{count}f", self.data, start)
 
 
@@ -107,7 +107,7 @@ def read_normalization(model: bytes) -> Normalization | None:
                     options = unit.table(_UNIT_OPTIONS)
                     if unit.scalar(_UNIT_TYPE, "<B") == _NORMALIZATION and options is not None:
                         return _checked(options.floats(_MEAN), options.floats(_STD))
-    except _Broken:
+    except _BrokenError:
         return None
     return None
 
