@@ -37,6 +37,7 @@ BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 10.0  # for TCP and TLS, and then for the broker's answer
 PUBACK_TIMEOUT_S: Final = 30.0  # a broker that is connected and acknowledges nothing is no broker
+RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # how late the link notices that it should stop, or that the connection broke
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
@@ -98,8 +99,9 @@ class _Connection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         if options.username:
             client.username_pw_set(options.username, options.password or None)
-        if options.tls:
-            client.tls_set_context(tls_context(options.ca_file))
+        self._tls = tls_context(options.ca_file) if options.tls else None
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         self.client = client
@@ -148,6 +150,8 @@ class _Connection:
                 except OSError as error:
                     log.debug("the socket was closed already: %s", error)
         self.client.loop_stop()
+        if self._tls is not None:
+            self._tls.abandon()
         self.closed.set()
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
@@ -161,7 +165,9 @@ class _Connection:
             else:
                 self.refused = BrokerUnreachableError("the broker is not ready", where=where, found=str(reason))
         elif properties is not None:
-            self.in_flight_limit = min(self.in_flight_limit, getattr(properties, "ReceiveMaximum", 65535))
+            receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
+            # more than that at a time is a protocol error, and the broker may disconnect (MQTT 5, section 4.9)
+            self.in_flight_limit = min(self.in_flight_limit, max(1, receive_maximum - RESERVED_WINDOW))
             self.max_packet = getattr(properties, "MaximumPacketSize", 0)
         self.answered.set()
 
@@ -176,7 +182,8 @@ class _Connection:
                 fix=_other_protocol(self.options.protocol),
             )  # fmt: skip
             self.answered.set()
-        self.why = str(reason)
+        if not self.closed.is_set():  # paho may tell twice: the broker's own words first, then of the closed socket
+            self.why = str(reason)
         self.closed.set()
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
@@ -188,9 +195,26 @@ def _other_protocol(protocol: str) -> str:
     return f'if it does not speak MQTT {protocol}, set mqtt.protocol = "{other}"'
 
 
-def tls_context(ca_file: str) -> ssl.SSLContext:
+class _TlsContext(ssl.SSLContext):
+    """Remembers its socket, for paho-mqtt 2.1 leaves one open when the handshake fails."""
+
+    _socket: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """See `ssl.SSLContext.wrap_socket`."""
+        self._socket = super().wrap_socket(*args, **kwargs)
+        return self._socket
+
+    def abandon(self) -> None:
+        """Closes the socket, if there is one."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def tls_context(ca_file: str) -> _TlsContext:
     """Verifies the broker's certificate and name, TLS 1.2 or newer. Raises `BrokerRefusedError` for a bad CA file."""
-    context = ssl.create_default_context()
+    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and checks its name
+    context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file:
         try:
@@ -272,6 +296,11 @@ class Link:
         self, connection: _Connection, topic: str, payload: bytes, *, qos: int, retain: bool
     ) -> paho.MQTTMessageInfo:
         """A message that is not the outbox's. Its acknowledgement must not be taken for one of the outbox's."""
+        if not self._fits(connection, topic, payload):
+            self._complain(f"{topic} too_large", f"{topic}: {len(payload)} bytes are over the broker's limit, not sent")
+            message = paho.MQTTMessageInfo(0)
+            message.rc = paho.MQTT_ERR_PAYLOAD_SIZE
+            return message
         message = connection.client.publish(topic, payload, qos=qos, retain=retain)
         with self._lock:
             if message.rc == paho.MQTT_ERR_SUCCESS and self._early.pop(message.mid, None) is None:
@@ -306,10 +335,10 @@ class Link:
     def _run(self) -> None:
         backoff_s = BACKOFF_MIN_S
         while not self._stop.is_set():
+            served = self._connections
             try:
                 self._connect_and_serve()
-                backoff_s = BACKOFF_MIN_S
-                why = "the connection broke" if not self._stop.is_set() else ""
+                return  # it was told to stop
             except BrokerRefusedError as error:
                 why = error.line()
                 if self._connections == 0:
@@ -318,6 +347,8 @@ class Link:
                 why = error.line()
             if self._stop.is_set():
                 return
+            if self._connections > served:
+                backoff_s = BACKOFF_MIN_S
             self._set_disconnected(why)
             # half to whole of the step, so that a site's devices do not all come back in one moment
             self._stop.wait(backoff_s * random.uniform(0.5, 1.0))
@@ -328,7 +359,7 @@ class Link:
             news = why != self._why
             self._why = why
             self._connected_ns = 0
-        if news:
+        if news and self.refused is None:  # a refusal at the first connection ends the agent, whose last words it is
             self._on_alert(f"broker: {why}")
 
     def _connect_and_serve(self) -> None:
@@ -359,7 +390,9 @@ class Link:
 
     def _serve(self, connection: _Connection) -> None:
         last_progress_ns = clock.now_ns()
-        while not self._stop.is_set() and not connection.closed.is_set():
+        while not self._stop.is_set():
+            if connection.closed.is_set():
+                raise BrokerUnreachableError("the connection broke", found=connection.why)
             with self._window:
                 free = connection.in_flight_limit - len(self._sent)
                 if free <= 0:
@@ -375,14 +408,16 @@ class Link:
             last_progress_ns = clock.now_ns()
             for entry in self._outbox.batch(free, POLL_S):
                 if not self._send(connection, entry):
-                    return
+                    # the network's thread is about to say why
+                    connection.closed.wait(CONNECT_TIMEOUT_S)
+                    break
 
     def _send(self, connection: _Connection, entry: Entry) -> bool:
         age_s = (clock.now_ns() - entry.captured_ns) / 1e9
         replay = age_s > self._options.replay_age_s or self._outbox.is_replay(entry.key)
         payload = render(entry, self._topics, replay=replay)
         topic = self._topics.stream(entry.key.stream)
-        if connection.max_packet and len(payload) + len(topic) + 16 > connection.max_packet:
+        if not self._fits(connection, topic, payload):
             self._outbox.reject([entry.key], "too_large")
             self._complain(
                 "too_large", f"a message of {len(payload)} bytes is over the broker's {connection.max_packet}"
@@ -401,6 +436,11 @@ class Link:
         if early is not None:
             self._settle(entry.key, early)
         return True
+
+    @staticmethod
+    def _fits(connection: _Connection, topic: str, payload: bytes) -> bool:
+        # 16: the fixed header, the topic's length, the message id and the properties' length, amply
+        return not connection.max_packet or len(payload) + len(topic.encode()) + 16 <= connection.max_packet
 
     def _settled(self, mid: int, reason: int) -> None:
         with self._window:
