@@ -174,7 +174,7 @@ class Service:
             self._link_options,
             self._topics,
             self._outbox,
-            will=lambda: wire.encode(self._status("lost", "connection lost")),
+            will=self._will,
             on_connected=self._connected,
             on_acknowledged=self._acknowledged,
             on_alert=lambda why: log.warning("%s", why),
@@ -293,12 +293,15 @@ class Service:
             self._since = clock.wall_time(clock.now_ns())
         self._publish_status()
 
-    def _status(self, state: wire.State, why: str | None) -> wire.StatusMessage:
+    def _will(self) -> bytes:
+        return wire.encode(self._status("lost", "connection lost", clock.wall_time(clock.now_ns())))
+
+    def _status(self, state: wire.State, why: str | None, since: str) -> wire.StatusMessage:
         return wire.StatusMessage(
             v=wire.VERSION,
             state=state,
             epoch=self._epoch.number,
-            since=self._since or clock.wall_time(clock.now_ns()),
+            since=since,
             why=why,
             agent=__version__,
             pipelines=[p.name for p in self._prepared],
@@ -306,7 +309,7 @@ class Service:
 
     def _publish_status(self) -> None:
         with self._lock:
-            message = self._status(self._state, self._why)
+            message = self._status(self._state, self._why, self._since)
         self._link.publish(self._topics.status, wire.encode(message), qos=1, retain=True)
 
     def _connected(self) -> None:
@@ -427,7 +430,7 @@ class Service:
             if not self._outbox.wait_empty(FLUSH_S):
                 log.warning("stopping with %d messages not acknowledged", self._outbox.depth().messages)
             self._link.publish_and_wait(self._topics.ledger, wire.encode(self._ledger()), 1.0)
-            message = wire.encode(self._status("stopped", self._why))
+            message = wire.encode(self._status("stopped", self._why, clock.wall_time(clock.now_ns())))
             self._link.publish_and_wait(self._topics.status, message, 1.0)
         self._link.stop()
         self._epoch.end(self._outbox.ledger())
