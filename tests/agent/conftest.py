@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from vedette.demo.broker import loopback_broker
 
 @pytest.fixture
 def broker() -> Iterator[BrokerAddress]:
-    """Mosquitto, or the broker inside iotcore where there is none; both speak MQTT 3.1.1."""
-    with loopback_broker() as (name, port):
+    """Mosquitto, or the broker inside iotcore where there is none (or VEDETTE_TEST_BROKER=iotcore asks for it)."""
+    with loopback_broker(os.environ.get("VEDETTE_TEST_BROKER", "auto")) as (name, port):
         yield BrokerAddress(name, port)
 
 

@@ -47,7 +47,11 @@ class BrokerAddress:
 
     name: str
     port: int
-    host: str = LOOPBACK
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What it speaks on this port; iotcore has another for MQTT 5."""
+        return ("5", "3.1.1") if self.name == "mosquitto" else ("3.1.1",)
 
 
 class Mosquitto:
@@ -57,7 +61,9 @@ class Mosquitto:
         self.port = port or free_port()
         self.folder = folder
         self.config = folder / f"mosquitto-{self.port}.conf"
-        self.config.write_text(f"listener {self.port} {LOOPBACK}\npersistence false\nmax_queued_messages 0\n{lines}")
+        user = "user root\n" if os.geteuid() == 0 else ""  # or it gives up the right to read the test's files
+        head = f"listener {self.port} {LOOPBACK}\npersistence false\nmax_queued_messages 200000\n"
+        self.config.write_text(head + user + lines)
         self.log = folder / f"mosquitto-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
