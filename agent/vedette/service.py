@@ -350,13 +350,19 @@ class Service:
 
     def _publish_stats(self) -> None:
         depth = self._outbox.depth()
+        rows = {row.stream.pipeline: row for row in self._outbox.ledger() if row.epoch == self._epoch.number}
         for pipeline in self._pipelines:
             source = pipeline.grabber.status()
             now = clock.now_ns()
             interval = pipeline.stats.take(now, source.frames)
             dropped = pipeline.stats.dropped()
-            if source.stale:
-                dropped["stale"] = source.stale
+            row = rows.get(pipeline.name)
+            counts = {
+                "stale": source.stale,
+                "outbox_full": row.dropped if row else 0,
+                "rejected": row.rejected if row else 0,
+            }
+            dropped.update({reason: count for reason, count in counts.items() if count})
             message = wire.StatsMessage(
                 v=wire.VERSION,
                 device=self._config.device,

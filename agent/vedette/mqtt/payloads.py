@@ -21,7 +21,8 @@ from .topics import Topics
 
 VERSION: Final = 1
 MAX_PAYLOAD: Final = 128 * 1024  # bytes; AWS IoT Core's limit, and plenty
-MAX_OBJECTS: Final = 600  # of at most 200 bytes each, so that a payload stays under MAX_PAYLOAD
+MAX_BODY: Final = MAX_PAYLOAD - 1024  # bytes; the rest is the envelope's, at its longest names
+MAX_OBJECTS: Final = 600  # of usually 100 bytes each; long labels make it fewer
 
 State = Literal["init", "ready", "alert", "stopped", "lost"]
 
