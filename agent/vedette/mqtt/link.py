@@ -106,8 +106,8 @@ class _Connection:
             client.will_set(will[0], will[1], qos=1, retain=True)
         self.client = client
 
-    def connect(self) -> None:
-        """Raises `BrokerUnreachableError` or `BrokerRefusedError`."""
+    def connect(self, stop: threading.Event | None = None) -> None:
+        """Raises `BrokerUnreachableError` or `BrokerRefusedError`. ``stop`` ends the wait for the broker's answer."""
         options = self.options
         where = f"{options.host}:{options.port}"
         properties = None
@@ -131,10 +131,14 @@ class _Connection:
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise BrokerUnreachableError("no broker", where=where, found=text) from None
         self.client.loop_start()
-        if not self.answered.wait(CONNECT_TIMEOUT_S):
-            raise BrokerUnreachableError(
-                "no answer to CONNECT", where=where, found=f"silence for {CONNECT_TIMEOUT_S:g} s"
-            )
+        deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
+        while not self.answered.wait(POLL_S):
+            if stop is not None and stop.is_set():
+                raise BrokerUnreachableError("stopped before the broker answered", where=where)
+            if clock.now_ns() >= deadline_ns:
+                raise BrokerUnreachableError(
+                    "no answer to CONNECT", where=where, found=f"silence for {CONNECT_TIMEOUT_S:g} s"
+                )
         if self.refused is not None:
             raise self.refused
 
@@ -366,7 +370,7 @@ class Link:
         connection = _Connection(self._options, (self._topics.status, self._will()))
         connection.settled = self._settled
         try:
-            connection.connect()
+            connection.connect(self._stop)
             with self._lock:
                 self._connection = connection
                 self._connected_ns = clock.now_ns()
