@@ -19,6 +19,7 @@ from .contract.types import Classes, Detections, Frame, Result
 from .delivery import Outbox, Stream
 from .model import Model
 from .mqtt.payloads import (
+    MAX_BODY,
     MAX_OBJECTS,
     ClassesBody,
     DetectedObject,
@@ -144,6 +145,7 @@ class Pipeline:
         self._engine_free_ns = 0  # when the engine is expected to be free again
         self._infer_ns = 0.0  # moving average of its time
         self._preprocess_ns = 0.0
+        self._unfit = ""
         now = clock.now_ns()
         self._lanes = [_Lane(model if n == 0 else model.sibling(), now) for n in range(lanes)]
         self._left = lanes
@@ -229,7 +231,9 @@ class Pipeline:
             placement = model.preprocess(frame.pixels)
         except PictureError as error:
             self.stats.drop("unfit_frame")
-            log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
+            if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
+                self._unfit = str(error)
+                log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
             for turns in (self._engine_turns, self._outbox_turns):
                 if turns.wait(number):
                     turns.done()
@@ -258,8 +262,8 @@ class Pipeline:
         if not self._outbox_turns.wait(number):
             return
         self.stats.inferred(latency_ms)
-        if body and self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body) is None:
-            self.stats.drop("outbox_full")
+        if body:
+            self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body)
         self._outbox_turns.done()
         if not self.first_result.is_set():
             self.first_result.set()
@@ -267,11 +271,19 @@ class Pipeline:
     def _body(self, frame: Frame, result: Result, latency_ms: dict[str, float]) -> bytes:
         info = FrameInfo(frame.seq, frame.width, frame.height)
         latency = FrameLatency(**{stage: round(value, 3) for stage, value in latency_ms.items()})
-        cut = max(0, len(result) - MAX_OBJECTS)
+        kept = min(len(result), MAX_OBJECTS)
+        body = self._encode(info, result, kept, latency)
+        while kept and len(body) > MAX_BODY:
+            kept = kept * MAX_BODY // len(body)
+            body = self._encode(info, result, kept, latency)
+        self.stats.drop("objects_cut", len(result) - kept)
+        return body
+
+    def _encode(self, info: FrameInfo, result: Result, kept: int, latency: FrameLatency) -> bytes:
+        cut = len(result) - kept
         if cut:
             # best score first, so what is cut scores least
-            result = result.take(np.arange(MAX_OBJECTS))
-            self.stats.drop("objects_cut", cut)
+            result = result.take(np.arange(kept))
         if isinstance(result, Detections):
             return self._encoder.encode(
                 DetectionsBody(info, self._objects(result), self._model_ref, self._engine_ref, latency, cut)
