@@ -1,0 +1,408 @@
+"""The pipeline with a small engine of its own: what is filtered, capped, passed over and counted on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from real import DEADLINE_S, wait_for
+
+from vedette import clock
+from vedette.contract.errors import EngineFaultError
+from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput
+from vedette.contract.types import Classes, Detections, Frame, Tensor, TensorSpec, UInt8Array
+from vedette.delivery import Stream
+from vedette.engine.base import EngineDescription
+from vedette.model import Model, ModelSpec
+from vedette.mqtt.payloads import MAX_OBJECTS, MAX_PAYLOAD, DetectionsMessage, render
+from vedette.mqtt.topics import Topics
+from vedette.outbox import MemoryOutbox
+from vedette.pipeline import Pipeline, make_filter
+from vedette.sources import Grabber
+from vedette.sources.base import Reading
+from vedette.stats import PipelineStats
+
+LABELS = ("cat", "dog", "bird")
+FLOAT = np.dtype(np.float32)
+UINT8 = np.dtype(np.uint8)
+
+
+class SmallEngine:
+    """Says what it is told to say; with an event to wait for, it hangs until that is set."""
+
+    def __init__(self, outputs: Sequence[Tensor]) -> None:
+        self._values = outputs
+        self.inputs = (TensorSpec("in", (1, 16, 16, 3), UINT8, 1.0, 0),)
+        self.outputs = tuple(TensorSpec(f"out{n}", v.shape, FLOAT) for n, v in enumerate(outputs))
+        self.description = EngineDescription("small 1", "none", 1, "builtin")
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.entered = threading.Semaphore(0)
+        self.fault: Exception | None = None
+        self._running = threading.Lock()
+        self.overlaps = 0
+
+    def allocate(self) -> tuple[list[Tensor], list[Tensor]]:
+        return [s.allocate() for s in self.inputs], [s.allocate() for s in self.outputs]
+
+    def invoke(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, deadline_s: float | None = None) -> None:
+        self.overlaps += not self._running.acquire(blocking=False)
+        self.entered.release()
+        assert self.go_on.wait(60)
+        if self.fault is not None:
+            raise self.fault
+        for output, value in zip(outputs, self._values, strict=True):
+            output[...] = value
+        self._running.release()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def detector(scores: Sequence[float], class_ids: Sequence[int]) -> SmallEngine:
+    n = len(scores)
+    boxes = np.tile(np.array([0.1, 0.2, 0.6, 0.9], np.float32), (1, n, 1))
+    return SmallEngine(
+        [boxes, np.array([class_ids], np.float32), np.array([scores], np.float32), np.array([n], np.float32)]
+    )
+
+
+class FedSource:
+    """A source that gives the pictures it is handed, each only once the last was taken."""
+
+    live = False
+    endless = False
+
+    def __init__(self, pictures: Sequence[UInt8Array]) -> None:
+        self._pictures = iter(pictures)
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        picture = next(self._pictures, None)
+        return None if picture is None else Reading(picture, 1_000_000)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def picture(height: int = 24, width: int = 32) -> UInt8Array:
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+class Run:
+    """A pipeline on a fed source and a memory outbox, and what came of it."""
+
+    def __init__(
+        self,
+        engine: SmallEngine,
+        pictures: Sequence[UInt8Array],
+        *,
+        output: OutputSpec | None = None,
+        labels: tuple[str, ...] = LABELS,
+        chosen: Sequence[str] = (),
+        threshold: float = 0.5,
+        thresholds: dict[str, float] | None = None,
+        max_messages: int = 10_000,
+        **options: Any,
+    ) -> None:
+        spec = ModelSpec(
+            Path("small.tflite"), "small", "1", "0" * 64, labels, ImageInput(height=16, width=16),
+            output or PostprocessOutput(), None,
+        )  # fmt: skip
+        label_filter = make_filter(labels, chosen, threshold, thresholds or {})
+        self.engine = engine
+        self.outbox = MemoryOutbox(1, max_messages=max_messages, max_bytes=10**9, when_full="drop_newest")
+        self.stats = PipelineStats(clock.now_ns())
+        self.grabber = Grabber(
+            FedSource(pictures), name="p", stall_timeout_s=60, frozen_timeout_s=0, on_change=lambda *_: None
+        )
+        self.pipeline = Pipeline(
+            "p", self.grabber, Model(spec, engine, score_threshold=label_filter.lowest), label_filter, self.outbox,
+            self.stats, **options,
+        )  # fmt: skip
+
+    def __enter__(self) -> Run:
+        self.grabber.start()
+        self.pipeline.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.go_on.set()
+        self.grabber.stop()
+        self.pipeline.stop()
+
+    def to_the_end(self) -> Run:
+        with self:
+            assert self.pipeline.ended.wait(DEADLINE_S)
+        return self
+
+    def payloads(self) -> list[bytes]:
+        topics = Topics("vedette", "dev-1")
+        return [render(entry, topics, replay=False) for entry in self.outbox.batch(100_000, 0)]
+
+    def messages(self) -> list[Any]:
+        return [msgspec.json.decode(payload) for payload in self.payloads()]
+
+
+def labels_of(message: Any) -> list[str]:
+    return [found["label"] for found in message["objects"]]
+
+
+def test_every_frame_of_a_file_becomes_a_message_in_order() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 50).to_the_end()
+    messages = run.messages()
+    assert [m["seq"] for m in messages] == list(range(1, 51))
+    assert [m["frame"]["seq"] for m in messages] == list(range(1, 51)), "two lanes keep the frames' order"
+    assert messages[0]["frame"] == {"seq": 1, "width": 32, "height": 24}
+    assert messages[0]["objects"] == [{"label": "cat", "class_id": 0, "score": 0.9, "box": [0.2, 0.1, 0.9, 0.6]}]
+    assert run.engine.overlaps == 0, "an engine runs one inference at a time"
+    assert run.stats.dropped() == {}
+
+
+def test_the_default_threshold_and_the_labels_own() -> None:
+    engine = detector([0.9, 0.55, 0.4, 0.3], [0, 1, 2, 1])
+    run = Run(engine, [picture()], threshold=0.5, thresholds={"bird": 0.35, "cat": 0.95}).to_the_end()
+    assert labels_of(run.messages()[0]) == ["dog", "bird"]
+
+
+def test_only_the_chosen_labels_are_reported() -> None:
+    run = Run(detector([0.9, 0.8, 0.7], [0, 1, 2]), [picture()], chosen=["bird", "cat"]).to_the_end()
+    assert labels_of(run.messages()[0]) == ["cat", "bird"]
+
+
+@given(
+    scores=st.lists(st.floats(0, 1, width=32), max_size=20),
+    data=st.data(),
+    threshold=st.floats(0, 1),
+    thresholds=st.dictionaries(st.sampled_from(LABELS), st.floats(0, 1)),
+    chosen=st.lists(st.sampled_from(LABELS), unique=True),
+)
+def test_the_filter_keeps_exactly_what_its_definition_says(
+    scores: list[float], data: st.DataObject, threshold: float, thresholds: dict[str, float], chosen: list[str]
+) -> None:
+    ids = data.draw(st.lists(st.integers(0, 2), min_size=len(scores), max_size=len(scores)))
+    found = Classes(np.array(scores, np.float32), np.array(ids, np.int32))
+    label_filter = make_filter(LABELS, chosen, threshold, thresholds)
+    kept = label_filter(found)
+    expected = [
+        (score, class_id)
+        for score, class_id in zip(found.scores.tolist(), ids, strict=True)
+        if (not chosen or LABELS[class_id] in chosen)
+        and score >= np.float32(thresholds.get(LABELS[class_id], threshold))
+    ]
+    assert list(zip(kept.scores.tolist(), kept.class_ids.tolist(), strict=True)) == expected
+    assert all(score >= label_filter.lowest for score, _ in expected)
+
+
+def test_frames_without_a_finding_are_published_or_not_as_configured() -> None:
+    engine = detector([0.1], [0])
+    assert [m["objects"] for m in Run(engine, [picture()] * 3).to_the_end().messages()] == [[]] * 3
+    silent = Run(detector([0.1], [0]), [picture()] * 3, publish_empty=False).to_the_end()
+    assert silent.messages() == []
+    assert silent.stats.take(clock.now_ns(), 3).inferred == 3
+
+
+def test_the_rate_cap_counts_what_it_holds_back() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 200, max_fps=1.0).to_the_end()
+    sent = len(run.messages())
+    assert 1 <= sent < 200
+    assert run.stats.dropped() == {"rate_cap": 200 - sent}
+    assert run.outbox.ledger()[0].last == sent, "a seq is given after the cap: no gap"
+
+
+def test_an_unfit_frame_is_counted_said_once_and_the_rest_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    pictures = [picture(), picture(2, 2), picture(2, 2), picture(), picture(2, 2), picture()]
+    run = Run(detector([0.9], [0]), pictures).to_the_end()
+    assert [m["frame"]["seq"] for m in run.messages()] == [1, 4, 6]
+    assert run.stats.dropped() == {"unfit_frame": 3}
+    assert caplog.text.count("passed over") == 1
+
+
+@pytest.mark.parametrize("label", ["x", "é" * 60, "\u20ac" * 200])
+def test_a_message_stays_under_its_limit_and_says_what_was_cut(label: str) -> None:
+    count = 1000
+    engine = detector([1.0 - n / 2000 for n in range(count)], [0] * count)
+    run = Run(engine, [picture()], output=PostprocessOutput(max_detections=count), labels=(label,)).to_the_end()
+    [payload] = run.payloads()
+    message = msgspec.json.decode(payload, type=DetectionsMessage)
+    assert len(payload) <= MAX_PAYLOAD
+    assert len(payload) > MAX_PAYLOAD * 0.5 or len(message.objects) == MAX_OBJECTS, "and is well used"
+    assert message.cut == count - len(message.objects) > 0
+    assert run.stats.dropped() == {"objects_cut": message.cut}
+    assert [o.score for o in message.objects] == sorted((o.score for o in message.objects), reverse=True)
+    assert message.objects[0].score == 1.0, "the best are kept"
+
+
+def test_the_longest_names_fit_beside_a_full_body() -> None:
+    name = "n" * 64
+    body = b'{"x":"' + b"x" * (MAX_PAYLOAD - 1024 - 8) + b'"}'
+    outbox = MemoryOutbox(2**53 - 1, max_messages=1, max_bytes=10**9)
+    outbox.append(Stream(name, "detections"), clock.now_ns(), "unsynced", body)
+    [entry] = outbox.batch(1, 0)
+    assert len(render(entry, Topics("r" * 128, name), replay=False)) <= MAX_PAYLOAD
+
+
+def test_a_classifiers_classes_are_named() -> None:
+    engine = SmallEngine([np.array([[0.7, 0.2, 0.1]], np.float32)])
+    run = Run(engine, [picture()], output=ClassifyOutput(), threshold=0.15).to_the_end()
+    [message] = run.messages()
+    assert [(c["label"], c["class_id"], c["score"]) for c in message["classes"]] == [("cat", 0, 0.7), ("dog", 1, 0.2)]
+    assert "objects" not in message
+
+
+def test_the_stages_are_all_there_and_add_up_to_the_total() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 5).to_the_end()
+    for message in run.messages():
+        latency = message["latency_ms"]
+        assert list(latency) == ["capture", "queue", "preprocess", "infer", "decode", "total"]
+        assert all(value >= 0 for value in latency.values())
+        assert latency["total"] == pytest.approx(sum(list(latency.values())[:-1]), abs=0.005)
+        assert latency["capture"] == 1.0
+    stages = run.stats.take(clock.now_ns(), 5).stages
+    assert {stage: latency.count for stage, latency in stages.items()} == {
+        "capture": 5, "queue": 5, "preprocess": 5, "infer": 5, "decode": 5, "total": 5, "acknowledged": 0,
+    }  # fmt: skip
+
+
+def test_time_is_not_counted_twice() -> None:
+    """From complete in memory to done is what the clock says between the two, at most."""
+    begun = clock.now_ns()
+    run = Run(detector([0.9], [0]), [picture()] * 20).to_the_end()
+    ended = clock.now_ns()
+    for message in run.messages():
+        latency = message["latency_ms"]
+        assert latency["total"] - latency["capture"] <= (ended - begun) / 1e6
+        captured_ns = message["mono_us"] * 1000
+        assert begun - 1000 <= captured_ns <= ended
+
+
+def test_messages_that_a_full_outbox_drops_leave_a_gap_that_shows() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 10, max_messages=4).to_the_end()
+    assert [m["seq"] for m in run.messages()] == [1, 2, 3, 4]
+    [row] = run.outbox.ledger()
+    assert (row.last, row.dropped) == (10, 6) and row.balances
+
+
+def test_an_engine_that_fails_ends_its_pipeline_with_the_reason() -> None:
+    engine = detector([0.9], [0])
+    engine.fault = EngineFaultError("the runtime failed", found="rubbish")
+    run = Run(engine, [picture()] * 5).to_the_end()
+    assert run.pipeline.fault is engine.fault
+    assert run.messages() == []
+
+
+def test_a_hung_engine_makes_no_turns_and_an_idle_one_does() -> None:
+    engine = detector([0.9], [0])
+    engine.go_on.clear()
+    with Run(engine, [picture()] * 9) as run:
+        assert engine.entered.acquire(timeout=DEADLINE_S)
+        # the lane in the engine can make no turn any more, whatever the others do
+        turned = run.pipeline.turned_ns
+        before = clock.now_ns()
+        wait_for("time to pass", lambda: clock.now_ns() - before > 700_000_000)
+        assert run.pipeline.turned_ns == turned
+        engine.go_on.set()
+        wait_for("the next turn", lambda: run.pipeline.turned_ns > turned)
+        assert run.pipeline.ended.wait(DEADLINE_S)
+
+
+class Silent(FedSource):
+    """Open, and never a frame."""
+
+    live = True
+    endless = True
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.closing = threading.Event()
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        self.closing.wait(60)
+        return None
+
+
+def test_a_pipeline_without_frames_makes_turns() -> None:
+    source = Silent()
+    run = Run(detector([0.9], [0]), [])
+    run.grabber._source = source
+    with run:
+        for _ in range(2):
+            turned = run.pipeline.turned_ns
+            wait_for("a turn", lambda t=turned: run.pipeline.turned_ns > t)
+        source.closing.set()
+
+
+@pytest.fixture
+def feeding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Pipeline], list[dict[str, str]]]]:
+    """Service's rule for the watchdog, on any pipeline: what it tells the supervisor."""
+    from vedette.service import Service
+
+    def feed(pipeline: Pipeline) -> list[dict[str, str]]:
+        sent: list[dict[str, str]] = []
+
+        class Supervisor:
+            watchdog_s = 2.0
+
+            def send(self, **fields: str) -> None:
+                sent.append(fields)
+
+        service = Service.__new__(Service)
+        service._notifier = Supervisor()  # type: ignore[assignment]
+        service._pipelines = [pipeline]
+        monkeypatch.setattr(Service, "_summary", lambda self: "summary")
+        service._feed_watchdog()
+        return sent
+
+    yield feed
+
+
+def test_a_hung_engine_starves_the_watchdog(feeding: Callable[[Pipeline], list[dict[str, str]]]) -> None:
+    engine = detector([0.9], [0])
+    with Run(engine, [picture()] * 3) as healthy:
+        assert healthy.pipeline.ended.wait(DEADLINE_S)
+        assert [m.get("WATCHDOG") for m in feeding(healthy.pipeline)] == ["1"], "a pipeline that ended hangs nothing"
+    hung = detector([0.9], [0])
+    hung.go_on.clear()
+    with Run(hung, [picture()] * 9) as run:
+        assert hung.entered.acquire(timeout=DEADLINE_S)
+        assert [m.get("WATCHDOG") for m in feeding(run.pipeline)] == ["1"], "not yet"
+        wait_for("half the watchdog's time", lambda: clock.now_ns() - run.pipeline.turned_ns > 1_100_000_000)
+        assert not any("WATCHDOG" in m for m in feeding(run.pipeline))
+        hung.go_on.set()
+        assert run.pipeline.ended.wait(DEADLINE_S)
+        assert [m.get("WATCHDOG") for m in feeding(run.pipeline)] == ["1"]
+
+
+def test_stopping_does_not_wait_for_a_hung_engine() -> None:
+    engine = detector([0.9], [0])
+    engine.go_on.clear()
+    run = Run(engine, [picture()] * 9)
+    run.grabber.start()
+    run.pipeline.start()
+    assert engine.entered.acquire(timeout=DEADLINE_S)
+    run.grabber.stop()
+    stopper = threading.Thread(target=run.pipeline.stop, args=(0.2,))
+    stopper.start()
+    stopper.join(DEADLINE_S)
+    assert not stopper.is_alive()
+    engine.go_on.set()
+    assert run.pipeline.ended.wait(DEADLINE_S)
+
+
+def test_detections_know_their_shapes() -> None:
+    with pytest.raises(ValueError, match="boxes must have shape"):
+        Detections(np.zeros((2, 4), np.float32), np.zeros(1, np.float32), np.zeros(1, np.int32))
+
+
+def test_a_frame_knows_its_size() -> None:
+    frame = Frame(1, 0, 0, picture(10, 20))
+    assert (frame.width, frame.height) == (20, 10)
