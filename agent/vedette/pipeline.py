@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final
 
 import msgspec
@@ -64,30 +65,32 @@ class LabelFilter:
 
 
 class _Turns:
-    """Lets numbered frames through one place in their order, one at a time."""
+    """Lets numbered frames through one place in their order, one at a time.
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._next = 0
-        self._stopped = False
+    At most ``lanes`` numbers are under way, so that each has a place of its own to wait in. A `SimpleQueue` is native
+    code: a `Condition` would wake its waiter through several Python locks, on the way from one inference to the next.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._places: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(lanes)]
+        self._places[0].put(True)
 
     def wait(self, number: int) -> bool:
         """Until it is this frame's turn; False when there will be no more turns."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._next == number or self._stopped)
-            return not self._stopped
+        place = self._places[number % len(self._places)]
+        if place.get():
+            return True
+        place.put(False)
+        return False
 
-    def done(self) -> None:
-        """The next frame's turn."""
-        with self._changed:
-            self._next += 1
-            self._changed.notify_all()
+    def done(self, number: int) -> None:
+        """This frame has had its turn; the next one's begins."""
+        self._places[(number + 1) % len(self._places)].put(True)
 
     def stop(self) -> None:
         """No more turns; whoever waits is woken."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        for place in self._places:
+            place.put(False)
 
 
 @dataclass(slots=True)
@@ -140,8 +143,8 @@ class Pipeline:
         self._stop = threading.Event()
         self._taking = threading.Lock()  # who takes the next frame, and its number
         self._numbers = 0
-        self._engine_turns = _Turns()
-        self._outbox_turns = _Turns()
+        self._engine_turns = _Turns(lanes)
+        self._outbox_turns = _Turns(lanes)
         self._engine_free_ns = 0  # when the engine is expected to be free again
         self._infer_ns = 0.0  # moving average of its time
         self._preprocess_ns = 0.0
@@ -236,7 +239,7 @@ class Pipeline:
                 log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
             for turns in (self._engine_turns, self._outbox_turns):
                 if turns.wait(number):
-                    turns.done()
+                    turns.done(number)
             return
         preprocessed = time.perf_counter_ns()
         if not self._engine_turns.wait(number):
@@ -245,7 +248,7 @@ class Pipeline:
         self._engine_free_ns = clock.now_ns() + int(self._infer_ns)
         model.infer()
         inferred = time.perf_counter_ns()
-        self._engine_turns.done()
+        self._engine_turns.done(number)
         self._infer_ns += (inferred - entered - self._infer_ns) * AVERAGING
         self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
         result = self._filter(model.decode(placement))
@@ -264,7 +267,7 @@ class Pipeline:
         self.stats.inferred(latency_ms)
         if body:
             self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body)
-        self._outbox_turns.done()
+        self._outbox_turns.done(number)
         if not self.first_result.is_set():
             self.first_result.set()
 
