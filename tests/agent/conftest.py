@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,3 +27,27 @@ def labels_file(tmp_path: Path) -> Path:
     path = tmp_path / "labels.txt"
     path.write_text("ash\nbirch\ncedar\nelm\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a CA, a certificate of localhost signed by it, and another CA."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl: connections with TLS stay untested")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ca", "other"):
+        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN=test {name}",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+    (folder / "san").write_text("subjectAltName=DNS:localhost\n")
+    run("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
+    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-extfile", "san", "-out", "server.pem")  # fmt: skip
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    folder.chmod(0o755)
+    yield folder

@@ -131,6 +131,7 @@ class Subscriber:
     topic: str = "#"
     options: dict[str, Any] = field(default_factory=dict)
     v5: bool = False
+    host: str = LOOPBACK
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -154,7 +155,7 @@ class Subscriber:
             self._messages.append(Message(message.topic, message.payload, message.qos, message.retain))
 
     def __enter__(self) -> Subscriber:
-        self.client.connect(LOOPBACK, self.port)
+        self.client.connect(self.host, self.port)
         self.client.loop_start()
         self.wait_subscribed()
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import threading
@@ -414,30 +413,6 @@ def test_messages_of_others_do_not_settle_the_outboxs(broker: BrokerAddress) -> 
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a CA, a certificate of localhost signed by it, and another CA."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl: connections with TLS stay untested")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
-
-    for name in ("ca", "other"):
-        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN=test {name}",
-            "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
-    (folder / "san").write_text("subjectAltName=DNS:localhost\n")
-    run("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
-    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-        "-extfile", "san", "-out", "server.pem")  # fmt: skip
-    for file in folder.iterdir():
-        file.chmod(0o644)
-    folder.chmod(0o755)
-    yield folder
 
 
 @pytest.fixture

@@ -1,0 +1,276 @@
+"""The agent as a process of its own: how it begins, ends, is killed, and what others then know of it."""
+
+from __future__ import annotations
+
+import re
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from camera import CameraServer, Pusher
+from real import (
+    DEADLINE_S,
+    Agent,
+    BrokerAddress,
+    Mosquitto,
+    Subscriber,
+    agent_config,
+    needs_mosquitto,
+    run_cli,
+    wait_for,
+    write_pictures,
+)
+
+from vedette.demo.broker import LOOPBACK, free_port
+
+SECRET = "s3cret"
+
+
+def endless(folder: Path) -> str:
+    """A source of pictures for ever, twenty a second."""
+    write_pictures(folder / "pictures")
+    return f'url = "{folder / "pictures"}"\nfps = 20.0\nloop = true'
+
+
+def finite(folder: Path, count: int = 20) -> str:
+    """A source of so many pictures, as fast as they are taken."""
+    write_pictures(folder / "pictures", count)
+    return f'url = "{folder / "pictures"}"\npace = "max"'
+
+
+def protocol(broker: BrokerAddress) -> str:
+    return f'protocol = "{broker.protocols[0]}"'
+
+
+class Supervisor:
+    """What systemd is to a notify service."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.address)
+        self.heard: list[dict[str, str]] = []
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, field: str, value: str = "1") -> dict[str, str]:
+        """The next datagram that says so."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if select.select([self._socket], [], [], 0.1)[0]:
+                lines = self._socket.recv(65536).decode().splitlines()
+                self.heard.append(dict(line.split("=", 1) for line in lines))
+                if self.heard[-1].get(field) == value:
+                    return self.heard[-1]
+        pytest.fail(f"no {field}={value} among {self.heard}")
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder, Supervisor(Path(folder)) as one:
+        yield one
+
+
+def test_the_supervisor_hears_ready_watchdog_and_stopping(
+    tmp_path: Path, broker: BrokerAddress, supervisor: Supervisor
+) -> None:
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Agent(config, NOTIFY_SOCKET=supervisor.address, WATCHDOG_USEC="3000000") as agent:
+        ready = supervisor.wait("READY")
+        assert "door" in ready["STATUS"]
+        for _ in range(3):
+            assert re.search(r"door: \d+ frames", supervisor.wait("WATCHDOG")["STATUS"])
+        agent.signal(signal.SIGTERM)
+        supervisor.wait("STOPPING")
+        assert agent.wait() == 0
+
+
+def test_sources_that_end_end_the_agent_and_everything_was_delivered(tmp_path: Path, broker: BrokerAddress) -> None:
+    config = agent_config(tmp_path, broker.port, finite(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        assert agent.wait() == 0
+        subscriber.wait("/status", lambda status: status["state"] == "stopped")
+        assert [m.json["seq"] for m in subscriber.messages("/detections")] == list(range(1, 21))
+        [row] = subscriber.messages("/ledger")[-1].json["streams"]
+        assert (row["acknowledged"], row["waiting"]) == (20, 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_says_goodbye(tmp_path: Path, broker: BrokerAddress, signum: int) -> None:
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        subscriber.wait("/detections")
+        agent.signal(signum)
+        assert agent.wait() == 0
+        subscriber.wait("/status", lambda status: status["state"] == "stopped")
+        with Subscriber(broker.port, "+/+/status") as late:
+            assert late.wait("/status").json["state"] == "stopped", "no will overwrites it"
+    state = msgspec.json.decode((tmp_path / "dev-1" / "epoch.json").read_bytes())
+    assert state["ended"] is not None
+
+
+def test_killed_its_will_is_published_and_the_next_epoch_says_that_nobody_knows(
+    tmp_path: Path, broker: BrokerAddress
+) -> None:
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber:
+        with Agent(config) as agent:
+            subscriber.wait("/detections")
+            agent.signal(signal.SIGKILL)
+            assert agent.wait() == -signal.SIGKILL
+        will = subscriber.wait("/status", lambda status: status["state"] == "lost").json
+        assert (will["epoch"], will["why"], will["pipelines"]) == (1, "connection lost", ["door"])
+        with Subscriber(broker.port, "+/+/status") as late:
+            message = late.wait("/status")
+            assert (message.retain, message.json["state"]) == (True, "lost")
+        with Agent(config) as agent:
+            ledger = subscriber.wait("/ledger", lambda ledger: ledger["epoch"] == 2 and len(ledger["streams"]) == 2)
+            rows = {row["epoch"]: row for row in ledger.json["streams"]}
+            assert (rows[1]["last"], rows[1]["lost_at_crash"]) == (None, None)
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
+        ids = [m.json["id"] for m in subscriber.messages("/detections")]
+        assert len(ids) == len(set(ids)), "no id is used twice"
+        assert {m.json["epoch"] for m in subscriber.messages("/detections")} == {1, 2}
+
+
+def test_what_waits_when_it_stops_is_lost_to_the_very_number(tmp_path: Path, broker: BrokerAddress) -> None:
+    source = finite(tmp_path, 15)
+    agent_config(tmp_path, free_port(), source, mqtt=protocol(broker))  # nobody listens there
+    config = tmp_path / "dev-1.toml"
+    with Agent(config) as agent:
+        assert agent.wait() == 0
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        ledger = subscriber.wait("/ledger", lambda ledger: len(ledger["streams"]) == 2)
+        row = next(row for row in ledger.json["streams"] if row["epoch"] == 1)
+        assert (row["last"], row["acknowledged"], row["waiting"], row["lost_at_crash"]) == (15, 0, 0, 15)
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+
+
+@needs_mosquitto
+def test_a_broker_that_comes_up_later_gets_everything(tmp_path: Path, supervisor: Supervisor) -> None:
+    port = free_port()
+    config = agent_config(tmp_path, port, endless(tmp_path))
+    with Agent(config, NOTIFY_SOCKET=supervisor.address) as agent:
+        supervisor.wait("READY")
+        wait_for("the failure to be told", lambda: "no broker" in agent.text())
+        assert agent.process is not None and agent.process.poll() is None
+        with Mosquitto(tmp_path, port=port), Subscriber(port) as subscriber:
+            first = subscriber.wait("/detections").json
+            assert subscriber.wait("/detections", lambda m: not m["replay"]).json["seq"] >= first["seq"]
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
+            subscriber.wait("/status", lambda status: status["state"] == "stopped")
+            [row] = subscriber.messages("/ledger")[-1].json["streams"]
+            assert row["waiting"] == 0 and row["acknowledged"] == row["last"]
+
+
+@needs_mosquitto
+def test_a_wrong_password_ends_it_with_one_line_that_does_not_repeat_it(tmp_path: Path) -> None:
+    passwords = tmp_path / "passwords"
+    passwords.write_text("anna:right\n")
+    passwords.chmod(0o700)
+    import subprocess
+
+    subprocess.run(["mosquitto_passwd", "-U", passwords], check=True, capture_output=True)
+    password_file = tmp_path / "secret"
+    password_file.write_text(f"{SECRET}\n")
+    with Mosquitto(tmp_path, f"password_file {passwords}\n") as mosquitto:
+        mqtt = f'username = "anna"\npassword_file = "{password_file}"'
+        config = agent_config(tmp_path, mosquitto.port, endless(tmp_path), mqtt=mqtt, top='log_level = "warning"')
+        outcome = run_cli("run", "-c", config)
+        assert outcome.returncode == 2
+        assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+        assert "refuses" in outcome.stderr and SECRET not in outcome.stderr
+        password_file.write_text("right\n")
+        with Subscriber(mosquitto.port, options={"username": "anna", "password": "right"}) as subscriber:
+            with Agent(config) as agent:
+                subscriber.wait("/detections")
+                agent.signal(signal.SIGTERM)
+                assert agent.wait() == 0
+            assert SECRET not in "".join(m.payload.decode() for m in subscriber.messages())
+
+
+@needs_mosquitto
+def test_a_broker_of_another_authority_ends_it_with_one_line(tmp_path: Path, authority: Path) -> None:
+    lines = f"allow_anonymous true\ncertfile {authority}/server.pem\nkeyfile {authority}/server.key\n"
+    with Mosquitto(tmp_path, lines) as mosquitto:
+        mqtt = f'tls = true\nca_file = "{authority}/other.pem"'
+        top = 'log_level = "warning"'
+        config = agent_config(tmp_path, mosquitto.port, endless(tmp_path), mqtt=mqtt, top=top)
+        config.write_text(config.read_text().replace(f'host = "{LOOPBACK}"', 'host = "localhost"'))
+        outcome = run_cli("run", "-c", config)
+        assert outcome.returncode == 2
+        assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+        assert "not trusted" in outcome.stderr
+        config.write_text(config.read_text().replace("other.pem", "ca.pem"))
+        subscriber = Subscriber(mosquitto.port, options={"ca_file": str(authority / "ca.pem")}, host="localhost")
+        with subscriber, Agent(config) as agent:
+            subscriber.wait("/detections")
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
+
+
+def test_a_camera_that_is_away_is_an_alert_and_passes(tmp_path: Path, broker: BrokerAddress) -> None:
+    port = free_port()
+    source = f'url = "http://admin:{SECRET}@{LOOPBACK}:{port}/video?pwd={SECRET}"\nopen_timeout_s = 2.0'
+    config = agent_config(tmp_path, broker.port, source, mqtt=protocol(broker), top='log_level = "debug"')
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        alert = subscriber.wait("/status", lambda status: status["state"] == "alert").json
+        assert "door: source lost" in alert["why"]
+        subscriber.wait("/stats", lambda stats: stats["source"]["outcome"] == "lost")
+        with CameraServer(port) as camera, Pusher(camera):
+            subscriber.wait("/detections")
+            wait_for("the alert to pass", lambda: subscriber.messages("/status")[-1].json["state"] == "ready")
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
+        everything = "".join(m.payload.decode() for m in subscriber.messages()) + agent.text()
+        assert SECRET not in everything, "nobody is told the camera's password"
+        assert "http://***@" in everything
+
+
+def test_two_pipelines_have_their_own_streams(tmp_path: Path, broker: BrokerAddress) -> None:
+    config = agent_config(tmp_path, broker.port, finite(tmp_path, 10), mqtt=protocol(broker))
+    text = config.read_text()
+    config.write_text(text + text[text.index("[pipeline.door]") :].replace("pipeline.door", "pipeline.gate"))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        assert agent.wait() == 0
+        subscriber.wait("/status", lambda status: status["state"] == "stopped")
+        for pipeline in ("door", "gate"):
+            seqs = [m.json["seq"] for m in subscriber.messages(f"/{pipeline}/detections")]
+            assert seqs == list(range(1, 11))
+        rows = subscriber.messages("/ledger")[-1].json["streams"]
+        assert {(row["pipeline"], row["acknowledged"]) for row in rows} == {("door", 10), ("gate", 10)}
+
+
+@needs_mosquitto
+def test_what_a_full_outbox_dropped_is_in_the_statistics(tmp_path: Path) -> None:
+    port = free_port()
+    config = agent_config(tmp_path, port, endless(tmp_path))
+    config.write_text(config.read_text() + "[outbox]\nmax_messages = 3\n")
+    with Agent(config) as agent:
+        wait_for("the failure to be told", lambda: "no broker" in agent.text())
+        begun = time.monotonic()
+        wait_for("some more pictures", lambda: time.monotonic() > begun + 0.5)
+        with Mosquitto(tmp_path, port=port), Subscriber(port) as subscriber:
+            stats = subscriber.wait("/stats", lambda stats: stats["dropped"].get("outbox_full", 0) > 0).json
+            ledger = subscriber.wait("/ledger", lambda ledger: ledger["streams"][0]["dropped"] > 0).json
+            assert stats["dropped"]["outbox_full"] <= subscriber.messages("/ledger")[-1].json["streams"][0]["last"]
+            row = ledger["streams"][0]
+            settled = row["acknowledged"] + row["waiting"] + row["rejected"] + row["dropped"]
+            assert row["last"] - row["first"] + 1 == settled
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
