@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from .contract.errors import ConfigError
 from .contract.manifest import ImageInput, OutputSpec
 from .delivery import WhenFull
+from .sources import masked_url
 
 MAX_BYTES: Final = 1024 * 1024
 RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")
@@ -27,20 +28,25 @@ RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
 Score = Annotated[float, Meta(ge=0.0, le=1.0)]
+FileName = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+
+
+# not beginning with $ (the broker's own), no wildcards, no control characters (Mosquitto refuses them)
+_ROOT: Final = r"^(?!\$)[^+#/\x00-\x1f\x7f]+(/+[^+#/\x00-\x1f\x7f]+)*$"
 
 
 class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[mqtt]"""
 
-    host: Annotated[str, Meta(min_length=1, max_length=253)] = "localhost"
+    host: Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]+$", max_length=253)] = "localhost"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883
     protocol: Literal["5", "3.1.1"] = "5"
-    root: Annotated[str, Meta(pattern=r"^[^+#\x00/][^+#\x00]*[^+#\x00/]$|^[^+#\x00/]$", max_length=128)] = "vedette"
-    username: str = ""
-    password: str = ""
-    password_file: str = ""
+    root: Annotated[str, Meta(pattern=_ROOT, max_length=128)] = "vedette"
+    username: Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=1024)] = ""
+    password: Annotated[str, Meta(max_length=1024)] = ""
+    password_file: FileName = ""
     tls: bool = False
-    ca_file: str = ""
+    ca_file: FileName = ""
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     in_flight: Annotated[int, Meta(ge=1, le=1000)] = 64
 
@@ -80,7 +86,7 @@ class IntervalsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[pipeline.NAME.source]"""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    url: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=2048)]
     loop: bool = False
     pace: Literal["native", "max"] = "native"
     fps: Annotated[float, Meta(ge=0.1, le=1000.0)] = 1.0
@@ -95,14 +101,14 @@ class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     output: OutputSpec
     input: ImageInput | None = None
-    labels_file: str = ""
+    labels_file: FileName = ""
 
 
 class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[pipeline.NAME]"""
 
     source: SourceConfig | str
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    model: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=1024)]
     labels: list[str] = []
     threshold: Score | None = None
     thresholds: dict[str, Score] = {}
@@ -152,7 +158,8 @@ def parse_config(raw: bytes, path: Path) -> Config:
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError("no text", where=path, expected="UTF-8", found=f"byte {raw[error.start]:#04x}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError: TOMLDecodeError, and what int() says of thousands of digits
         raise ConfigError("no TOML", where=path, found=str(error)) from None
     places = _Places(path, text)
     for key in document:
@@ -192,7 +199,7 @@ def parse_config(raw: bytes, path: Path) -> Config:
 
 
 class _Top(Struct, frozen=True, kw_only=True):
-    state_dir: Annotated[str, Meta(min_length=1)]
+    state_dir: Annotated[str, Meta(pattern=r"^[^\x00]+$")]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -261,7 +268,11 @@ _PATH = re.compile(r"(?s)^(?P<text>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$")
-_INVALID = re.compile(r"^Invalid (?:enum )?value (?P<got>.*)$")
+_PATTERNS: Final = {
+    "root": "levels of a topic, such as plant-7/vedette, without +, # and control characters",
+    "host": "a name or address without spaces",
+}
+"""What a key's pattern means, for people; of the others: some text without NUL bytes."""
 
 
 def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places) -> _T:
@@ -270,7 +281,7 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
     except msgspec.ValidationError as error:
         match = _PATH.match(str(error))
         text = match["text"] if match else str(error)
-        inner = tuple(part for part in re.split(r"[.\[\]]+", match["path"] or "") if part) if match else ()
+        inner = tuple(re.findall(r"\.\.\.|[^.\[\]]+", match["path"] or "")) if match else ()
         key = _name_dict_keys((*table, *inner), value, table)
         found = _look_up(value, key[len(table) :])
         if unknown := _UNKNOWN.match(text):
@@ -280,12 +291,10 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
         if missing := _MISSING.match(text):
             raise ConfigError("missing key", where=places.at(key), expected=f"{missing['key']} = ...") from None
         if expected := _EXPECTED.match(text):
-            raise ConfigError(
-                "bad value",
-                where=places.at(key),
-                expected=expected["expected"].replace("`", ""),
-                found=_shown(found, key),
-            ) from None
+            wanted = expected["expected"].replace("`", "")
+            if "matching regex" in wanted:
+                wanted = _PATTERNS.get(key[-1], "some text without NUL bytes")
+            raise ConfigError("bad value", where=places.at(key), expected=wanted, found=_shown(found, key)) from None
         head, _, rest = text.partition(": ")
         if rest and re.fullmatch(r"[a-z_]+", head):
             # a struct's own check: "field: expected X, found Y"
@@ -299,7 +308,13 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
 
 
 def _shown(value: Any, key: tuple[str, ...]) -> str:
-    return "a secret" if key and key[-1] == "password" else repr(value)
+    """A value as an error shows it: short, and never a password."""
+    if key and key[-1] == "password":
+        return "a secret"
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    text = repr(masked_url(value) if isinstance(value, str) else value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
 
 
 def _name_dict_keys(path: tuple[str, ...], value: Any, table: tuple[str, ...]) -> tuple[str, ...]:

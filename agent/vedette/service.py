@@ -40,6 +40,7 @@ from .stats import PipelineStats
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+MAX_PASSWORD: Final = 1024  # characters, as of one in the configuration
 FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
 HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
 
@@ -103,6 +104,10 @@ def link_options(config: Config) -> LinkOptions:
             password = Path(mqtt.password_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("password file cannot be read", where=mqtt.password_file, found=str(error)) from None
+        if len(password) > MAX_PASSWORD:
+            raise ConfigError(
+                "password too long", where=mqtt.password_file, expected=f"at most {MAX_PASSWORD} characters"
+            )
     return LinkOptions(
         host=mqtt.host,
         port=mqtt.port,
