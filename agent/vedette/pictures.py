@@ -91,7 +91,15 @@ def write_picture(path: Path, pixels: UInt8Array) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise PictureError("cannot be written", where=path, expected="a name ending in " + ", ".join(sorted(SUFFIXES)))
-    _, data = cv2.imencode(suffix, pixels)
+    try:
+        fits, data = cv2.imencode(suffix, pixels)
+    except cv2.error:
+        fits = False
+    if not fits:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]} in colour"
+        raise PictureError(
+            "cannot be written", where=path, expected=f"what {suffix} can hold", found=size, fix="try .png"
+        )
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.write_bytes(data.tobytes())
