@@ -1,0 +1,354 @@
+"""The unit, booted by a real systemd; and docs/deployment.md, typed in as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import PROJECT, USER, Machine, make_root_archive, wait_until, why_not
+
+UNIT = PROJECT / "systemd" / "vedette.service"
+DOCUMENT = PROJECT / "docs" / "deployment.md"
+MAX_EXPOSURE = 2.0
+DROP_IN = "/etc/systemd/system/vedette.service.d/test.conf"
+
+# Run inside the unit's restrictions, before the agent: what must work there, and what must not
+PROBE = """
+import ctypes, grp, json, mmap, os, socket
+
+def outcome(action):
+    try:
+        return action()
+    except OSError as error:
+        return error.strerror
+
+libc = ctypes.CDLL(None)
+compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
+numbers = (ctypes.c_int * 3)(3, 1, 2)
+libc.qsort(numbers, 3, 4, compare(lambda a, b: a[0] - b[0]))
+print("PROBE " + json.dumps({
+    "clock is asked": libc.adjtimex(ctypes.create_string_buffer(512)) >= 0,
+    "callback from native code": list(numbers),
+    "netlink": outcome(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15).fileno() > 0),
+    "cpuinfo": os.path.getsize("/proc/cpuinfo") == 0 and len(open("/proc/cpuinfo").read()) > 0,
+    "groups": sorted(grp.getgrgid(number).gr_name for number in os.getgroups()),
+    "state": os.environ["STATE_DIRECTORY"],
+    "write state": outcome(lambda: open(os.environ["STATE_DIRECTORY"] + "/probe", "w").close()),
+    "write etc": outcome(lambda: open("/etc/vedette/probe", "w")),
+    "write opt": outcome(lambda: open("/opt/vedette/probe", "w")),
+    "read home": outcome(lambda: os.listdir("/home")),
+    "executable memory": outcome(lambda: mmap.mmap(-1, 4096, prot=7)),
+    "packet socket": outcome(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+}))
+"""
+
+
+class TestWithoutBooting:
+    """What systemd says of the unit's file."""
+
+    @pytest.fixture
+    def unit(self, tmp_path: Path) -> Path:
+        """The unit, with a program that exists on this computer."""
+        if shutil.which("systemd-analyze") is None:
+            pytest.skip("needs systemd-analyze (Debian: systemd)")
+        path = tmp_path / "vedette.service"
+        path.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+        return path
+
+    def test_verify_finds_nothing(self, unit: Path) -> None:
+        # without --recursive-errors=no it returns 0 on unknown keys
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # a computer that runs no systemd of its own may lack units that every device has
+        found = [line for line in done.stderr.splitlines() if unit.name in line]
+        assert (done.returncode, found) == (0, [])
+
+    def test_verify_finds_a_mistake(self, unit: Path) -> None:
+        unit.write_text(unit.read_text().replace("RestartSec=", "RestartSecs="))
+        command = ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+    def test_exposure(self, unit: Path) -> None:
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--no-pager", "--offline=true", f"--threshold={MAX_EXPOSURE * 10:.0f}", unit],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout.splitlines()[-1:]
+        stated = re.search(r"exposure of ([\d.]+)", DOCUMENT.read_text())
+        assert stated and f"exposure level for vedette.service: {stated[1]} " in done.stdout
+
+    def test_stop_timeout_leaves_time_to_flush(self) -> None:
+        from vedette.mqtt.connection import CONNECT_TIMEOUT_S
+        from vedette.service import FLUSH_S
+
+        seconds = int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", UNIT.read_text())[1])  # type: ignore[index]
+        grabber_s, pipeline_s, goodbye_s = 1.0, 2.0, 2.0
+        assert seconds >= grabber_s + pipeline_s + FLUSH_S + goodbye_s + CONNECT_TIMEOUT_S
+
+
+def blocks(heading: str) -> list[str]:
+    """The ``sh`` blocks of the document below a heading, up to the next one of its level or above."""
+    text = DOCUMENT.read_text()
+    section = re.search(rf"(?ms)^## {heading}\n(.*?)(?=^## |\Z)", text)
+    assert section, f"no section {heading} in {DOCUMENT.name}"
+    found = re.findall(r"(?ms)^```sh\n(.*?)^```$", section[1])
+    assert found, f"nothing to type in below {heading}"
+    return found
+
+
+def follow(machine: Machine, heading: str) -> list[str]:
+    """Types in a section of the document, as the ordinary user; what each block printed."""
+    return [
+        machine.run("bash", "-e", "-o", "pipefail", "-c", block, user=USER, timeout_s=120) for block in blocks(heading)
+    ]
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    """The retained status message, read from the broker."""
+    text = machine.run("mosquitto_sub", "-t", "vedette/+/status", "-C", "1", "-W", "10")
+    return dict(json.loads(text))
+
+
+@pytest.fixture(scope="module")
+def bootable() -> None:
+    """Skips where no machine can be booted."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    make_root_archive()
+
+
+def without_plugdev(root: Path) -> None:
+    """A system that lacks one of the groups."""
+    subprocess.run(["chroot", str(root), "groupdel", "plugdev"], check=True)
+
+
+@pytest.fixture(scope="module")
+def installed(bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine after the document's first chapters; its agent runs."""
+    with Machine(tmp_path_factory.mktemp("machine"), without_plugdev) as machine:
+        for chapter in ("Install", "Configure", "Start"):
+            follow(machine, chapter)
+        machine.run("cp", "-a", "/etc/vedette/vedette.toml", "/etc/vedette/good.toml")
+        yield machine
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("systemd")
+class TestBooted:
+    """An agent that was installed by the document, and is as the document left it at the start of each test."""
+
+    @pytest.fixture
+    def machine(self, installed: Machine) -> Machine:
+        """The same, put in order before each test."""
+        (installed.root / DROP_IN.removeprefix("/")).unlink(missing_ok=True)
+        installed.run("cp", "-a", "/etc/vedette/good.toml", "/etc/vedette/vedette.toml")
+        installed.run("systemctl", "daemon-reload")
+        installed.run("systemctl", "start", "mosquitto")
+        installed.run("systemctl", "restart", "vedette")
+        return installed
+
+    @staticmethod
+    def drop_in(machine: Machine, text: str) -> None:
+        machine.write(DROP_IN, f"[Service]\n{text}\n")
+        machine.run("systemctl", "daemon-reload")
+
+    def test_is_ready_and_says_so(self, machine: Machine) -> None:
+        assert machine.show("vedette", "ActiveState") == "active"
+        wait_until(lambda: re.match(r"ready; door: [1-9]\d* frames", machine.show("vedette", "StatusText")) is not None,
+                   "frames in the status text")  # fmt: skip
+        shown = machine.run("systemctl", "status", "--no-pager", "vedette")
+        assert re.search(r'Status: "ready; door: \d+ frames; \d+ messages waiting"', shown), shown
+        assert any("ready: epoch" in line for line in machine.journal("vedette"))
+
+    def test_publishes_what_it_sees(self, machine: Machine) -> None:
+        wait_until(lambda: status(machine)["state"] == "ready", "status ready")
+        model = json.loads(machine.run("mosquitto_sub", "-t", "vedette/+/door/model", "-C", "1", "-W", "10"))
+        assert (model["name"], model["self_test"]) == ("coco-ssdlite-mobilenet-v2", "passed")
+        assert model["engine"]["delegate"] == "xnnpack", "the unit's restrictions keep the fast kernels out"
+        lines = machine.run("mosquitto_sub", "-t", "vedette/+/door/detections", "-C", "30", "-W", "20").splitlines()
+        labels = [found["label"] for line in lines for found in json.loads(line)["objects"]]
+        assert labels.count("person") >= 30  # some people walk in every picture of the clip
+
+    def test_runs_as_its_own_user_without_rights(self, machine: Machine) -> None:
+        pid = machine.show("vedette", "MainPID")
+        assert machine.run("stat", "-c", "%U %G", f"/proc/{pid}").split() == ["vedette", "vedette"]
+        # plugdev was missing before the installation
+        assert set(machine.run("id", "-nG", "vedette").split()) == {"vedette", "video", "dialout", "plugdev"}
+        process = dict(line.split(":\t", 1) for line in machine.run("cat", f"/proc/{pid}/status").splitlines())
+        assert (int(process["CapBnd"], 16), process["NoNewPrivs"], process["Seccomp"]) == (0, "1", "2")
+        assert machine.run("stat", "-c", "%U %a", "/var/lib/vedette").split() == ["vedette", "700"]
+        assert machine.attempt("cat", "/etc/vedette/vedette.toml", user=USER).returncode != 0
+
+    def test_restrictions_allow_what_is_needed_and_no_more(self, machine: Machine) -> None:
+        self.drop_in(machine, "ExecStartPre=/opt/vedette/bin/python /etc/vedette/probe.py")
+        machine.write("/etc/vedette/probe.py", PROBE, 0o640, "vedette")
+        begin = len(machine.journal("vedette"))
+        machine.run("systemctl", "restart", "vedette")
+        lines = machine.journal("vedette")[begin:]
+        probed = json.loads(next(line for line in lines if line.startswith("PROBE ")).removeprefix("PROBE "))
+        assert probed == {
+            "clock is asked": True,
+            "callback from native code": [1, 2, 3],
+            "netlink": True,
+            "cpuinfo": True,
+            "groups": ["dialout", "plugdev", "vedette", "video"],
+            "state": "/var/lib/vedette",
+            "write state": None,
+            "write etc": "Read-only file system",
+            "write opt": "Read-only file system",
+            "read home": "Permission denied",
+            "executable memory": "Operation not permitted",
+            "packet socket": "Address family not supported by protocol",
+        }
+
+    def test_comes_back_after_sigkill(self, machine: Machine) -> None:
+        pid = machine.show("vedette", "MainPID")
+        killed_s = time.monotonic()
+        machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "vedette")
+        self.wait_active_anew(machine, pid)
+        active_s = int(machine.show("vedette", "ActiveEnterTimestampMonotonic")) / 1e6
+        print(f"SIGKILL to active: {active_s - killed_s:.1f} s")
+        assert active_s - killed_s < 15
+        wait_until(lambda: status(machine)["state"] == "ready", "status ready after the last will's lost")
+
+    def test_hang_is_ended_by_the_watchdog(self, machine: Machine) -> None:
+        self.drop_in(machine, "WatchdogSec=3")
+        machine.run("systemctl", "restart", "vedette")
+        pid = machine.show("vedette", "MainPID")
+        begin = len(machine.journal("vedette"))
+        stopped_s = time.monotonic()
+        machine.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "vedette")
+        self.wait_active_anew(machine, pid)
+        active_s = int(machine.show("vedette", "ActiveEnterTimestampMonotonic")) / 1e6
+        print(f"hang to active, with WatchdogSec=3: {active_s - stopped_s:.1f} s")
+        lines = machine.journal("vedette")[begin:]
+        assert any("Watchdog timeout" in line for line in lines)
+        assert any("vedette/service.py" in line for line in lines), f"no stack of the main thread: {lines}"
+
+    def test_is_fed_while_all_is_well(self, machine: Machine) -> None:
+        self.drop_in(machine, "WatchdogSec=2")
+        machine.run("systemctl", "restart", "vedette")
+        pid = machine.show("vedette", "MainPID")
+        started_us = int(machine.show("vedette", "WatchdogTimestampMonotonic"))
+        wait_until(
+            lambda: int(machine.show("vedette", "WatchdogTimestampMonotonic")) > started_us + 3_000_000,
+            "a fed watchdog",
+        )
+        assert machine.show("vedette", "MainPID") == pid
+
+    def test_stops_cleanly_and_says_goodbye(self, machine: Machine) -> None:
+        wait_until(lambda: status(machine)["state"] == "ready", "status ready")
+        begun_s = time.monotonic()
+        machine.run("systemctl", "stop", "vedette")
+        took_s = time.monotonic() - begun_s
+        print(f"stop: {took_s:.1f} s")
+        assert took_s < 8  # FLUSH_S and the goodbye
+        assert machine.show("vedette", "Result") == "success"
+        assert machine.show("vedette", "ExecMainStatus") == "0"
+        assert status(machine)["state"] == "stopped"
+        epoch = json.loads(machine.run("cat", "/var/lib/vedette/epoch.json"))
+        assert [row["waiting"] for row in epoch["ended"]] == [0]
+
+    def test_starts_without_a_broker_and_finds_it_later(self, machine: Machine) -> None:
+        machine.run("systemctl", "stop", "mosquitto")
+        begin = len(machine.journal("vedette"))
+        machine.run("systemctl", "restart", "vedette")
+        assert machine.show("vedette", "ActiveState") == "active"
+
+        def refusals() -> list[str]:
+            return [line for line in machine.journal("vedette")[begin:] if "Connection refused" in line]
+
+        wait_until(lambda: bool(refusals()), "a line about the broker")
+        machine.run("systemctl", "start", "mosquitto")
+        wait_until(lambda: status(machine)["state"] == "ready", "status ready")
+        assert len(refusals()) == 1, refusals()
+
+    def test_stops_in_time_while_the_broker_is_silent(self, machine: Machine) -> None:
+        machine.run("systemctl", "stop", "mosquitto")
+        machine.run("systemctl", "restart", "vedette")
+        silent = (
+            "import socket; s = socket.create_server(('127.0.0.1', 1883)); c = []\nwhile True: c.append(s.accept())"
+        )
+        machine.run("systemd-run", "-q", "--collect", "--unit=silent", "python3", "-c", silent)
+        try:
+            pid = machine.show("vedette", "MainPID")
+            wait_until(lambda: self.has_connection(machine, pid), "a connection to the silent broker")
+            begun_s = time.monotonic()
+            machine.run("systemctl", "stop", "vedette")
+            took_s = time.monotonic() - begun_s
+        finally:
+            machine.run("systemctl", "stop", "silent")
+        assert machine.show("vedette", "Result") == "success"
+        epoch = json.loads(machine.run("cat", "/var/lib/vedette/epoch.json"))
+        assert took_s < 8, "it waits for an answer that nobody needs any more"
+        assert epoch["ended"][0]["waiting"] > 0, "what was not delivered is counted"
+
+    def test_bad_configuration_is_one_line(self, machine: Machine) -> None:
+        machine.run("systemctl", "stop", "vedette")
+        bad = "[pipeline.door]\nmodle = 'coco-ssdlite-mobilenet-v2'\n"
+        machine.write("/etc/vedette/vedette.toml", bad, 0o640, "vedette")
+        assert machine.attempt("systemctl", "start", "vedette").returncode != 0
+        invocation = machine.show("vedette", "InvocationID")
+        said = [
+            json.loads(line)
+            for line in machine.journal("vedette", "-o", "json", f"_SYSTEMD_INVOCATION_ID={invocation}")
+        ]
+        assert [entry["MESSAGE"].split(": expected")[0] for entry in said] == [
+            "vedette: error: /etc/vedette/vedette.toml:2: pipeline.door.modle: unknown key"
+        ]
+        assert said[0]["PRIORITY"] == "3"
+
+    @staticmethod
+    def has_connection(machine: Machine, pid: str) -> bool:
+        """Whether the process's network has an established connection to port 1883 (075B), by /proc."""
+        rows = [line.split() for line in machine.run("cat", f"/proc/{pid}/net/tcp").splitlines()[1:]]
+        return any(row[2].endswith(":075B") and row[3] == "01" for row in rows)
+
+    @staticmethod
+    def wait_active_anew(machine: Machine, old_pid: str) -> None:
+        def anew() -> bool:
+            state, pid = machine.show("vedette", "ActiveState"), machine.show("vedette", "MainPID")
+            return state == "active" and pid not in ("0", old_pid)
+
+        wait_until(anew, "active again")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("systemd")
+def test_document_from_clone_to_uninstall(bootable: None, tmp_path: Path) -> None:
+    with Machine(tmp_path) as machine:
+        version = follow(machine, "Install")[0].splitlines()[-1]
+        assert version.startswith("vedette ")
+        _, checked = follow(machine, "Configure")
+        assert [line.split()[0] for line in checked.splitlines()] == ["ok"] * 4
+        _, shown, *_ = follow(machine, "Start")[0].partition("Active: active (running)")
+        assert shown
+        assert "exposure level" in follow(machine, "How it is confined")[0]
+
+        first = machine.run("readlink", "/opt/vedette").strip()
+        follow(machine, "Update")
+        second = machine.run("readlink", "/opt/vedette").strip()
+        assert second > first
+        assert machine.run("readlink", f"/proc/{machine.show('vedette', 'MainPID')}/cwd").strip() == "/"
+        assert second in machine.run("cat", f"/proc/{machine.show('vedette', 'MainPID')}/cmdline")
+        assert follow(machine, "Roll back")[0].splitlines()[-1] == first
+        assert first in machine.run("cat", f"/proc/{machine.show('vedette', 'MainPID')}/cmdline")
+
+        follow(machine, "Uninstall")
+        left = machine.run("find", "/opt", "/etc", "/var/lib", "/usr/lib/systemd", "-name", "*vedette*").splitlines()
+        assert left == []
+        assert machine.attempt("id", "vedette").returncode != 0
