@@ -6,7 +6,7 @@ entries, the publisher says `accept`, `reject` or `release` for each, by its key
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -146,8 +146,8 @@ class Outbox(Protocol):
         """The account of every stream and epoch that is not settled, and of this epoch."""
         ...
 
-    def wake(self) -> None:
-        """Lets a `batch` that waits return early, with what there is."""
+    def on_append(self, listener: Callable[[], None]) -> None:
+        """``listener`` is called after each `append` that kept its message, on that thread; it must not wait."""
         ...
 
     def close(self) -> None:

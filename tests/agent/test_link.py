@@ -20,7 +20,7 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Key, LedgerRow, Stream
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.mqtt import Link, LinkOptions, Topics
-from vedette.mqtt.link import RESERVED_WINDOW, try_connection
+from vedette.mqtt.connection import RESERVED_WINDOW, try_connection
 from vedette.outbox import MemoryOutbox
 
 TOPICS = Topics("vedette", "dev-1")
@@ -210,7 +210,7 @@ def test_nothing_is_missing_after_a_restart_for_a_subscriber_that_stayed(tmp_pat
             wait_for("some", lambda r=round_: row(linked.outbox).acknowledged > r * 2000 + 100)
             connection = linked.link._connection
             assert connection is not None
-            sock = connection.client.socket()
+            sock = connection._client.socket()
             assert sock is not None
             sock.shutdown(2)
             linked.wait_connected()
@@ -272,7 +272,7 @@ def test_a_message_over_the_brokers_limit_is_put_aside_and_never_blocks_the_head
         assert (account.acknowledged, account.rejected) == (2, 2)
         assert linked.link.status().connections == 1
         assert len([a for a in linked.alerts if "over the broker's" in a]) == 1
-        assert linked.link.publish("vedette/dev-1/ledger", b"x" * 5000, qos=1, retain=True) is False
+        assert linked.link.publish_and_wait("vedette/dev-1/ledger", b"x" * 5000, 0.2) is False
         put(linked.outbox, 1)
         linked.wait_empty()
         assert linked.link.status().connections == 1, "what is not the outbox's does not break it either"
@@ -359,7 +359,7 @@ def test_a_broker_that_is_busy_is_tried_again() -> None:
 
 
 def test_a_server_that_says_nothing_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vedette.mqtt.link.CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("vedette.mqtt.connection.CONNECT_TIMEOUT_S", 0.3)
     with socket.create_server((LOOPBACK, 0)) as silent:
         options = LinkOptions(LOOPBACK, silent.getsockname()[1], "c")
         with pytest.raises(BrokerUnreachableError, match="no answer to CONNECT"):

@@ -93,13 +93,12 @@ def test_a_batch_waits_for_the_first_entry(make: Factory) -> None:
     assert not waiter.is_alive() and got == [1]
 
 
-def test_wake_ends_a_batch_that_waits(make: Factory) -> None:
-    outbox = make()
-    waiter = threading.Thread(target=lambda: outbox.batch(5, 60))
-    waiter.start()
-    outbox.wake()
-    waiter.join(20)
-    assert not waiter.is_alive()
+def test_a_listener_hears_of_what_was_kept(make: Factory) -> None:
+    outbox = make(max_messages=1, when_full="drop_newest")
+    heard: list[int] = []
+    outbox.on_append(lambda: heard.append(outbox.depth().messages))
+    put(outbox, 2)
+    assert heard == [1]  # of the one that was kept, after it was
 
 
 def test_drop_oldest_makes_room_and_names_the_range(make: Factory) -> None:

@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.config import load_config
     from vedette.contract.errors import SourceLostError, VedetteError
     from vedette.model import load_model, self_test
-    from vedette.mqtt.link import try_connection
+    from vedette.mqtt.connection import try_connection
     from vedette.service import link_options, prepare, source_options
     from vedette.sources import make_source, masked_url
 

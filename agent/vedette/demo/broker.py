@@ -65,7 +65,11 @@ def _mosquitto(program: str, port: int) -> Iterator[None]:
         config = Path(folder) / "mosquitto.conf"
         # a change of user would make the kernel forget that the broker ends with its parent
         user = "user root\n" if os.geteuid() == 0 else ""
-        config.write_text(f"{user}listener {port} {LOOPBACK}\nallow_anonymous true\npersistence false\n")
+        config.write_text(
+            f"{user}listener {port} {LOOPBACK}\nallow_anonymous true\npersistence false\n"
+            # a subscriber that is slower than the agent is owed everything (Mosquitto drops from 1,000 on)
+            "max_queued_messages 1000000\n"
+        )
         process = subprocess.Popen(
             [program, "-c", str(config)],
             stdout=subprocess.DEVNULL,

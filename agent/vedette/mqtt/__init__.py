@@ -1,6 +1,7 @@
 """What goes over MQTT: topics, payloads, and the link that delivers the outbox. docs/WIRE.md is the contract."""
 
-from .link import Link, LinkOptions, LinkStatus
+from .connection import LinkOptions
+from .link import Link, LinkStatus
 from .topics import Topics
 
 __all__ = ["Link", "LinkOptions", "LinkStatus", "Topics"]

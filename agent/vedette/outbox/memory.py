@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vedette import clock
 from vedette.clock import ClockState
@@ -41,7 +41,7 @@ class MemoryOutbox:
         self._replay: set[Key] = set()
         self._count: dict[Stream, int] = {}
         self._bytes = 0
-        self._woken = False
+        self._listener: Callable[[], None] = lambda: None
         self._closed = False
 
     def append(self, stream: Stream, captured_ns: int, clock: ClockState, body: bytes) -> Key | None:
@@ -61,7 +61,8 @@ class MemoryOutbox:
             self._count[stream] = self._count.get(stream, 0) + 1
             self._bytes += entry.size
             self._changed.notify()
-            return key
+        self._listener()
+        return key
 
     def _make_room(self, size: int) -> bool:
         if self._fits(size):
@@ -91,9 +92,8 @@ class MemoryOutbox:
     def batch(self, limit: int, timeout_s: float) -> Sequence[Entry]:
         """See `Outbox.batch`."""
         with self._changed:
-            if not self._waiting and not self._woken:
+            if not self._waiting and timeout_s > 0:
                 self._changed.wait(timeout_s)
-            self._woken = False
             entries: list[Entry] = []
             while self._waiting and len(entries) < limit:
                 key, entry = self._waiting.popitem(last=False)
@@ -152,11 +152,9 @@ class MemoryOutbox:
             rows = [account.row(self._count.get(stream, 0)) for stream, account in self._accounts.items()]
             return [*self._lost, *rows]
 
-    def wake(self) -> None:
-        """See `Outbox.wake`."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
+    def on_append(self, listener: Callable[[], None]) -> None:
+        """See `Outbox.on_append`."""
+        self._listener = listener
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Waits until nothing waits or is in flight; whether that came true."""

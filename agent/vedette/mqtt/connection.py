@@ -1,0 +1,253 @@
+"""One client, one connection, never used again: a socket to one broker, served by one thread.
+
+paho-mqtt is driven from outside (its `loop_read`, `loop_write` and `loop_misc`), without a thread of its own: whoever
+calls `publish` writes to the socket, whoever calls `poll` hears acknowledgements, and both are the link's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from vedette import clock
+from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, VedetteError
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 10.0  # for TCP and TLS, and then for the broker's answer
+FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISCONNECT
+RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
+POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
+
+# CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
+_FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """Where the broker is, and how to talk to it."""
+
+    host: str
+    port: int
+    client_id: str
+    protocol: Literal["5", "3.1.1"] = "5"
+    username: str = ""
+    password: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    keepalive_s: int = 30
+    in_flight: int = 64
+    replay_age_s: float = 10.0
+
+
+class Connection:
+    """See the module. All of it belongs to one thread. ``settled`` hears each acknowledgement: message id, reason."""
+
+    def __init__(
+        self,
+        options: LinkOptions,
+        will: tuple[str, bytes] | None,
+        settled: Callable[[int, int], None] = lambda mid, reason: None,
+    ) -> None:
+        self._options = options
+        self._where = f"{options.host}:{options.port}"
+        self._settled = settled
+        self._answered = False
+        self._refused: VedetteError | None = None
+        self.closed = False
+        self.why = ""
+        """Why it closed, in the broker's words or the system's."""
+        self.in_flight_limit = options.in_flight
+        self.max_packet = 0  # bytes; 0: no limit stated
+        v5 = options.protocol == "5"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=options.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if v5 else True,
+            reconnect_on_failure=False,
+        )
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.max_inflight_messages_set(options.in_flight + 8)  # the outbox's window, and room for what is retained
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        if options.username:
+            client.username_pw_set(options.username, options.password or None)
+        self._tls = tls_context(options.ca_file) if options.tls else None
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if will is not None:
+            client.will_set(will[0], will[1], qos=1, retain=True)
+        self._client = client
+
+    def connect(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Raises `BrokerUnreachableError` or `BrokerRefusedError`. ``stopped`` ends the wait for the broker's answer."""
+        v5 = self._options.protocol == "5"
+        properties = None
+        if v5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.ReceiveMaximum = 16  # nothing is subscribed to; a small promise is enough
+        try:
+            self._client.connect(
+                self._options.host,
+                self._options.port,
+                keepalive=self._options.keepalive_s,
+                clean_start=True if v5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
+                properties=properties,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise BrokerRefusedError(
+                "the broker's certificate is not trusted", where=self._where, found=error.verify_message,
+                fix="set mqtt.ca_file to the authority that signed it, and mqtt.host to the name in it",
+            ) from None  # fmt: skip
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BrokerUnreachableError("no broker", where=self._where, found=text) from None
+        deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
+        while not self._answered:
+            self.poll(POLL_S)
+            if stopped():
+                raise BrokerUnreachableError("stopped before the broker answered", where=self._where)
+            if clock.now_ns() >= deadline_ns:
+                raise BrokerUnreachableError(
+                    "no answer to CONNECT", where=self._where, found=f"silence for {CONNECT_TIMEOUT_S:g} s"
+                )
+        if self._refused is not None:
+            raise self._refused
+
+    def poll(self, timeout_s: float, wake_fd: int = -1) -> None:
+        """Waits until the broker has said something, the socket takes more, or ``wake_fd`` is readable; then does it."""
+        sock = self._client.socket()
+        if sock is None:
+            self.closed = True
+            return
+        poller = select.poll()
+        fd = sock.fileno()
+        poller.register(fd, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        if wake_fd >= 0:
+            poller.register(wake_fd, select.POLLIN)
+        # TLS may hold bytes that the socket no longer shows
+        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        ready = dict(poller.poll(0 if pending else timeout_s * 1000))
+        events = ready.get(fd, 0)
+        if pending or events & ~select.POLLOUT:
+            self._client.loop_read()
+        if events & select.POLLOUT:
+            self._client.loop_write()
+        self._client.loop_misc()
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> int | None:
+        """The message id; None when the connection is gone."""
+        message = self._client.publish(topic, payload, qos=qos, retain=retain)
+        # AGAIN: the socket is full, and the rest goes when it takes more
+        return message.mid if message.rc in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_AGAIN) else None
+
+    def fits(self, topic: str, payload: bytes) -> bool:
+        """Whether the broker takes a packet of that size."""
+        # 16: the fixed header, the topic's length, the message id and the properties' length, amply
+        return not self.max_packet or len(payload) + len(topic.encode()) + 16 <= self.max_packet
+
+    def close(self, *, politely: bool) -> None:
+        """Ends the connection. ``politely``: with DISCONNECT, so that no will is sent."""
+        if politely and not self.closed:
+            self._client.disconnect()
+            deadline_ns = clock.now_ns() + int(FAREWELL_S * 1e9)
+            while not self.closed and clock.now_ns() < deadline_ns:
+                self.poll(FAREWELL_S / 10)
+        sock = self._client.socket()
+        if sock is not None:
+            sock.close()
+        if self._tls is not None:
+            self._tls.abandon()
+        self.closed = True
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if reason.is_failure:
+            if reason.value in _FATAL:
+                self._refused = BrokerRefusedError(
+                    "the broker refuses this agent", where=self._where, found=str(reason),
+                    fix="check mqtt.username, mqtt.password, mqtt.protocol and the broker's access rules",
+                )  # fmt: skip
+            else:
+                self._refused = BrokerUnreachableError("the broker is not ready", where=self._where, found=str(reason))
+        elif properties is not None:
+            receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
+            # more than that at a time is a protocol error, and the broker may disconnect (MQTT 5, section 4.9)
+            self.in_flight_limit = min(self.in_flight_limit, max(1, receive_maximum - RESERVED_WINDOW))
+            self.max_packet = getattr(properties, "MaximumPacketSize", 0)
+        self._answered = True
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if not self._answered:
+            self._refused = BrokerUnreachableError(
+                "the broker closed the connection without an answer", where=self._where, found=str(reason),
+                fix=_other_protocol(self._options.protocol),
+            )  # fmt: skip
+            self._answered = True
+        if not self.closed:  # paho may tell twice: the broker's own words first, then of the closed socket
+            self.why = str(reason)
+        self.closed = True
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
+        self._settled(mid, reason.value)
+
+
+def _other_protocol(protocol: str) -> str:
+    other = "3.1.1" if protocol == "5" else "5"
+    return f'if it does not speak MQTT {protocol}, set mqtt.protocol = "{other}"'
+
+
+class _TlsContext(ssl.SSLContext):
+    """Remembers its socket, for paho-mqtt 2.1 leaves one open when the handshake fails."""
+
+    _socket: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """See `ssl.SSLContext.wrap_socket`."""
+        self._socket = super().wrap_socket(*args, **kwargs)
+        return self._socket
+
+    def abandon(self) -> None:
+        """Closes the socket, if there is one."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def tls_context(ca_file: str) -> _TlsContext:
+    """Verifies the broker's certificate and name, TLS 1.2 or newer. Raises `BrokerRefusedError` for a bad CA file."""
+    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and checks its name
+    context.load_default_certs()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise BrokerRefusedError(
+                "CA file cannot be used", where=f"mqtt.ca_file: {ca_file}", expected="PEM certificates",
+                found=getattr(error, "strerror", None) or str(error),
+            ) from None  # fmt: skip
+    return context
+
+
+def try_connection(options: LinkOptions) -> str:
+    """Connects once and disconnects. Raises `BrokerUnreachableError` or `BrokerRefusedError`; says what was found."""
+    connection = Connection(replace(options, client_id=f"{options.client_id}-check"), None)
+    try:
+        connection.connect()
+    finally:
+        connection.close(politely=True)
+    limits = f"in-flight window {connection.in_flight_limit}"
+    if connection.max_packet:
+        limits += f", packets of at most {connection.max_packet} bytes"
+    return f"{options.host}:{options.port}, MQTT {options.protocol}, {limits}"
