@@ -74,8 +74,10 @@ def read_calls(model: Any) -> Calls:
     """Raises `ModelError` where the network is none of Keras 3, or has no graph (subclassed, or not built yet)."""
     graph = _graph(model, "the network")
     reader = _Reader()
-    for tensor in graph.inputs:
-        reader.names.add(tensor.name)
+    reader.names.update(tensor.name for tensor in graph.inputs)
+    for operation in graph.operations:  # before any nested one of the same name: outputs go by their layers' names
+        if not _is_network(operation) and operation.name not in reader.names:
+            reader.name(operation, "")
     inputs = [reader.value(tensor) for tensor in graph.inputs]
     outputs = reader.read(graph, inputs, "")
     names = tuple(tensor.name for tensor in graph.inputs)
