@@ -44,7 +44,12 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
         value is not None
         for value in (arguments.size, arguments.color, arguments.resize, arguments.mean, arguments.std)
     )
-    return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
+    try:
+        return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
+    except ValueError as error:
+        # a struct's own check: "std: expected numbers above 0, found [0.0]"
+        field, _, rest = str(error).partition(": ")
+        raise UserError(f"--{field.replace('_', '-')}: {rest}") from None
 
 
 def _output(arguments: argparse.Namespace) -> OutputSpec:

@@ -92,9 +92,10 @@ class Outcome:
         console.print(
             f"\n{heard.inferred} frames seen in {self.seconds:.1f} s ({heard.inferred / self.seconds:.1f} a second), "
             f"{self.published} messages published, {heard.received} received, "
-            f"{self.published - len(heard.seqs)} missing"
+            f"{self.published - len(heard.seqs)} missing",
+            soft_wrap=True,
         )
-        console.print(f"found: {labels}")
+        console.print(f"found: {labels}", soft_wrap=True)
         console.print(
             f"agent: ready after {self.ready_s:.2f} s, {self.pss_bytes / 1e6:.0f} MB; broker: {self.broker} on {LOOPBACK}"
         )
