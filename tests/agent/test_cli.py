@@ -1,0 +1,443 @@
+"""The commands as a user types them: exit codes, one line for one mistake, and JSON that holds what --help says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from real import BUNDLE, CLIP, DATA, TINY, BrokerAddress, agent_config, run_cli, write_pictures
+
+from tiny import fake_parts
+from vedette.cli import COMMANDS
+from vedette.demo.broker import free_port, mosquitto_path
+
+FLOAT = DATA / "tiny-float32.tflite"
+
+needs_bundle = pytest.mark.skipif(
+    not BUNDLE.is_file(), reason="the shipped detector is absent: the demo and boxes of the commands stay untested"
+)
+
+
+def mistake(*arguments: object, code: int = 2, **environment: str) -> str:
+    """The one line on stderr of a command that must refuse."""
+    outcome = run_cli(*arguments, **environment)
+    assert outcome.returncode == code, outcome
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == 1, outcome.stderr
+    assert outcome.stdout == ""
+    assert lines[0].startswith(("vedette: error: ", "vedette: fault: ")), lines
+    return lines[0]
+
+
+def good(*arguments: object) -> subprocess.CompletedProcess[str]:
+    outcome = run_cli(*arguments)
+    assert outcome.returncode == 0, outcome
+    assert outcome.stderr == ""
+    return outcome
+
+
+def document(*arguments: object) -> Any:
+    return json.loads(good(*arguments).stdout)
+
+
+@pytest.fixture
+def classify(labels_file: Path) -> list[object]:
+    """Options for the tiny classifier."""
+    return ["--decoder", "classify", "--labels", labels_file]
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    path = tmp_path / "street.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    return path
+
+
+# help
+
+
+def test_without_a_command_it_helps() -> None:
+    text = good().stdout
+    assert all(command in text for command in COMMANDS)
+    assert "Exit codes" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_commands_help_has_examples_of_itself(command: str) -> None:
+    text = good(command, "--help").stdout
+    assert f"usage: vedette {command}" in text
+    examples = text[text.index("examples:") :]
+    assert re.search(rf"^  vedette {command}\b", examples, re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_of_the_examples_exist(command: str) -> None:
+    text = good(command, "--help").stdout
+    options, examples = text.split("examples:")
+    used = set()
+    for line in re.findall(rf"^  vedette {command}\b.*$", examples, re.M):
+        used |= set(re.findall(r"(?<!\S)--[a-z-]+", line.split("|")[0].split("#")[0]))
+    assert all(option in options for option in used), used
+
+
+def test_the_version() -> None:
+    from vedette import __version__
+
+    assert good("--version").stdout == f"vedette {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["infer"], ["run"], ["bench", "--threads", "x", "m"]])
+def test_a_mistyped_command_is_argparses_usage(arguments: list[str]) -> None:
+    outcome = run_cli(*arguments)
+    assert outcome.returncode == 2
+    assert "Traceback" not in outcome.stderr and "usage:" in outcome.stderr
+
+
+# models
+
+
+@pytest.fixture
+def bad_models(tmp_path: Path) -> dict[str, Path]:
+    paths = {name: tmp_path / f"{name}.tflite" for name in ("text", "cut", "empty", "cut-bundle", "fake-bundle")}
+    paths["text"].write_text("this is no model\n" * 100)
+    paths["cut"].write_bytes(TINY.read_bytes()[: TINY.stat().st_size // 2])
+    paths["empty"].write_bytes(b"")
+    whole = fake_parts().bytes()
+    paths["cut-bundle"].write_bytes(whole[:-40])
+    damaged = bytearray(whole)
+    damaged[150] ^= 1
+    paths["fake-bundle"].write_bytes(damaged)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (command, name)
+        for command in ("infer", "bench")
+        for name in ("text", "cut", "empty", "cut-bundle", "fake-bundle")
+    ]
+    + [("show", "fake-bundle")],  # which loads no network
+)
+def test_a_model_that_is_none(
+    bad_models: dict[str, Path], name: str, command: str, street: Path, labels_file: Path
+) -> None:
+    plain = [] if name == "fake-bundle" else ["--decoder", "classify", "--labels", labels_file]
+    files = [street] if command == "infer" else []
+    line = mistake(command, bad_models[name], *files, *plain)
+    assert str(bad_models[name]) in line
+
+
+@pytest.mark.parametrize("command", ["infer", "bench", "show", "demo"])
+def test_a_model_that_is_not_there(command: str, street: Path) -> None:
+    files = {"infer": ["none", street], "demo": ["--model", "none"]}.get(command, ["none"])
+    assert "no such model" in mistake(command, *files)
+
+
+def test_a_plain_model_must_be_explained(street: Path, labels_file: Path) -> None:
+    assert "--decoder" in mistake("infer", TINY, street)
+    assert "--labels" in mistake("infer", TINY, street, "--decoder", "classify")
+    float_line = mistake("infer", FLOAT, street, "--decoder", "classify", "--labels", labels_file)
+    assert "--mean" in float_line
+
+
+def test_labels_that_do_not_fit_the_model(street: Path, labels_file: Path) -> None:
+    labels_file.write_text("ash\nbirch\n")
+    line = mistake("infer", TINY, street, "--decoder", "classify", "--labels", labels_file)
+    assert "4" in line and "2" in line, "both numbers are said"
+    assert "cannot be read" in mistake("infer", TINY, street, "--decoder", "classify", "--labels", "/none/labels.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--threshold", "1.5"], "--threshold"),
+        (["--threshold", "nan"], "--threshold"),
+        (["--threads", "0"], "threads"),
+        (["--threads", "-3"], "threads"),
+        (["--size", "16"], "--size"),
+        (["--mean", "3"], "--size"),
+        (["--size", "16x16", "--std", "0"], "--std: expected numbers above 0"),
+        (["--size", "16x16", "--mean", "nan"], "--mean: expected finite numbers"),
+        (["--runtime", "tflite-runtime"], ""),
+    ],
+)
+def test_an_option_out_of_range(classify: list[object], street: Path, options: list[str], part: str) -> None:
+    outcome = run_cli("infer", TINY, street, *classify, *options)
+    if options[0] == "--runtime" and outcome.returncode == 0:
+        pytest.skip("tflite-runtime is installed here")
+    assert outcome.returncode == 2, outcome
+    assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+    assert part in outcome.stderr
+
+
+# pictures
+
+
+def test_pictures_that_do_not_fit(classify: list[object], tmp_path: Path, street: Path) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    dot = tmp_path / "dot.png"
+    cv2.imwrite(str(dot), np.zeros((1, 1, 3), np.uint8))
+    for picture in (text, dot, tmp_path / "none.png", tmp_path):
+        assert str(picture) in mistake("infer", TINY, picture, *classify)
+    outcome = run_cli("infer", TINY, street, text, *classify)
+    assert outcome.returncode == 2 and len(outcome.stderr.splitlines()) == 1
+
+
+def test_infer_says_what_it_found(classify: list[object], tmp_path: Path, street: Path) -> None:
+    text = good("infer", TINY, street, *classify, "--threshold", "0").stdout
+    assert str(street) in text and "60x40" in text
+    assert all(label in text for label in ("ash", "birch", "cedar", "elm"))
+    answer = document("infer", TINY, street, street, *classify, "--threshold", "0", "--json")
+    assert set(answer) == {"model", "engine", "results"}
+    assert set(answer["model"]) == {"name", "version", "sha256"}
+    assert set(answer["engine"]) == {"runtime", "delegate", "threads"}
+    assert len(answer["results"]) == 2
+    for result in answer["results"]:
+        assert (result["file"], result["width"], result["height"]) == (str(street), 60, 40)
+        assert set(result["latency_ms"]) == {"preprocess", "infer", "decode"}
+        assert {c["label"] for c in result["classes"]} == {"ash", "birch", "cedar", "elm"}
+        assert sum(c["score"] for c in result["classes"]) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A frame with people from the shipped clip."""
+    capture = cv2.VideoCapture(str(CLIP))
+    ok, pixels = capture.read()
+    capture.release()
+    assert ok
+    path = tmp_path_factory.mktemp("frame") / "frame.png"
+    cv2.imwrite(str(path), pixels)
+    return path
+
+
+@needs_bundle
+def test_infer_draws_boxes(tmp_path: Path, frame: Path) -> None:
+    for out, drawn in ((tmp_path / "one.jpg", "one.jpg"), (tmp_path / "folder", "folder/frame.jpg")):
+        answer = document("infer", BUNDLE, frame, "--draw", out, "--json")
+        [result] = answer["results"]
+        assert "person" in {o["label"] for o in result["objects"]}
+        assert result["drawn"] == str(tmp_path / drawn)
+        pixels, plain = cv2.imread(result["drawn"]), cv2.imread(str(frame))
+        assert pixels is not None and plain is not None and pixels.shape == plain.shape
+        assert (np.abs(pixels.astype(int) - plain).max(axis=2) > 60).mean() > 0.001
+
+
+@needs_bundle
+def test_a_folder_that_cannot_be_made_and_a_suffix_that_is_none(frame: Path) -> None:
+    assert "--draw" in mistake("infer", BUNDLE, frame, "--draw", "/proc/none/out.jpg")
+
+
+@needs_bundle
+def test_a_bundle_needs_no_options(frame: Path, labels_file: Path) -> None:
+    line = mistake("infer", BUNDLE, frame, "--decoder", "classify", "--labels", labels_file)
+    assert "is a bundle" in line
+
+
+# bench and show
+
+
+def test_bench_measures(classify: list[object]) -> None:
+    answer = document("bench", TINY, *classify, "--seconds", "0.3", "--json")
+    assert set(answer) == {"model", "engine", "runs", "latency_ms", "fps", "load_s", "pss_bytes"}
+    assert set(answer["latency_ms"]) == {"preprocess", "infer", "decode", "total"}
+    for row in answer["latency_ms"].values():
+        assert set(row) == {"mean", "p50", "p90", "p99", "max"}
+        assert 0 <= row["p50"] <= row["p90"] <= row["p99"] <= row["max"]
+    assert answer["runs"] > 0 and answer["fps"] > 0 and answer["pss_bytes"] > 1_000_000
+    table = good("bench", TINY, *classify, "--seconds", "0.3").stdout
+    assert "infer" in table and "p99" in table
+    assert "--seconds" in mistake("bench", TINY, *classify, "--seconds", "0")
+
+
+def test_show_lists_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.tflite").write_bytes(TINY.read_bytes())
+    outcome = run_cli("show", "--json", VEDETTE_MODELS=str(tmp_path))
+    models = json.loads(outcome.stdout)["models"]
+    assert {"name": "mine", "path": str(tmp_path / "mine.tflite"), "bytes": TINY.stat().st_size} in models
+    assert "mine" in run_cli("show", VEDETTE_MODELS=str(tmp_path)).stdout
+
+
+def test_show_of_a_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "tree.tflite"
+    path.write_bytes(fake_parts().bytes())
+    answer = document("show", path, "--json")
+    expected = {"path", "bytes", "sha256", "bundle", "name", "version", "labels", "input", "output", "members"}
+    assert expected | {"measurements", "evaluation", "precision", "source"} <= set(answer)
+    assert answer["bundle"] is True and answer["labels"] == ["ash", "birch", "cedar", "elm"]
+    assert "labels.txt" in answer["members"]
+    assert "4: ash, birch, cedar, elm" in good("show", path).stdout
+
+
+def test_show_of_a_plain_model(classify: list[object]) -> None:
+    answer = document("show", TINY, *classify, "--json")
+    assert answer["bundle"] is False and answer["name"] == TINY.stem
+    assert "plain model" in good("show", TINY, *classify).stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(classify: list[object]) -> None:
+    import sys
+
+    command = f'"{sys.executable}" -m vedette show "{TINY}" --decoder classify --labels "{classify[3]}" | head -n 0'
+    outcome = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert outcome.stderr == ""
+
+
+# run and check
+
+
+CONFIG_MISTAKES = [
+    ("treshold = 0.5", "did you mean 'threshold'?"),
+    ("threshold = 1.5", "<= 1.0"),
+    ('threshold = "high"', "expected float"),
+    ('labels = ["aspen"]', "unknown label"),
+    ('labels = ["brich"]', "did you mean 'birch'?"),
+    ("thresholds = { oak = 0.5 }", "unknown label"),
+]
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(("lines", "part"), CONFIG_MISTAKES)
+def test_a_mistake_in_the_configuration(tmp_path: Path, command: str, lines: str, part: str) -> None:
+    source = f'url = "{write_pictures(tmp_path / "p")}"'
+    config = agent_config(tmp_path, free_port(), source, pipeline=lines)
+    outcome = run_cli(command, "-c", config)
+    assert outcome.returncode == 2, outcome
+    assert len(outcome.stderr.splitlines()) == 1 and str(config) in outcome.stderr and part in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ('url = "/none/clip.mp4"', "no such file"),
+        ('url = "images:///none"', "no such folder"),
+        ('url = "ftp://host/x"', "unknown scheme"),
+        ('url = "rtsp://admin:s3cret@:99999/x"', "malformed URL"),
+    ],
+)
+def test_a_source_that_is_not_there_ends_the_agent_with_one_line(tmp_path: Path, source: str, part: str) -> None:
+    config = agent_config(tmp_path, free_port(), source, top='log_level = "error"')
+    line = mistake("run", "-c", config)
+    assert part in line and "s3cret" not in line
+
+
+def test_a_model_that_is_not_there_ends_the_agent_with_one_line(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), 'url = "x"')
+    config.write_text(config.read_text().replace(str(TINY), "/none/m.tflite"))
+    assert "no such model" in mistake("run", "-c", config)
+    assert "cannot be read" in mistake("run", "-c", tmp_path / "none.toml")
+
+
+def test_a_state_folder_that_cannot_be_used_ends_the_agent_with_one_line(tmp_path: Path) -> None:
+    source = f'url = "{write_pictures(tmp_path / "p")}"'
+    config = agent_config(tmp_path, free_port(), source)
+    config.write_text(re.sub('state_dir = ".*"', 'state_dir = "/proc/sys/vedette"', config.read_text()))
+    assert "state_dir" in mistake("run", "-c", config)
+
+
+def test_an_epoch_that_cannot_be_read_ends_the_agent_with_one_line(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
+    (tmp_path / "dev-1").mkdir()
+    (tmp_path / "dev-1" / "epoch.json").write_text("rubbish")
+    assert "epoch.json" in mistake("run", "-c", config)
+
+
+def test_check_says_of_each_part_how_it_is(tmp_path: Path, broker: BrokerAddress) -> None:
+    source = f'url = "{write_pictures(tmp_path / "p")}"'
+    mqtt = f'protocol = "{broker.protocols[0]}"'
+    config = agent_config(tmp_path, broker.port, source, mqtt=mqtt)
+    lines = good("check", "-c", config).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * 4
+    assert "64x48" in lines[2] and str(broker.port) in lines[3]
+    assert len(good("check", "-c", config, "--offline").stdout.splitlines()) == 2
+
+
+def test_check_finds_every_problem_and_ends_with_two(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), 'url = "/none.mp4"')
+    outcome = run_cli("check", "-c", config)
+    assert outcome.returncode == 2 and outcome.stderr == ""
+    lines = outcome.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok", "ok", "bad", "bad"]
+    assert "/none.mp4" in lines[2] and "broker" in lines[3]
+
+
+def test_check_without_a_broker_that_would_pass_by_itself_is_still_the_users_to_know(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
+    outcome = run_cli("check", "-c", config)
+    assert outcome.returncode == 2
+    assert "no broker" in outcome.stdout.splitlines()[-1]
+
+
+# demo
+
+
+BROKERS = [
+    pytest.param("mosquitto", marks=pytest.mark.skipif(
+        mosquitto_path() is None, reason="no mosquitto: the demo with it stays untested")),
+    "iotcore",
+]  # fmt: skip
+
+
+@needs_bundle
+@pytest.mark.parametrize("broker_name", BROKERS)
+def test_the_demo_from_end_to_end(tmp_path: Path, broker_name: str) -> None:
+    if broker_name == "iotcore":
+        pytest.importorskip("iotcore", reason="no iotcore: the demo without Mosquitto stays untested")
+    picture = tmp_path / "demo.png"
+    outcome = good("demo", "--json", "--seconds", "4", "--broker", broker_name, "--picture", picture)
+    answer = json.loads(outcome.stdout.splitlines()[-1])
+    documented = {
+        "frames", "inferred", "published", "received", "fps", "latency_ms", "pss_bytes", "ready_s", "picture",
+    }  # fmt: skip
+    assert documented <= set(answer)
+    assert answer["broker"] == broker_name
+    assert answer["received"] == answer["published"] > 0 and answer["missing"] == 0
+    assert answer["inferred"] >= answer["received"]
+    assert "person" in answer["labels"]
+    stages = answer["latency_ms"]
+    assert {"preprocess", "infer", "decode", "total"} <= set(stages)
+    assert all(0 <= row["p50"] <= row["p99"] for row in stages.values())
+    assert answer["ready_s"] > 0 and answer["pss_bytes"] > 10_000_000
+    drawn = cv2.imread(answer["picture"])
+    assert answer["picture"] == str(picture) and drawn is not None
+    assert differs_from_every_frame(drawn), "boxes are drawn upon it"
+
+
+def differs_from_every_frame(drawn: Any) -> bool:
+    """Against the nearest frame of the clip, some pixels differ much, and most do not."""
+    capture = cv2.VideoCapture(str(CLIP))
+    shares = []
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            break
+        shares.append(float((np.abs(frame.astype(int) - drawn).max(axis=2) > 40).mean()))
+    capture.release()
+    return 0.0005 < min(shares) < 0.3
+
+
+@needs_bundle
+def test_the_demo_for_people_without_a_terminal() -> None:
+    text = good("demo", "--seconds", "2").stdout
+    assert "frames seen" in text and "0 missing" in text and "person" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--seconds", "0"], "--seconds"),
+        (["--source", "/none.mp4"], "no such file"),
+        (["--source", "gopher://x"], "unknown scheme"),
+    ],
+)
+@needs_bundle
+def test_a_demo_that_cannot_be(options: list[str], part: str) -> None:
+    assert part in mistake("demo", *options)
