@@ -17,7 +17,7 @@ from vedette.contract.errors import ModelError, UserError
 from .calls import Call, load_keras
 from .graph import ChannelGraph, analyse
 from .plan import Plan
-from .rule import Shrunk
+from .rule import IntArray, Shrunk
 from .rules import kind
 
 
@@ -29,8 +29,8 @@ def apply(model: Any, plan: Plan) -> Any:
     network, `ModelError` where a layer cannot be rebuilt from its config.
     """
     graph = analyse(model)
-    removed = _checked(graph, plan)
-    shrunk = _shrunk(graph, removed)
+    dead = graph.dead(_checked(graph, plan))
+    shrunk = _shrunk(graph, dead)
 
     def build(call: Call) -> Any:
         return _rebuilt(call, shrunk[call.name].config)
@@ -49,7 +49,7 @@ def masked(model: Any, plan: Plan) -> Any:
     """
     keras = load_keras()
     graph = analyse(model)
-    removed = _checked(graph, plan)
+    dead = graph.dead(_checked(graph, plan))
     names = set(graph.calls.operations)
 
     def build(call: Call) -> Any:
@@ -62,7 +62,7 @@ def masked(model: Any, plan: Plan) -> Any:
         channels = graph.channels[number]
         if channels is None:
             return tensor
-        alive = graph.alive(removed, number)
+        alive = graph.alive(dead, number)
         if len(alive) == len(channels):
             return tensor
         scale = np.zeros(len(channels))
@@ -88,7 +88,7 @@ def _checked(graph: ChannelGraph, plan: Plan) -> Mapping[str, frozenset[int]]:
     return plan.removed
 
 
-def _shrunk(graph: ChannelGraph, removed: Mapping[str, frozenset[int]]) -> dict[str, Shrunk]:
+def _shrunk(graph: ChannelGraph, dead: IntArray) -> dict[str, Shrunk]:
     """Once for each operation: its calls share their channels where it holds any."""
     changes: dict[str, Shrunk] = {}
     for call, rule in zip(graph.calls.calls, graph.rules, strict=True):
@@ -97,7 +97,7 @@ def _shrunk(graph: ChannelGraph, removed: Mapping[str, frozenset[int]]) -> dict[
         if rule is None:
             changes[call.name] = Shrunk()
             continue
-        taken, left = graph.alive(removed, call.inputs[0]), graph.alive(removed, call.outputs[0])
+        taken, left = graph.alive(dead, call.inputs[0]), graph.alive(dead, call.outputs[0])
         before = [graph.channels[number] for number in (call.inputs[0], call.outputs[0])]
         if all(c is not None and len(c) == len(kept) for c, kept in zip(before, (taken, left), strict=True)):
             changes[call.name] = Shrunk()
@@ -113,6 +113,9 @@ def _rebuilt(call: Call, changes: Mapping[str, Any]) -> Any:
         if kind(operation) == "Lambda":  # its config holds byte code, which Keras rightly does not load unasked
             return type(operation)(operation.function, name=call.name, arguments=operation.arguments)
         config = {**operation.get_config(), "name": call.name, **changes}
+        activation = getattr(operation, "activation", None)
+        if "activation" in config and callable(activation) and not isinstance(activation, load_keras().Layer):
+            config["activation"] = activation  # itself, for Keras finds a user's function by no name
         return type(operation).from_config(config)
     except (NotImplementedError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(

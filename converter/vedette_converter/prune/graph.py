@@ -60,16 +60,14 @@ class ChannelGraph:
     units: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     """Channel number -> group, unit; numbers that are not here are never pruned."""
 
-    def alive(self, removed: Mapping[str, frozenset[int]], value: int) -> IntArray:
-        """The places along a value's last axis that remain. ``removed``: units by group."""
-        channels = self.channels[value]
-        if channels is None:
-            return np.zeros(0, np.int64)
-        return np.array([p for p, c in enumerate(channels) if not self._gone(removed, int(c))], np.int64)
+    def dead(self, removed: Mapping[str, frozenset[int]]) -> IntArray:
+        """The channel numbers of removed units. ``removed``: units by group."""
+        return np.array([c for c, (group, unit) in self.units.items() if unit in removed.get(group, ())], np.int64)
 
-    def _gone(self, removed: Mapping[str, frozenset[int]], channel: int) -> bool:
-        group, unit = self.units.get(channel, ("", -1))
-        return unit in removed.get(group, ())
+    def alive(self, dead: IntArray, value: int) -> IntArray:
+        """The places along a value's last axis that remain."""
+        channels = self.channels[value]
+        return np.zeros(0, np.int64) if channels is None else np.flatnonzero(~np.isin(channels, dead))
 
     def operation(self, layer: str) -> Any:
         """The layer of this name."""
@@ -143,6 +141,8 @@ def analyse(model: Any) -> ChannelGraph:
             if rule.bound and call.name in unknown:
                 raise Kept(unknown[call.name])
             result = rule.follow(call, inputs, shapes, ties)
+            if rule.bound and before is not None and len(before[1]) != len(result):
+                raise Kept("its calls have other numbers of channels")
             if rule.bound and before is not None:  # the same weights: the same channels in every call
                 ties.tie(before[0], inputs[0])
                 ties.tie(before[1], result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,16 +105,24 @@ class Concatenate:
         return Shrunk()
 
 
+def _period(channels: IntArray) -> int:
+    """The smallest number of channels that, repeated, make them all."""
+    size = len(channels)
+    divisors = (n for n in range(1, size + 1) if size % n == 0)
+    return next(n for n in divisors if np.array_equal(np.tile(channels[:n], size // n), channels))
+
+
 def _unfold(channels: IntArray, shape: tuple[int | None, ...], last: int | None) -> IntArray:
     """Channels along a last axis of ``last`` elements, of a row-major tensor whose last axis was ``channels``.
 
     Element f of the flat tensor has channel f % C. It becomes place f % L of the new axis, which so holds channel p % C
-    at place p as long as C divides L.
+    at place p as long as C divides L. C counts the channels of one pixel: ``channels`` may be those of several.
     """
+    if last is not None and last % len(channels):
+        channels = channels[: _period(channels)]
     if last is None or last % len(channels):
         raise Kept("it takes channels apart")
-    sizes = shape[1:]
-    if last != len(channels) and (None in sizes or last > math.prod(s for s in sizes if s is not None)):
+    if last != len(channels) and None in shape[1:]:
         raise Kept("its input has an open size")
     return np.tile(channels, last // len(channels))
 
