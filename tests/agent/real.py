@@ -87,6 +87,11 @@ class Mosquitto:
         except OSError:
             return False
 
+    def signal(self, signum: int) -> None:
+        """SIGSTOP and SIGCONT: a broker that is there and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signum)
+
     def kill(self) -> None:
         """SIGKILL: everything it held is gone."""
         if self._process is not None:

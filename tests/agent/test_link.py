@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import threading
@@ -218,6 +219,25 @@ def test_nothing_is_missing_after_a_restart_for_a_subscriber_that_stayed(tmp_pat
         wait_for("every seq", lambda: len(set(seqs(subscriber))) == 6000)
         assert set(seqs(subscriber)) == set(range(1, 6001))
         assert row(linked.outbox).acknowledged == 6000
+
+
+@needs_mosquitto
+def test_a_broker_that_is_there_and_acknowledges_nothing_is_left_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.mqtt.link.PUBACK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vedette.mqtt.connection.CONNECT_TIMEOUT_S", 0.5)
+    with Mosquitto(tmp_path) as mosquitto, Linked(mosquitto.port) as linked:
+        linked.wait_connected()
+        mosquitto.signal(signal.SIGSTOP)
+        try:
+            put(linked.outbox, 2000)
+            wait_for("the silence to be told", lambda: any("acknowledges nothing" in a for a in linked.alerts))
+            assert row(linked.outbox).waiting == 2000
+        finally:
+            mosquitto.signal(signal.SIGCONT)
+        linked.wait_empty()
+        assert row(linked.outbox).acknowledged == 2000
 
 
 @needs_mosquitto

@@ -334,7 +334,7 @@ def test_pictures_may_stand_still_where_nobody_asked(camera: CameraServer) -> No
 
 
 def test_a_slow_consumer_gets_the_newest_frame_and_what_it_missed_is_counted(camera: CameraServer) -> None:
-    with Watched(stream(camera)) as watched, Pusher(camera):
+    with Pusher(camera), Watched(stream(camera)) as watched:
         taken = [watched.frame().seq]
         for _ in range(5):
             due = watched.grabber.status().frames + 10
