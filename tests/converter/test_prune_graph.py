@@ -250,3 +250,15 @@ def test_nothing_to_prune_says_why(tf: Any) -> None:
     model = keras.Model(x, keras.layers.Dense(2, name="only")(x), name="small")
     with pytest.raises(UserError, match=r"small: nothing can be pruned.*found only: an output of the network"):
         plan(model, L1Norm(), ratio=0.5)
+
+
+def test_an_output_keeps_the_name_of_the_nested_network_that_makes_it(tf: Any, tmp_path: Any) -> None:
+    keras = load_keras()
+    inside = keras.Input((5,), name="inside")
+    classifier = keras.Model(inside, keras.layers.Dense(2, name="dense")(inside), name="classifier")
+    x = keras.Input((8,), name="x")
+    hidden = keras.layers.Dense(5, activation="relu", name="hidden")(x)
+    model = randomise(keras.Model(x, [classifier(hidden), keras.layers.Dense(1, name="score")(hidden)]))
+    pruned = prove(model, random_plan(model))
+    assert pruned.output_names == ["classifier", "score"]
+    assert pruned.get_layer("dense").units == 2

@@ -25,7 +25,7 @@ from vedette_converter.prune import (
     plan_for_latency,
 )
 from vedette_converter.prune.calls import load_keras
-from vedette_converter.prune.plan import rounded
+from vedette_converter.prune.planning import rounded
 
 
 def wide(channels: int = 32) -> Any:

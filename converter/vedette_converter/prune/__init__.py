@@ -14,7 +14,7 @@ from .channels import apply, masked
 from .cost import Cost, count
 from .criteria import BatchNormScale, Criterion, GeometricMedian, L1Norm, Taylor
 from .graph import ChannelGraph, Group, analyse
-from .plan import Cut, Plan, plan
+from .planning import Cut, Plan, plan
 
 __all__ = [
     "BatchNormScale",

@@ -18,7 +18,7 @@ from vedette.contract.errors import UserError
 from .channels import apply
 from .criteria import Criterion
 from .graph import analyse
-from .plan import MULTIPLE, Plan, check_ratio, cut_to, expect_groups
+from .planning import MULTIPLE, Plan, check_ratio, cut_to, expect_groups
 
 STEPS: Final = 7  # of the bisection: strengths to some 5 %; channel counts are rounded more coarsely
 PROBE: Final = 0.5  # share of a group that is cut to measure its sensitivity

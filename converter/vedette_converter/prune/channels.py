@@ -6,7 +6,7 @@ adds nothing to anything that reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from vedette.contract.errors import ModelError, UserError
 
 from .calls import Call, load_keras
 from .graph import ChannelGraph, analyse
-from .plan import Plan
+from .planning import Plan
 from .rule import IntArray, Shrunk
 from .rules import kind
 
@@ -119,7 +119,7 @@ def _rebuilt(call: Call, changes: Mapping[str, Any]) -> Any:
         return type(operation).from_config(config)
     except (NotImplementedError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"layer {call.name} ({kind(operation)}) cannot be rebuilt from its config", where="pruning",
+            f"layer {call.name} ({kind(operation)}) cannot be rebuilt from its config",
             found=" ".join(str(error).split())[:300] or type(error).__name__, fix="give it get_config() and from_config()",
         ) from None  # fmt: skip
 
@@ -133,7 +133,7 @@ def _set_weights(operation: Any, original: Any, name: str, sliced: Mapping[str, 
             operation.set_weights(values)
         except ValueError as error:
             raise ModelError(
-                f"layer {name} ({kind(original)}) has other weights after its config was loaded", where="pruning",
+                f"layer {name} ({kind(original)}) has other weights after its config was loaded",
                 found=" ".join(str(error).split())[:300],
             ) from None  # fmt: skip
     finalize = getattr(operation, "finalize_state", None)
@@ -167,8 +167,24 @@ def _network(
     sequential = isinstance(model, keras.Sequential)
     inputs = [values[number] for number in calls.inputs]
     outputs = [values[number] for number in calls.outputs]
+    if not sequential:
+        makers = {number: call.name for call in calls.calls for number in call.outputs}
+        made_by = [makers.get(number, "") for number in calls.outputs]
+        outputs = _named(outputs, made_by, model.output_names, {*new, *calls.input_names})
     return keras.Model(
         inputs[0] if sequential else keras.tree.pack_sequence_as(model.input, inputs),
         outputs[0] if sequential else keras.tree.pack_sequence_as(model.output, outputs),
         name=model.name,
     )
+
+
+def _named(outputs: Sequence[Any], makers: Sequence[str], names: Sequence[str], taken: set[str]) -> list[Any]:
+    """An output that a nested network makes goes by that network's name, so a layer of this name stands behind it."""
+    keras = load_keras()
+    result = []
+    for tensor, maker, name in zip(outputs, makers, names, strict=True):
+        if name not in taken and maker != name:
+            taken = taken | {name}
+            tensor = keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
+        result.append(tensor)
+    return result
