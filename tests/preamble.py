@@ -12,6 +12,7 @@ PATH = "/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", "")
 FINDINGS = {
     "mosquitto": "the embedded broker stands in: access rules, TLS, broker restarts and packet limits stay untested",
     "ffmpeg": "streams made by FFmpeg stay untested",
+    "openssl": "TLS stays untested",
     "systemd-nspawn": "the unit is not booted",
     "mmdebstrap": "the unit is not booted",
 }
