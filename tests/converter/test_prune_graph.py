@@ -262,3 +262,28 @@ def test_an_output_keeps_the_name_of_the_nested_network_that_makes_it(tf: Any, t
     pruned = prove(model, random_plan(model))
     assert pruned.output_names == ["classifier", "score"]
     assert pruned.get_layer("dense").units == 2
+
+
+def test_a_nested_network_that_is_called_with_a_dictionary(tf: Any) -> None:
+    keras = load_keras()
+    layers = keras.layers
+    a, b = keras.Input((8,), name="a"), keras.Input((6,), name="b")
+    joined = layers.Concatenate(name="join")([layers.Dense(5, name="of_a")(a), layers.Dense(4, name="of_b")(b)])
+    ends = [layers.Dense(3, name="first")(joined), layers.Dense(7, name="second")(joined)]
+    nested = keras.Model({"b": b, "a": a}, ends, name="nested")
+    x = keras.Input((9,), name="x")
+    first, second = nested({"a": layers.Dense(8, name="p")(x), "b": layers.Dense(6, name="q")(x)})
+    model = randomise(keras.Model(x, layers.Dense(2, name="head")(layers.Concatenate(name="c")([second, first]))))
+    groups = {group.layers: group.size for group in analyse(model).groups}
+    assert groups == {("p",): 8, ("q",): 6, ("of_a",): 5, ("of_b",): 4, ("first",): 3, ("second",): 7}
+    prove(model, random_plan(model))
+
+
+def test_what_was_frozen_or_adapted_stays_so(tf: Any) -> None:
+    model = sandwich(lambda k, y: k.layers.BatchNormalization(name="n")(y))
+    model.get_layer("a").trainable = False
+    model.get_layer("head").enable_lora(2)
+    pruned = apply(model, plan(model, L1Norm(), ratio=0.5, multiple=2, min_channels=2))
+    assert [layer.name for layer in pruned.layers if layer.weights and not layer.trainable] == ["a"]
+    assert analyse(model).unknown == {"head": "unknown weight lora_kernel_a"}
+    prove(model, Plan(tuple(Cut(g.name, g.layers, g.size, ()) for g in analyse(model).groups)))
