@@ -6,6 +6,8 @@ digest of what they were made from, and each machine gets a copy that is removed
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -21,7 +23,7 @@ import tomllib
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -210,30 +212,49 @@ def _cache() -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _only_one() -> Iterator[None]:
+    """Of several test processes one fills the cache, and the others wait for it."""
+    with (_cache() / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _forget_old(pattern: str) -> None:
+    """Removes what no test has used for 30 days; what is newer may be another checkout's."""
+    for path in _cache().glob(pattern):
+        if time.time() - path.stat().st_mtime > 30 * 86400:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _key(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _root_archive() -> Path:
-    """The root's path in the cache, whether it is there or not; older ones are removed when it is made."""
+    """The root's path in the cache, whether it is there or not."""
     return _cache() / f"root-{_key([SUITE, platform.machine(), *PACKAGES])}.tar"
 
 
 def make_root_archive() -> None:
     """Fetches the root unless it is cached. About a minute."""
-    target = _root_archive()
-    if target.exists():
-        return
-    for old in _cache().glob("root-*"):
-        old.unlink()
-    new = target.with_name(f"root-{os.getpid()}.new.tar")
-    leave_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
-    done = subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *leave_out, SUITE, new, MIRROR],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"mmdebstrap: {done.stderr[-2000:]}"
-    new.rename(target)
+    with _only_one():
+        target = _root_archive()
+        if target.exists():
+            os.utime(target)
+            return
+        _forget_old("root-*")
+        new = target.with_name(f"root-{os.getpid()}.new.tar")
+        leave_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
+        done = subprocess.run(
+            [
+                "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *leave_out,
+                SUITE, str(new), MIRROR,
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"mmdebstrap: {done.stderr[-2000:]}"
+        new.rename(target)
 
 
 def _wheels() -> Path:
@@ -243,23 +264,24 @@ def _wheels() -> Path:
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     machine = platform.machine()
     target = _cache() / f"wheels-{_key([machine, constraints.read_text(), *wanted])}"
-    if target.is_dir():
+    with _only_one():
+        if target.is_dir():
+            os.utime(target)
+            return target
+        _forget_old("wheels-*")
+        new = target.with_name(f"wheels-{os.getpid()}.new")
+        tags = ("manylinux2014", "manylinux_2_27", "manylinux_2_28")
+        platforms = [f"--platform={tag}_{machine}" for tag in tags]
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(new), "--constraint", str(constraints),
+                "--only-binary=:all:", "--python-version", PYTHON, *platforms, *wanted,
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"pip download: {done.stderr[-2000:]}"
+        new.rename(target)
         return target
-    for old in _cache().glob("wheels-*"):
-        shutil.rmtree(old)
-    new = target.with_name(f"wheels-{os.getpid()}.new")
-    tags = ("manylinux2014", "manylinux_2_27", "manylinux_2_28")
-    platforms = [f"--platform={tag}_{machine}" for tag in tags]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(new), "--constraint", str(constraints),
-            "--only-binary=:all:", "--python-version", PYTHON, *platforms, *wanted,
-        ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"pip download: {done.stderr[-2000:]}"
-    new.rename(target)
-    return target
 
 
 def _copy_checkout(target: Path) -> None:

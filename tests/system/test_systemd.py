@@ -276,6 +276,14 @@ class TestBooted:
         wait_until(lambda: status(machine)["state"] == "ready", "status ready")
         assert len(refusals()) == 1, refusals()
 
+    def test_starts_without_its_camera(self, machine: Machine) -> None:
+        # as it is before the operator has put a camera's URL into the example
+        machine.run("cp", "/opt/vedette/share/vedette/systemd/vedette.toml", "/etc/vedette/vedette.toml")
+        machine.run("systemctl", "restart", "vedette")
+        assert machine.show("vedette", "ActiveState") == "active"
+        wait_until(lambda: "door: source lost" in machine.show("vedette", "StatusText"), "the loss in the status text")
+        wait_until(lambda: status(machine)["state"] == "alert", "status alert")
+
     def test_stops_in_time_while_the_broker_is_silent(self, machine: Machine) -> None:
         machine.run("systemctl", "stop", "mosquitto")
         machine.run("systemctl", "restart", "vedette")
