@@ -22,7 +22,7 @@ class Health:
     load_1m: float
     memory_available_bytes: int
     agent_pss_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
     threads: int
     open_files: int
 
@@ -36,7 +36,7 @@ def read_health(state_dir: Path) -> Health:
         load_1m=os.getloadavg()[0],
         memory_available_bytes=_memory_available_bytes(),
         agent_pss_bytes=pss_bytes(os.getpid()),
-        disk_free_bytes=shutil.disk_usage(state_dir).free,
+        disk_free_bytes=_disk_free_bytes(state_dir),
         threads=len(list(Path("/proc/self/task").iterdir())),
         open_files=len(list(Path("/proc/self/fd").iterdir())),
     )
@@ -85,6 +85,13 @@ def _throttled() -> int | None:
         return int(_THROTTLED.read_text(), 16)
     except (OSError, ValueError):
         return None
+
+
+def _disk_free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None  # the folder has gone, or its disk
 
 
 def _memory_available_bytes() -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import __version__, clock
+from . import __version__, clock, reports
 from .clock import ClockState
 from .config import Config, PipelineConfig
 from .contract.errors import ConfigError
@@ -322,7 +322,8 @@ class Service:
         self._publish_status()
         for pipeline in self._pipelines:
             topic = self._topics.pipeline(pipeline.name, "model")
-            self._link.publish(topic, wire.encode(self._model_message(pipeline)), qos=1, retain=True)
+            message = reports.model(self._origin, pipeline, self._self_tests[pipeline.name])
+            self._link.publish(topic, wire.encode(message), qos=1, retain=True)
         self._publish_ledger()
         self._publish_health()
 
@@ -331,94 +332,27 @@ class Service:
             if pipeline.name == key.stream.pipeline:
                 pipeline.stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
 
-    def _model_message(self, pipeline: Pipeline) -> wire.ModelMessage:
-        spec = pipeline.model.spec
-        description = pipeline.model.engine.description
-        outcome = self._self_tests[pipeline.name]
-        verdict = "none" if outcome is None else "passed" if outcome.passed else "unjudged"
-        return wire.ModelMessage(
-            v=wire.VERSION,
-            device=self._config.device,
-            pipeline=pipeline.name,
-            epoch=self._epoch.number,
-            name=spec.name,
-            version=spec.version,
-            sha256=spec.sha256,
-            bundle=spec.bundle is not None,
-            labels=len(spec.labels),
-            precision=spec.manifest.precision if spec.manifest else None,
-            engine=wire.EngineRef(description.runtime, description.delegate),
-            threads=description.threads,
-            self_test=verdict,  # type: ignore[arg-type]
-            self_test_detail=outcome.reason if outcome else "a plain model has no golden vectors",
-        )
-
     def _publish_stats(self) -> None:
-        depth = self._outbox.depth()
+        waiting = self._outbox.depth()
         rows = {row.stream.pipeline: row for row in self._outbox.ledger() if row.epoch == self._epoch.number}
         for pipeline in self._pipelines:
-            source = pipeline.grabber.status()
-            now = clock.now_ns()
-            interval = pipeline.stats.take(now, source.frames)
-            dropped = pipeline.stats.dropped()
-            row = rows.get(pipeline.name)
-            counts = {
-                "stale": source.stale,
-                "outbox_full": row.dropped if row else 0,
-                "rejected": row.rejected if row else 0,
-            }
-            dropped.update({reason: count for reason, count in counts.items() if count})
-            message = wire.StatsMessage(
-                v=wire.VERSION,
-                device=self._config.device,
-                pipeline=pipeline.name,
-                epoch=self._epoch.number,
-                ts=clock.wall_time(now),
-                interval_s=round(interval.seconds, 3),
-                fps_in=round(interval.frames_in / interval.seconds, 2),
-                fps_out=round(interval.inferred / interval.seconds, 2),
-                frames=interval.frames_in,
-                inferred=interval.inferred,
-                latency_ms=interval.stages,
-                dropped=dropped,
-                source=wire.SourceInfo(
-                    masked_url(pipeline_url(self._config, pipeline.name)),
-                    source.outcome.value if source.outcome else None,
-                    source.why,
-                    source.reopened,
-                ),
-                outbox=wire.OutboxInfo(depth.messages, depth.bytes),
-            )
+            url = masked_url(self._config.pipelines[pipeline.name].source_config.url)
+            message = reports.stats(self._origin, pipeline, url, waiting, rows.get(pipeline.name))
             self._link.publish(self._topics.pipeline(pipeline.name, "stats"), wire.encode(message), qos=0, retain=False)
 
-    def _ledger(self) -> wire.LedgerMessage:
-        return wire.ledger_message(
-            self._outbox.ledger(), self._config.device, self._epoch.number, clock.wall_time(clock.now_ns())
-        )
+    def _ledger(self) -> bytes:
+        return wire.encode(reports.ledger(self._origin, self._outbox.ledger()))
 
     def _publish_ledger(self) -> None:
-        self._link.publish(self._topics.ledger, wire.encode(self._ledger()), qos=1, retain=True)
+        self._link.publish(self._topics.ledger, self._ledger(), qos=1, retain=True)
 
     def _publish_health(self) -> None:
-        health = read_health(Path(self._config.state_dir))
-        message = wire.HealthMessage(
-            v=wire.VERSION,
-            device=self._config.device,
-            epoch=self._epoch.number,
-            ts=clock.wall_time(clock.now_ns()),
-            clock=self._clock(),
-            uptime_s=health.uptime_s,
-            temperature_c=health.temperature_c,
-            throttled=health.throttled,
-            load_1m=health.load_1m,
-            memory_available_bytes=health.memory_available_bytes,
-            agent_pss_bytes=health.agent_pss_bytes,
-            disk_free_bytes=health.disk_free_bytes,
-            threads=health.threads,
-            open_files=health.open_files,
-            certificate_days_left=None,
-        )
+        message = reports.health(self._origin, read_health(Path(self._config.state_dir)), self._clock())
         self._link.publish(self._topics.health, wire.encode(message), qos=0, retain=False)
+
+    @property
+    def _origin(self) -> reports.Origin:
+        return reports.Origin(self._config.device, self._epoch.number)
 
     def _summary(self) -> str:
         """One line for ``systemctl status``."""
@@ -440,15 +374,10 @@ class Service:
             self._publish_stats()
             if not self._outbox.wait_empty(FLUSH_S):
                 log.warning("stopping with %d messages not acknowledged", self._outbox.depth().messages)
-            self._link.publish_and_wait(self._topics.ledger, wire.encode(self._ledger()), 1.0)
+            self._link.publish_and_wait(self._topics.ledger, self._ledger(), 1.0)
             message = wire.encode(self._status("stopped", self._why, clock.wall_time(clock.now_ns())))
             self._link.publish_and_wait(self._topics.status, message, 1.0)
         self._link.stop()
         self._epoch.end(self._outbox.ledger())
         for pipeline in self._pipelines:
             pipeline.model.engine.close()
-
-
-def pipeline_url(config: Config, name: str) -> str:
-    """The URL of a pipeline's source."""
-    return config.pipelines[name].source_config.url

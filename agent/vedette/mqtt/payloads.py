@@ -266,7 +266,7 @@ class HealthMessage(Struct, frozen=True):
     load_1m: float
     memory_available_bytes: int
     agent_pss_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
     threads: int
     open_files: int
     certificate_days_left: float | None
