@@ -63,12 +63,13 @@ class VideoFileSource:
                 return None
             if self._read_since_start == 0:
                 raise SourceError("a video without a frame", where=self._path)
-            # seeking to frame 0 is not exact in every container; opening again is
-            self._capture.release()
-            self._capture = open_capture(str(self._path))
             self._read_since_start = 0
-            if self._capture is None or not self._capture.grab():
-                raise SourceError("cannot be read again from its start", where=self._path)
+            # seeking to the first frame, a key frame, costs a tenth of opening; not every container can be sought in
+            if not (self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._capture.grab()):
+                self._capture.release()
+                self._capture = open_capture(str(self._path))
+                if self._capture is None or not self._capture.grab():
+                    raise SourceError("cannot be read again from its start", where=self._path)
         pixels = retrieve(self._capture, into)
         if pixels is None:
             return None
