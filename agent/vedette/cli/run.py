@@ -13,7 +13,7 @@ EXAMPLES = """examples:
   vedette run -c /etc/vedette/vedette.toml
   vedette check -c my.toml && vedette run -c my.toml
 """
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0002
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
