@@ -35,7 +35,7 @@ PACKAGES = (
 )  # fmt: skip
 PYTHON = "3.11"  # that suite's
 USER = "pi"
-_TOOLS = ("mmdebstrap", "systemd-nspawn", "nsenter", "tar")
+_TOOLS = ("mmdebstrap", "systemd-nspawn", "nsenter", "setpriv", "tar")
 
 
 def why_not() -> str | None:
@@ -157,10 +157,11 @@ class Machine:
             log = (self._folder / "console.log").open("wb")
             for cgroup in self._cgroups:
                 cgroup.mkdir()
+            # a test process that is killed takes its machine along
             enter = "".join(f"echo $$ > {cgroup}/cgroup.procs && " for cgroup in self._cgroups)
             self._nspawn = subprocess.Popen(
                 [
-                    "sh", "-c", enter + 'exec "$@"', "sh",
+                    "sh", "-c", enter + 'exec setpriv --pdeathsig TERM "$@"', "sh",
                     "systemd-nspawn", "--boot", f"--directory={self.root}", f"--machine={self._name}", "--private-network",
                     "--register=no", "--keep-unit", "--console=pipe", "--notify-ready=yes",
                     "--system-call-filter=adjtimex clock_adjtime",  # a real device's kernel says whether its clock is right
