@@ -152,7 +152,7 @@ def load_config(path: Path) -> Config:
 
 
 def parse_config(raw: bytes, path: Path) -> Config:
-    """As `load_config`, of bytes; ``path`` is for messages, and relative file names are taken from its folder."""
+    """As `load_config`, of bytes; ``path`` is for messages. Relative file names inside are the working directory's."""
     try:
         text = raw.decode("utf-8")
         document = tomllib.loads(text)
