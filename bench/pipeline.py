@@ -24,7 +24,7 @@ from vedette.demo.broker import LOOPBACK, loopback_broker
 from vedette.model import load_model, read_model, share_folder
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import LANES, TOPIC, Pipeline, make_filter
+from vedette.pipeline import TOPIC, Pipeline, make_filter
 from vedette.sources import Grabber, SourceOptions, make_source
 from vedette.stats import EMPTY, STAGES, PipelineStats
 
@@ -52,7 +52,6 @@ def main() -> int:
     parser.add_argument("--model", default="coco-ssdlite-mobilenet-v2")
     parser.add_argument("--source", default=str(share_folder("media") / "people-walking.mp4"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--lanes", type=int, default=LANES)
     parser.add_argument("--switch-interval", type=float, default=SWITCH_INTERVAL_S)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each half of a round")
@@ -81,7 +80,7 @@ def main() -> int:
             grabber = Grabber(source, name="b", stall_timeout_s=5, frozen_timeout_s=0, on_change=lambda *_: None)
             pipeline = Pipeline(
                 "b", grabber, model, make_filter(spec.labels, [], 0.5, {}), outbox, statistics_,
-                clock_state=lambda: "synced", lanes=arguments.lanes,
+                clock_state=lambda: "synced",
             )  # fmt: skip
             grabber.start()
             pipeline.start()

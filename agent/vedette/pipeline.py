@@ -1,4 +1,4 @@
-"""source -> newest frame -> preprocess -> engine -> decode -> filter -> outbox: two lanes a pipeline."""
+"""source -> newest frame -> preprocess -> engine -> decode -> filter -> outbox: three threads a pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import msgspec
@@ -15,7 +15,8 @@ import numpy as np
 
 from . import clock
 from .clock import ClockState
-from .contract.errors import EngineFaultError, PictureError
+from .contract.errors import FaultError, PictureError
+from .contract.image import Placement
 from .contract.types import Classes, Detections, Frame, Result
 from .delivery import Outbox, Stream
 from .model import Model
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 TOPIC: Final = "detections"
 IDLE_S: Final = 0.5  # how long one turn waits for a frame; a turn is what the watchdog calls progress
-LANES: Final = 2  # one in the engine, one before and after it
+BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
@@ -64,50 +65,26 @@ class LabelFilter:
         return float(min(1.0, self.thresholds.min()))
 
 
-class _Turns:
-    """Lets numbered frames through one place in their order, one at a time.
-
-    At most ``lanes`` numbers are under way, so that each has a place of its own to wait in. A `SimpleQueue` is native
-    code: a `Condition` would wake its waiter through several Python locks, on the way from one inference to the next.
-    """
-
-    def __init__(self, lanes: int) -> None:
-        self._places: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(lanes)]
-        self._places[0].put(True)
-
-    def wait(self, number: int) -> bool:
-        """Until it is this frame's turn; False when there will be no more turns."""
-        place = self._places[number % len(self._places)]
-        if place.get():
-            return True
-        place.put(False)
-        return False
-
-    def done(self, number: int) -> None:
-        """This frame has had its turn; the next one's begins."""
-        self._places[(number + 1) % len(self._places)].put(True)
-
-    def stop(self) -> None:
-        """No more turns; whoever waits is woken."""
-        for place in self._places:
-            place.put(False)
-
-
 @dataclass(slots=True)
-class _Lane:
-    """A thread with buffers of its own. ``turned_ns``: when it last finished a turn, or found nothing to do."""
+class _Work:
+    """One frame on its way, with the buffers it goes in. Times: time.perf_counter_ns, but ``taken_ns``: CLOCK_BOOTTIME."""
 
+    frame: Frame
     model: Model
-    turned_ns: int
-    thread: threading.Thread | None = None
+    placement: Placement
+    taken_ns: int
+    begun: int
+    preprocessed: int
+    entered: int = 0
+    inferred: int = 0
 
 
 class Pipeline:
     """Runs one model on one source.
 
-    Two lanes share the engine: while one frame is inferred, the other lane preprocesses the next frame and decodes the
-    last one. Frames keep their order, through the engine and into the outbox, by taking numbers. All public things may
-    be called by any thread.
+    Three threads in a row: one prepares a frame, one infers and does nothing else, one finishes: decodes, filters,
+    appends to the outbox. `BUFFERS` sets of tensors go round between them, so that no more frames than that are under
+    way, and frames keep their order. All public things may be called by any thread.
     """
 
     def __init__(
@@ -121,7 +98,6 @@ class Pipeline:
         *,
         max_fps: float = 0.0,
         publish_empty: bool = True,
-        lanes: int = LANES,
         clock_state: Callable[[], ClockState] = clock.clock_state,
     ) -> None:
         self.name = name
@@ -141,73 +117,120 @@ class Pipeline:
         self._engine_ref = EngineRef(description.runtime, description.delegate)
         self._encoder = msgspec.json.Encoder()
         self._stop = threading.Event()
-        self._taking = threading.Lock()  # who takes the next frame, and its number
-        self._numbers = 0
-        self._engine_turns = _Turns(lanes)
-        self._outbox_turns = _Turns(lanes)
+        self._free: SimpleQueue[Model] = SimpleQueue()
+        for number in range(BUFFERS):
+            self._free.put(model.sibling() if number else model)
+        # None: nothing more comes this way
+        self._prepared: SimpleQueue[_Work | None] = SimpleQueue()
+        self._inferred: SimpleQueue[_Work | None] = SimpleQueue()
         self._engine_free_ns = 0  # when the engine is expected to be free again
         self._infer_ns = 0.0  # moving average of its time
         self._preprocess_ns = 0.0
         self._unfit = ""
-        now = clock.now_ns()
-        self._lanes = [_Lane(model if n == 0 else model.sibling(), now) for n in range(lanes)]
-        self._left = lanes
+        stages = (self._prepare, self._infer, self._finish)
+        self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
+        self._threads = [
+            threading.Thread(target=self._run, args=(stage,), name=f"{stage.__name__[1:]}-{name}", daemon=True)
+            for stage in stages
+        ]
         self.first_result = threading.Event()
         self.ended = threading.Event()
-        self.fault: EngineFaultError | None = None
+        self.fault: FaultError | None = None
 
     @property
     def turned_ns(self) -> int:
-        """When the lane that is furthest behind last finished a turn. The watchdog's food."""
-        return min(lane.turned_ns for lane in self._lanes)
+        """When the thread that is furthest behind last finished a turn, or found nothing to do. The watchdog's food."""
+        return min(self._turned_ns.values())
 
     def start(self) -> None:
-        """Starts the lanes' threads."""
-        for number, lane in enumerate(self._lanes):
-            name = f"pipeline-{self.name}-{number}"
-            lane.thread = threading.Thread(target=self._run, args=(lane,), name=name, daemon=True)
-            lane.thread.start()
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Lets the lanes finish their frames."""
+        """Lets them finish the frames that are under way."""
         self._stop.set()
         deadline = clock.now_ns() + int(timeout_s * 1e9)
-        for lane in self._lanes:
-            if lane.thread is not None:
-                lane.thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
-        self._engine_turns.stop()
-        self._outbox_turns.stop()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
 
-    def _run(self, lane: _Lane) -> None:
-        """A lane's thread: until it is stopped, or the source has ended for good."""
+    def _run(self, stage: Callable[[], None]) -> None:
+        """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
         try:
-            while not self._stop.is_set():
-                if not self._taking.acquire(timeout=IDLE_S):
-                    lane.turned_ns = clock.now_ns()
-                    continue
-                try:
-                    frame = self._take()
-                    taken_ns = clock.now_ns()
-                    number = self._numbers
-                    self._numbers += frame is not None
-                finally:
-                    self._taking.release()
-                if frame is not None:
-                    self._process(lane, frame, taken_ns, number)
-                elif self.grabber.slot.closed:
-                    return
-                lane.turned_ns = clock.now_ns()
-        except EngineFaultError as error:
+            stage()
+        except FaultError as error:
             self.fault = error
             log.error("pipeline %s: %s", self.name, error)
-            self._stop.set()
-            self._engine_turns.stop()
-            self._outbox_turns.stop()
+        except Exception as error:
+            self.fault = FaultError("a fault of ours", where=f"pipeline {self.name}", found=repr(error))
+            log.exception("pipeline %s: %s", self.name, self.fault)
         finally:
-            with self._taking:
-                self._left -= 1
-                if self._left == 0:
-                    self.ended.set()
+            if self.fault is not None:
+                self._stop.set()
+            if stage == self._finish:
+                self.ended.set()
+
+    def _turned(self, stage: str) -> None:
+        self._turned_ns[stage] = clock.now_ns()
+
+    def _prepare(self) -> None:
+        """The first thread: until it is stopped, or the source has ended for good."""
+        try:
+            model: Model | None = None
+            while not self._stop.is_set():
+                model = model or _next(self._free)
+                if model is not None:
+                    frame = self._take()
+                    if frame is not None:
+                        work = self._preprocess(frame, model)
+                        if work is not None:
+                            self._prepared.put(work)
+                            model = None
+                    elif self.grabber.slot.closed:
+                        return
+                self._turned("_prepare")
+        finally:
+            self._prepared.put(None)
+
+    def _infer(self) -> None:
+        """The second thread: nothing stands between one inference and the next."""
+        try:
+            while True:
+                try:
+                    work = self._prepared.get(timeout=IDLE_S)
+                except Empty:
+                    self._turned("_infer")
+                    continue
+                if work is None:
+                    return
+                work.entered = time.perf_counter_ns()
+                self._engine_free_ns = clock.now_ns() + int(self._infer_ns)
+                work.model.infer()
+                work.inferred = time.perf_counter_ns()
+                self._inferred.put(work)
+                self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
+                self._turned("_infer")
+        finally:
+            self._inferred.put(None)
+
+    def _finish(self) -> None:
+        """The third thread."""
+        try:
+            while True:
+                try:
+                    work = self._inferred.get(timeout=IDLE_S)
+                except Empty:
+                    self._turned("_finish")
+                    continue
+                if work is None:
+                    return
+                self._report(work)
+                self._free.put(work.model)
+                self._turned("_finish")
+        finally:
+            for stage in self._turned_ns:
+                self._turned(stage)
 
     def _take(self) -> Frame | None:
         """The next frame to work on; None when none came in time or it was over the rate cap."""
@@ -226,9 +249,9 @@ class Pipeline:
         self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, now)
         return frame
 
-    def _process(self, lane: _Lane, frame: Frame, taken_ns: int, number: int) -> None:
-        """One frame, the whole way."""
-        model = lane.model
+    def _preprocess(self, frame: Frame, model: Model) -> _Work | None:
+        """None for a frame that cannot be used; counted."""
+        taken_ns = clock.now_ns()
         begun = time.perf_counter_ns()
         try:
             placement = model.preprocess(frame.pixels)
@@ -237,37 +260,30 @@ class Pipeline:
             if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
                 self._unfit = str(error)
                 log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
-            for turns in (self._engine_turns, self._outbox_turns):
-                if turns.wait(number):
-                    turns.done(number)
-            return
+            return None
         preprocessed = time.perf_counter_ns()
-        if not self._engine_turns.wait(number):
-            return
-        entered = time.perf_counter_ns()
-        self._engine_free_ns = clock.now_ns() + int(self._infer_ns)
-        model.infer()
-        inferred = time.perf_counter_ns()
-        self._engine_turns.done(number)
-        self._infer_ns += (inferred - entered - self._infer_ns) * AVERAGING
         self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
-        result = self._filter(model.decode(placement))
+        return _Work(frame, model, placement, taken_ns, begun, preprocessed)
+
+    def _report(self, work: _Work) -> None:
+        """Decodes, filters, and leaves the message in the outbox."""
+        frame = work.frame
+        begun = time.perf_counter_ns()
+        result = self._filter(work.model.decode(work.placement))
         decoded = time.perf_counter_ns()
+        waited = work.entered - work.preprocessed + begun - work.inferred
         latency_ms = {
             "capture": frame.capture_ns / 1e6,
-            "queue": (taken_ns - frame.captured_ns + entered - preprocessed) / 1e6,
-            "preprocess": (preprocessed - begun) / 1e6,
-            "infer": (inferred - entered) / 1e6,
-            "decode": (decoded - inferred) / 1e6,
+            "queue": (work.taken_ns - frame.captured_ns + waited) / 1e6,
+            "preprocess": (work.preprocessed - work.begun) / 1e6,
+            "infer": (work.inferred - work.entered) / 1e6,
+            "decode": (decoded - begun) / 1e6,
         }
         latency_ms["total"] = sum(latency_ms.values())
-        body = self._body(frame, result, latency_ms) if len(result) or self._publish_empty else b""
-        if not self._outbox_turns.wait(number):
-            return
         self.stats.inferred(latency_ms)
-        if body:
+        if len(result) or self._publish_empty:
+            body = self._body(frame, result, latency_ms)
             self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body)
-        self._outbox_turns.done(number)
         if not self.first_result.is_set():
             self.first_result.set()
 
@@ -323,3 +339,11 @@ def make_filter(
         if chosen and label not in chosen:
             values[index] = 2.0
     return LabelFilter(values)
+
+
+def _next(queue: SimpleQueue[Model]) -> Model | None:
+    """Waits a while for a free set of buffers."""
+    try:
+        return queue.get(timeout=IDLE_S)
+    except Empty:
+        return None

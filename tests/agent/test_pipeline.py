@@ -161,7 +161,7 @@ def test_every_frame_of_a_file_becomes_a_message_in_order() -> None:
     run = Run(detector([0.9], [0]), [picture()] * 50).to_the_end()
     messages = run.messages()
     assert [m["seq"] for m in messages] == list(range(1, 51))
-    assert [m["frame"]["seq"] for m in messages] == list(range(1, 51)), "two lanes keep the frames' order"
+    assert [m["frame"]["seq"] for m in messages] == list(range(1, 51)), "three threads keep the frames' order"
     assert messages[0]["frame"] == {"seq": 1, "width": 32, "height": 24}
     assert messages[0]["objects"] == [{"label": "cat", "class_id": 0, "score": 0.9, "box": [0.2, 0.1, 0.9, 0.6]}]
     assert run.engine.overlaps == 0, "an engine runs one inference at a time"
@@ -305,7 +305,7 @@ def test_a_hung_engine_makes_no_turns_and_an_idle_one_does() -> None:
     engine.go_on.clear()
     with Run(engine, [picture()] * 9) as run:
         assert engine.entered.acquire(timeout=DEADLINE_S)
-        # the lane in the engine can make no turn any more, whatever the others do
+        # the thread in the engine can make no turn any more, whatever the others do
         turned = run.pipeline.turned_ns
         before = clock.now_ns()
         wait_for("time to pass", lambda: clock.now_ns() - before > 700_000_000)
@@ -406,3 +406,12 @@ def test_detections_know_their_shapes() -> None:
 def test_a_frame_knows_its_size() -> None:
     frame = Frame(1, 0, 0, picture(10, 20))
     assert (frame.width, frame.height) == (20, 10)
+
+
+def test_a_fault_of_ours_ends_the_pipeline_and_is_its_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """Not a thread's silent death that passes for the end of the source."""
+    engine = detector([0.9], [0])
+    engine.fault = ZeroDivisionError("a bug")
+    run = Run(engine, [picture()] * 5).to_the_end()
+    assert run.pipeline.fault is not None and "ZeroDivisionError" in run.pipeline.fault.line()
+    assert any("ZeroDivisionError" in record.getMessage() for record in caplog.records)
