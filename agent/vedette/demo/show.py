@@ -110,6 +110,7 @@ class Demo:
         self, *, model: str, source: str | None, pace: str, threads: int, broker: str, picture: Path | None
     ) -> None:
         """Raises `UserError` where the model or the source cannot be."""
+        self._begun = time.monotonic()  # the demo's seconds count from here, for that is when a person began to wait
         self._spec = read_model(model)
         self._source = source or str(share_folder("media") / CLIP)
         self._pace = pace
@@ -130,7 +131,7 @@ class Demo:
             folder = Path(name)
             listener = Listener(LOOPBACK, port, Topics("vedette", DEVICE), PIPELINE)
             begun = time.monotonic()
-            end = begun + seconds
+            end = self._begun + seconds
             with contextlib.closing(listener), AgentProcess(self._write_config(folder, broker, port), folder) as agent:
                 try:
                     agent.start()
