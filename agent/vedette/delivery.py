@@ -50,7 +50,7 @@ class Entry:
         return len(self.body) + ENTRY_OVERHEAD
 
 
-ENTRY_OVERHEAD = 400  # bytes; measured with sys.getsizeof over an Entry, its Key and their place in the outbox
+ENTRY_OVERHEAD = 400  # bytes; an allowance for an Entry, its Key and their places in the outbox, not a measurement
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class VideoFileSource:
             if self._read_since_start == 0:
                 raise SourceError("a video without a frame", where=self._path)
             self._read_since_start = 0
-            # seeking to the first frame, a key frame, costs a tenth of opening; not every container can be sought in
+            # seeking to the first frame, a key frame, is cheaper than opening; not every container can be sought in
             if not (self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._capture.grab()):
                 self._capture.release()
                 self._capture = open_capture(str(self._path))
