@@ -20,21 +20,14 @@ from vedette.engine import load_runtime
 from . import calibrate, coco, evaluate, gate, package, quantise
 from .agreement import Agreement
 from .detect import Detector
-from .evaluate import Accuracy, Pair, Progress
+from .evaluate import Accuracy, Pair
 from .gate import GateRow
 from .latency import Latency, time_both
 from .load import load_network
 from .pictures import dataset, list_pictures, read_picture
+from .progress import Progress, Silent
 from .recipe import RecipeFile, read_recipe
 from .source import read_source
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def begin(self, step: str, total: int) -> Callable[[], None]:
-        """See `vedette_converter.evaluate.Progress`."""
-        return lambda: None
 
 
 @dataclass(frozen=True, slots=True)

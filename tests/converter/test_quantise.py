@@ -61,7 +61,7 @@ def test_an_op_without_an_int8_kernel_is_a_fault_in_one_line(tf: Any) -> None:
 
     spec = TensorSpec("x", (1, 4), np.dtype(np.float32))
     with pytest.raises(FaultError, match="TensorFlow cannot convert the network: found") as caught:
-        quantise.to_int8(Network(function, spec, (spec,)), [np.zeros((1, 4), np.float32)])
+        quantise.to_int8(Network((spec,), (spec,), function), [np.zeros((1, 4), np.float32)])
     assert "\n" not in caught.value.line()
 
 
@@ -76,7 +76,7 @@ def test_a_float_flatbuffer_of_another_network_is_a_fault(network: Network, tmp_
     path = tmp_path / "f.tflite"
     path.write_bytes(quantise.to_float32(network))
     engine = quantise.load_proven(path, load_runtime())
-    other = Network(lambda x: [2 * y for y in network.function(x)], network.input, network.outputs)
+    other = Network(network.inputs, network.outputs, lambda x: [2 * y for y in network.function(x)])
     sample = np.full(network.input.shape, 0.5, np.float32)
     with pytest.raises(FaultError, match=r"differs from TensorFlow: expected at most 0\.001"):
         quantise.expect_same(engine, other, sample)

@@ -12,7 +12,8 @@ import pytest
 from converter_project import RECIPE
 
 from vedette.contract.errors import UserError
-from vedette_converter.recipe import TfjsSource, read_recipe
+from vedette_converter.recipe import read_recipe
+from vedette_converter.recipe.sources import TfjsSource
 from vedette_converter.source import read_source
 
 FILES = {"m/model.json": b"{}", "m/shard": b"weights"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..recipe import TfjsSource
+from ..recipe.sources import TfjsSource
 from ..source import SourceFiles
 from .network import Network
 

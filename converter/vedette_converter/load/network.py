@@ -15,15 +15,25 @@ from ..tensorflow import load_tensorflow
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One input, batch 1, float32; any number of outputs, in the order in which they were asked for."""
+    """Batch 1, float32 inputs and outputs, in the order in which they were asked for."""
 
-    function: Any
-    """A TensorFlow ``ConcreteFunction`` over one positional tensor, without variables of its own."""
-    input: TensorSpec
+    inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    function: Any
+    """A TensorFlow ``ConcreteFunction`` over one positional tensor an input, without variables of its own."""
+    model: Any = None
+    """The Keras 3 functional model, where there is one: what can be trained and whose channels can be pruned."""
+    flatbuffer: bytes | None = None
+    """The network as a float32 TFLite flatbuffer, where it came as one; ``function`` is None then."""
 
-    def run(self, sample: Tensor) -> list[Tensor]:
-        """The outputs for one input of `input`'s shape, float32, by TensorFlow itself: the reference."""
+    @property
+    def input(self) -> TensorSpec:
+        """The only input. Raises `ValueError` where there are several."""
+        (spec,) = self.inputs
+        return spec
+
+    def run(self, *samples: Tensor) -> list[Tensor]:
+        """The outputs for one tensor an input, float32, by TensorFlow itself: the reference."""
         tensorflow = load_tensorflow()
-        results: Sequence[Any] = self.function(tensorflow.constant(np.asarray(sample, np.float32)))
+        results: Sequence[Any] = self.function(*(tensorflow.constant(np.asarray(s, np.float32)) for s in samples))
         return [np.asarray(result.numpy()) for result in results]

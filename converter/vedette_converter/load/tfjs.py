@@ -19,7 +19,7 @@ import numpy as np
 from vedette.contract.errors import ModelError
 from vedette.contract.types import Tensor, TensorSpec
 
-from ..recipe import TfjsSource
+from ..recipe.sources import TfjsSource
 from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
 from .network import Network
@@ -66,7 +66,7 @@ def load(source: TfjsSource, files: SourceFiles, input_shape: tuple[int, ...]) -
                 f"output {name}", where=where, expected="a fixed shape, float32", found=f"{shape} {tensor.dtype.name}"
             )
         outputs.append(TensorSpec(name, tuple(shape), np.dtype(np.float32)))
-    return Network(function, TensorSpec(source.input, input_shape, np.dtype(np.float32)), tuple(outputs))
+    return Network((TensorSpec(source.input, input_shape, np.dtype(np.float32)),), tuple(outputs), function)
 
 
 def _parse(raw: bytes, where: str) -> dict[str, Any]:

@@ -20,35 +20,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from vedette.contract.errors import ConfigError
-from vedette.contract.manifest import Fraction, ImageInput, Name, Positive, Sha256, SsdOutput, Text
+from vedette.contract.manifest import Fraction, ImageInput, Name, SsdOutput, Text
 
-Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-
-
-class TfjsSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="format", tag="tfjs"):
-    """A TensorFlow.js graph model inside a package of npm. Nothing of it is kept in this project."""
-
-    package: Text
-    """The package's name."""
-    version: Text
-    """Its exact version."""
-    model: Text
-    """Path of ``model.json`` inside the package; the shards are looked for beside it."""
-    sha256: Annotated[dict[str, Sha256], Meta(min_length=2)]
-    """sha256 of every file that is used, by its path inside the package: ``model.json`` and each shard."""
-    licence: Text
-    """SPDX identifier of the weights' licence."""
-    attribution: Text
-    """Who made the network and the weights."""
-    input: Text
-    """The node that is fed: float32, as ``[input]`` makes it. What the graph computes before it is left out."""
-    outputs: Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
-    """The nodes that are read, in the order that ``[output]`` counts them. What comes after them is left out."""
-
-    @property
-    def url(self) -> str:
-        """A package URL (purl): which registry serves it is the user's choice."""
-        return f"pkg:npm/{self.package}@{self.version}#{self.model}"
+from .quantisation import Quantise, Seed
+from .sources import Source
 
 
 class Labels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,20 +31,6 @@ class Labels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     file: Text
     """Path of a ``labels.txt``: one label a line, line number = class id."""
-
-
-class Quantise(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How float becomes integer: full int8, weights per channel, activations per tensor (TFLite's quantisation spec)."""
-
-    precision: Literal["int8"] = "int8"
-    input: Literal["int8", "uint8"] = "int8"
-    """The input tensor's dtype. Float would cost a conversion of the whole picture on the device."""
-    output: Literal["int8", "uint8"] = "int8"
-    """The output tensors' dtype."""
-    pictures: Positive = 160
-    """How many calibration pictures are drawn; fewer where the folder has fewer."""
-    seed: Seed = 1
-    """Of the draw."""
 
 
 class GoldenVectors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -136,7 +97,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Name
     version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
     task: Literal["detect"]
-    source: TfjsSource
+    source: Source
     input: ImageInput
     output: SsdOutput
     labels: Labels

@@ -1,0 +1,50 @@
+"""``vedette-convert``: exit code 0 when all is well, 1 for a gate that does not hold or a fault of ours, 2 for a mistake.
+
+One file a command. Each has ``add(commands)``, which declares it, and ``run(options) -> exit code``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import vedette
+from vedette.contract.errors import VedetteError
+
+from . import build
+
+COMMANDS = (build,)
+
+_EPILOG = """\
+exit codes:
+  0 all is well; 1 a gate does not hold, or a fault of ours; 2 something you can mend
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="vedette-convert",
+        description="Makes small, fast, proven TFLite bundles for vedette.",
+        epilog=f"{build.EXAMPLES}\n{_EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vedette-convert {vedette.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; see the module for the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except VedetteError as error:
+        print(f"vedette-convert: error: {error.line()}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vedette-convert: interrupted", file=sys.stderr)
+        return 130
