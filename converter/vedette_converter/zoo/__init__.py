@@ -1,0 +1,1 @@
+"""Trainable Keras definitions of published networks, which take the published weights by name."""
