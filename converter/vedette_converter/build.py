@@ -1,49 +1,68 @@
-"""``vedette-convert build``: recipe -> load -> calibrate -> quantise -> evaluate -> gate -> bundle."""
+"""``vedette-convert build``: recipe -> load -> train, prune, distil -> quantise -> evaluate -> gate -> bundle."""
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any, Final
 
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
-from vedette.contract.golden import Verdict
 from vedette.contract.labels import parse_labels
-from vedette.contract.manifest import EngineClass
 from vedette.contract.types import Tensor
-from vedette.engine import load_runtime
+from vedette.engine import Runtime, TfliteEngine, load_runtime
 
 from . import calibrate, coco, evaluate, gate, package, quantise
 from .agreement import Agreement
-from .detect import Detector
-from .evaluate import Accuracy, Pair
-from .gate import GateRow
-from .latency import Latency, time_both
-from .load import load_network
+from .calibrate import Calibration
+from .evaluate import Pair, Truth
+from .latency import Latency, Timing, machine, time_all
+from .load import Network, load_network
+from .measured import Measured, Stage
 from .pictures import dataset, list_pictures, read_picture
 from .progress import Progress, Silent
-from .recipe import RecipeFile, read_recipe
-from .source import read_source
+from .prune import Cost
+from .recipe import Recipe, RecipeFile
+from .recipe.training import ZooSource
+from .source import SourceFiles, read_source
+from .student import Steps, Student, check_teacher
+from .subject import Subject
+from .tensorflow import load_tensorflow
+from .train import data as training_data
+from .train.data import Samples
+from .train.sparsity import Sparsity
+from .train.work import Work, default_folder
+from .zoo.network import as_network
+from .zoo.resnet import resnet
+
+LATENCY_SAMPLES: Final = 8  # calibration samples of a network whose latency alone matters
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Everything a build found out, before and after quantisation."""
+class Inputs:
+    """Where everything lies that a recipe does not hold."""
 
-    name: str
-    bytes_before: int
-    bytes_after: int
-    latency: Latency
-    accuracy: Accuracy | None
-    agreement: Agreement
-    rows: tuple[GateRow, ...]
-    verdicts: dict[EngineClass, Verdict]
-    seconds: dict[str, float]
-    """By step."""
+    data: Path
+    """A folder of pictures to calibrate with, and to compare the networks on."""
+    source: Path | None = None
+    """The package of the recipe's weights."""
+    annotated: tuple[Path, ...] = ()
+    """For accuracy. Detectors: folders in COCO's format. Classifiers: one folder with one folder a label."""
+    training: Path | None = None
+    """Pictures to train on: one folder a label, or, where no label is needed, any pictures below it. ``data`` without."""
+    out: Path | None = None
+    """The bundle's file; NAME.tflite in the current folder without one."""
+    work: Path | None = None
+    """Where long steps are kept; see `vedette_converter.train.work`."""
+    float_out: Path | None = None
+    """Where the float network goes that the bundle is compared with, ``.keras``."""
 
 
 @dataclass(slots=True)
@@ -57,83 +76,273 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - start, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A network on the way, in an engine."""
+
+    name: str
+    flatbuffer: bytes
+    path: Path
+    engine: TfliteEngine
+    cost: Cost | None
+
+
 def build(
-    recipe_path: Path,
-    data: Path,
+    file: RecipeFile,
+    inputs: Inputs,
     *,
-    source: Path | None,
-    annotated: Sequence[Path],
-    out: Path | None,
+    findings: Sequence[str] = (),
     progress: Progress | None = None,
     on_measured: Callable[[Measured], None] = lambda measured: None,
 ) -> tuple[Measured, Bundle]:
     """Makes one bundle, or none at all.
 
-    ``data``: a folder of pictures to calibrate with, and to compare the networks on. ``annotated``: folders in COCO's
-    format. ``out``: the bundle's file; NAME.tflite in the current folder without one. ``on_measured`` is told the
-    figures before the gate judges them. Raises `UserError` for what the user can mend, `GateError` where a promise of
-    the recipe does not hold, `FaultError` for the rest.
+    ``findings``: what is to be said beside the figures. ``on_measured`` is told the figures before the gate judges
+    them. Raises `UserError` for what the user can mend, `GateError` where a promise of the recipe does not hold,
+    `FaultError` for the rest.
     """
     progress = progress or Silent()
     clock = _Clock()
-    file = read_recipe(recipe_path)
     recipe = file.recipe
-    out = out or Path(f"{recipe.name}.tflite")
+    out = inputs.out or Path(f"{recipe.name}.tflite")
     if not out.parent.is_dir() or out.is_dir():
         raise UserError("bundle cannot be written", where=out, expected="a file in a folder that exists")
     label_bytes, labels = _labels(file)
-    calibration = calibrate.choose(data, recipe.quantise.pictures, recipe.quantise.seed)
-    truth = coco.read_annotated(annotated, labels) if annotated else None
-    files = read_source(recipe.source, source)
+    calibration = calibrate.choose(inputs.data, recipe.quantise.pictures, recipe.quantise.seed)
+    truth = _truth(recipe, inputs, labels)
+    files = None if isinstance(recipe.source, ZooSource) else read_source(recipe.source, inputs.source, file.resolve)
     runtime = load_runtime()
+    load_tensorflow(fast=recipe.trains)
     with tempfile.TemporaryDirectory(prefix="vedette-convert-") as folder:
+        maker = _Maker(recipe, calibration, runtime, Path(folder), progress)
         with clock.step("load"):
-            shape = (1, recipe.input.height, recipe.input.width, recipe.input.channels)
-            network = load_network(recipe.source, files, shape)
-            original = quantise.to_float32(network)
-            before_path = Path(folder) / "float32.tflite"
-            before_path.write_bytes(original)
-            before = quantise.load_proven(before_path, runtime)
-            quantise.expect_same(before, network, next(calibration.samples(recipe.input)))
+            network = _load(recipe, files, labels)
+        student: Student | None = None
+        if recipe.trains:
+            with clock.step("train"):
+                student = _study(file, inputs, network, labels, maker)
+            network = as_network(student.teacher)
+            if inputs.float_out is not None:
+                _keep(student.teacher, inputs.float_out)
         with clock.step("quantise"):
-            step = progress.begin("calibration", len(calibration.pictures))
-            flatbuffer = quantise.to_int8(
-                network, calibration.samples(recipe.input, step),
-                input_dtype=recipe.quantise.input, output_dtype=recipe.quantise.output,
-            )  # fmt: skip
-            after_path = Path(folder) / f"{recipe.quantise.precision}.tflite"
-            after_path.write_bytes(flatbuffer)
-            after = quantise.load_proven(after_path, runtime)
-        pair = Pair(before, after, recipe.input, recipe.output, labels)
-        detectors = pair.detectors(recipe.golden.score_threshold)
+            before = maker.float32("float32", network, student.cost_before if student else None)
+            quantise.expect_same(before.engine, network, next(calibration.samples(recipe.input)))
+            candidates = [before]
+            final = network
+            if student is not None and student.model is not student.teacher:
+                final = as_network(student.model)
+                changed = "pruned float32" if student.plan is not None else "distilled float32"
+                candidates.append(maker.float32(changed, final, student.cost_after))
+            candidates.append(maker.quantised(final, before, labels, student.cost_after if student else None))
+            product = len(candidates) - 1
+            if student is not None and student.control is not None:
+                candidates.append(
+                    maker.quantised(as_network(student.control), before, labels, student.cost_after, name="control")
+                )
+        after = candidates[product]
+        pair = maker.pair(before, after, labels)
+        subjects = pair.subjects(recipe.golden.score_threshold)
         with clock.step("golden vectors"):
-            golden = package.make_golden(*detectors, file.resolve(recipe.golden.pictures), recipe.golden.raw)
-        with clock.step("latency"):
-            latency = time_both(before, after, _samples(*detectors, file), recipe.latency.rounds)
-        with clock.step("evaluate"):
-            everything = list_pictures(data)
-            agreement = evaluate.measure_agreement(pair, everything, recipe.evaluate, progress)
-            accuracy = evaluate.measure_accuracy(pair, truth, recipe.evaluate, progress) if truth else None
-            evaluation = evaluate.as_manifest(
-                accuracy, agreement, dataset(data.name or "pictures", everything), recipe.evaluate
+            golden = package.make_golden(
+                *subjects, file.resolve(recipe.golden.pictures), recipe.golden.raw, classifies=pair.classifies
             )
-        content = package.Content(flatbuffer, label_bytes, golden, evaluation, calibration.data, files.sha256)
+        with clock.step("latency"):
+            timings = _times(candidates, maker, labels, file)
+            description = after.engine.description
+            latency = Latency(
+                timings[0], timings[product], recipe.latency.rounds, description.runtime, description.threads, machine()
+            )
+        with clock.step("evaluate"):
+            everything = list_pictures(inputs.data)
+            stages = [_first(before, timings[0])]
+            for candidate, timing in zip(candidates[1:], timings[1:], strict=True):
+                stages.append(_stage(maker.pair(before, candidate, labels), candidate, timing, truth, everything,
+                                     recipe, progress))  # fmt: skip
+            judged = stages[product]
+            assert judged.agreement is not None
+            evaluation = evaluate.as_manifest(
+                judged.accuracy, judged.agreement, dataset(inputs.data.name or "pictures", everything),
+                recipe.evaluate, classifies=pair.classifies,
+            )  # fmt: skip
+        source_sha256 = files.sha256 if files is not None else file.sha256
+        content = package.Content(after.flatbuffer, label_bytes, golden, evaluation, calibration.data, source_sha256)
         with clock.step("self-test on all kernels"):
             members = {
                 "labels.txt": label_bytes,
                 "golden.npz": package.encode_golden(golden),
-                "measurements.json": package.measurements(latency, len(flatbuffer), len(original)),
+                "measurements.json": package.measurements(latency, len(after.flatbuffer), len(before.flatbuffer)),
             }
             manifest = package.make_manifest(file, content, members)
-            manifest, verdicts = package.with_tolerances(manifest, after_path, golden, len(labels), runtime, file)
-    rows = gate.judge(recipe.gate, recipe.latency.max_ratio, accuracy, agreement, latency)
+            manifest, verdicts = package.with_tolerances(manifest, after.path, golden, len(labels), runtime, file)
+    rows = gate.judge(
+        recipe.gate, recipe.latency.max_ratio, judged.accuracy, judged.agreement, latency, len(after.flatbuffer)
+    )
     measured = Measured(
-        recipe.name, len(original), len(flatbuffer), latency, accuracy, agreement, tuple(rows), verdicts, clock.seconds
+        recipe.name, recipe.quantise.precision, tuple(stages), product, latency, tuple(rows), verdicts,
+        (*findings, *maker.findings()), clock.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )  # fmt: skip
     on_measured(measured)
     gate.enforce(rows)
     package.write(out, content, manifest, members)
     return measured, open_bundle(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes flatbuffers of networks, and engines of flatbuffers."""
+
+    recipe: Recipe
+    calibration: Calibration
+    runtime: Runtime
+    folder: Path
+    progress: Progress
+
+    def samples(self, on_sample: Callable[[], None] = lambda: None) -> quantise.Samples:
+        """Calibration samples, anew each time."""
+        return lambda: self.calibration.samples(self.recipe.input, on_sample)
+
+    def findings(self) -> list[str]:
+        """What is odd about the calibration samples."""
+        if not self.recipe.quantise.calibrated:
+            return []
+        limits = [quantise.limits_of(self.recipe.input)]
+        return quantise.calibration_findings(self.samples()(), limits)
+
+    def float32(self, name: str, network: Network, cost: Cost | None) -> _Candidate:
+        """The network as it is."""
+        return self._candidate(name, quantise.to_float32(network), cost)
+
+    def quantised(
+        self, network: Network, before: _Candidate, labels: tuple[str, ...], cost: Cost | None, *, name: str = ""
+    ) -> _Candidate:
+        """The network in the recipe's precision."""
+        options = self.recipe.quantise
+        step = self.progress.begin(name or "calibration", len(self.calibration.pictures))
+
+        def holds(flatbuffer: bytes) -> bool:
+            """Whether a mixed network agrees with the original on what it was calibrated with."""
+            tried = self._candidate("tried", flatbuffer, None)
+            agreement = evaluate.measure_agreement(
+                self.pair(before, tried, labels), list(self.calibration.pictures), self.recipe.evaluate, Silent()
+            )
+            tried.engine.close()
+            return agreement.share >= self.recipe.gate.min_agreement
+
+        flatbuffer = quantise.convert(
+            network, options, self.samples() if options.calibrated else None, on_sample=step,
+            holds=holds if options.precision == "mixed" else None,
+        )  # fmt: skip
+        return self._candidate(name or options.precision, flatbuffer, cost)
+
+    def pair(self, before: _Candidate, after: _Candidate, labels: tuple[str, ...]) -> Pair:
+        """Two of them, to be compared."""
+        return Pair(before.engine, after.engine, self.recipe.input, self.recipe.output, labels)
+
+    def _candidate(self, name: str, flatbuffer: bytes, cost: Cost | None) -> _Candidate:
+        path = self.folder / f"{name.replace(' ', '-')}.tflite"
+        path.write_bytes(flatbuffer)
+        return _Candidate(name, flatbuffer, path, quantise.load_proven(path, self.runtime), cost)
+
+
+def _load(recipe: Recipe, files: SourceFiles | None, labels: tuple[str, ...]) -> Network:
+    shape = (1, recipe.input.height, recipe.input.width, recipe.input.channels)
+    source = recipe.source
+    if isinstance(source, ZooSource):
+        model = resnet(
+            source.network, height=shape[1], width=shape[2], channels=shape[3], classes=len(labels),
+            filters=source.filters, seed=source.seed,
+        )  # fmt: skip
+        return as_network(model)
+    assert files is not None  # only the zoo has none
+    network = load_network(source, files, shape)
+    if recipe.trains and network.model is None:
+        raise UserError(
+            "training and pruning need a Keras network", where=files.where,
+            expected="a .keras or .h5 file with a functional network",
+            found=f"format {source.__struct_config__.tag}", fix="leave out [train], [prune], [distil] and [sparsify]",
+        )  # fmt: skip
+    return network
+
+
+def _study(file: RecipeFile, inputs: Inputs, network: Network, labels: tuple[str, ...], maker: _Maker) -> Student:
+    """Everything that is done to a Keras network before it is quantised."""
+    recipe = file.recipe
+    work = Work(inputs.work or default_folder(recipe.name))
+
+    def to_int8(model: Any) -> bytes:
+        """Calibrated with a handful: its latency alone matters."""
+        return quantise.to_int8(as_network(model), islice(maker.calibration.samples(recipe.input), LATENCY_SAMPLES))
+
+    steps = Steps(recipe.output, work, maker.progress, to_int8)
+    samples = _training_samples(recipe, inputs, labels, maker.progress)
+    model = network.model
+    if recipe.train is not None:
+        model = steps.train(model, recipe.train, samples)
+    larger = None
+    if recipe.distil is not None and recipe.distil.teacher is not None:
+        larger = _load_teacher(file.resolve(recipe.distil.teacher))
+        check_teacher(larger, model, recipe.distil.teacher)
+    sparsity = recipe.sparsify and Sparsity(recipe.sparsify.sparsity, recipe.sparsify.begin, recipe.sparsify.end)
+    return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger)
+
+
+def _training_samples(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...], progress: Progress) -> Samples:
+    folder = inputs.training or inputs.data
+    needs = recipe.train is not None or (recipe.distil is not None and recipe.distil.label_weight > 0)
+    needs = needs or (recipe.prune is not None and recipe.prune.criterion == "taylor")
+    listed = training_data.list_labelled(folder, labels) if needs else training_data.list_unlabelled(folder)
+    return training_data.decode(listed, recipe.input, progress.begin("decode", len(listed.files)))
+
+
+def _load_teacher(path: Path) -> Any:
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError("the teacher cannot be read", where=path, expected="a .keras file",
+                        found=(str(error).splitlines() or [""])[0]) from None  # fmt: skip
+
+
+def _keep(model: Any, path: Path) -> None:
+    half = path.with_name(f".{path.stem}.part.keras")
+    try:
+        model.save(half)
+        half.replace(path)
+    except (OSError, ValueError) as error:
+        half.unlink(missing_ok=True)
+        raise UserError("the float network cannot be written", where=path, found=str(error).splitlines()[0]) from None
+
+
+def _truth(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...]) -> Truth | None:
+    if not inputs.annotated:
+        return None
+    if recipe.task == "detect":
+        return coco.read_annotated(inputs.annotated, labels)
+    if len(inputs.annotated) > 1:
+        raise UserError("--evaluate", expected="one folder, with one folder a label", found=f"{len(inputs.annotated)}")
+    return training_data.list_labelled(inputs.annotated[0], labels)
+
+
+def _first(candidate: _Candidate, timing: Timing) -> Stage:
+    size = len(candidate.flatbuffer)
+    return Stage(candidate.name, size, _compressed(candidate.flatbuffer), timing, None, None, candidate.cost)
+
+
+def _stage(
+    pair: Pair, candidate: _Candidate, timing: Timing, truth: Truth | None, everything: list[Path], recipe: Recipe,
+    progress: Progress,
+) -> Stage:  # fmt: skip
+    agreement: Agreement = evaluate.measure_agreement(pair, everything, recipe.evaluate, progress)
+    accuracy = evaluate.measure_accuracy(pair, truth, recipe.evaluate, progress) if truth is not None else None
+    return Stage(
+        candidate.name, len(candidate.flatbuffer), _compressed(candidate.flatbuffer), timing, accuracy, agreement,
+        candidate.cost,
+    )  # fmt: skip
+
+
+def _compressed(flatbuffer: bytes) -> int:
+    return len(zlib.compress(flatbuffer, 9))
 
 
 def _labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
@@ -147,6 +356,11 @@ def _labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
     return raw, parse_labels(raw, path)
 
 
-def _samples(before: Detector, after: Detector, file: RecipeFile) -> tuple[Tensor, Tensor]:
-    pixels = read_picture(list_pictures(file.resolve(file.recipe.golden.pictures))[0])
-    return before.preprocess(pixels)[None], after.preprocess(pixels)[None]
+def _times(candidates: Sequence[_Candidate], maker: _Maker, labels: tuple[str, ...], file: RecipeFile) -> list[Timing]:
+    recipe = file.recipe
+    pixels = read_picture(list_pictures(file.resolve(recipe.golden.pictures))[0])
+    samples: list[Tensor] = []
+    for candidate in candidates:
+        subject = Subject(candidate.engine, recipe.input, recipe.output, labels, score_threshold=0.5)
+        samples.append(subject.preprocess(pixels)[None])
+    return time_all([candidate.engine for candidate in candidates], samples, recipe.latency.rounds)

@@ -1,0 +1,112 @@
+"""A network and a recipe's options -> the flatbuffer that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from vedette.contract.errors import FaultError
+from vedette.contract.types import Float32Array
+
+from ..load import Network
+from ..recipe.quantisation import Quantise
+from . import edge_quantizer, tf_converter
+from .graph import read_graph
+from .mixed import mixed
+from .proof import prove
+from .ranges import clip, observe, refuse_nan_constants
+from .samples import Samples
+
+FEW = 4  # samples that show whether a float network's outputs are finite
+
+
+def convert(
+    network: Network,
+    options: Quantise,
+    samples: Samples | None = None,
+    *,
+    float32: bytes | None = None,
+    holds: Callable[[bytes], bool] | None = None,
+    on_sample: Callable[[], None] = lambda: None,
+) -> bytes:
+    """The network in ``options.precision``, proved to load and run with every runtime installed here.
+
+    ``samples``: needed where ``options.calibrated``; gone over twice or more. ``float32``: the network's float
+    flatbuffer, where it was made already. ``holds``: for ``mixed``, see there. ``on_sample``: called once a sample.
+
+    Raises `ModelError` where weights or, over the samples, a layer's outputs are not finite, naming the layer;
+    `FaultError` where an op has no kernel of this precision, or the flatbuffer does not run; what ``samples`` raises.
+    """
+    original = float32 if float32 is not None else to_float32(network)
+    refuse_nan_constants(read_graph(original))
+    if options.precision == "mixed":
+        made = mixed(network, options, _given(samples), float32=original, holds=holds, on_sample=on_sample).flatbuffer
+        prove(made, "the mixed network")
+        return made
+    if options.calibrated:
+        made = _integer(network, options, original, _given(samples), on_sample)
+    else:
+        if samples is not None:
+            observe(original, samples, limit=FEW)
+        made = _float(network, options.precision, original)
+    prove(made, f"the {options.precision} network")
+    return made
+
+
+def to_float32(network: Network) -> bytes:
+    """The float original as a flatbuffer; as it came, where it came as one. Raises `FaultError`."""
+    return network.flatbuffer if network.flatbuffer is not None else tf_converter.float32(network)
+
+
+def to_int8(
+    network: Network,
+    samples: Iterable[Float32Array],
+    *,
+    input_dtype: Literal["int8", "uint8"] = "int8",
+    output_dtype: Literal["int8", "uint8"] = "int8",
+) -> bytes:
+    """Every op in int8 by TensorFlow's converter, or no flatbuffer; neither looked at nor proved: `convert` does both.
+
+    Raises `FaultError` where an op has no int8 kernel, and whatever ``samples`` raises.
+    """
+    return tf_converter.integer(
+        network, lambda: iter(samples), input_dtype=input_dtype, output_dtype=output_dtype
+    )  # fmt: skip
+
+
+def _given(samples: Samples | None) -> Samples:
+    if samples is None:
+        raise ValueError("this precision needs calibration samples")
+    return samples
+
+
+def _float(network: Network, precision: str, original: bytes) -> bytes:
+    if precision == "float32":
+        return original
+    if network.flatbuffer is not None:
+        return edge_quantizer.float16(original) if precision == "float16" else edge_quantizer.dynamic(original)
+    return tf_converter.float16(network) if precision == "float16" else tf_converter.dynamic(network)
+
+
+def _integer(
+    network: Network, options: Quantise, original: bytes, samples: Samples, on_sample: Callable[[], None]
+) -> bytes:
+    observed = observe(original, samples, on_sample=on_sample)
+    percentile = options.clip_percentile
+    if network.flatbuffer is None and percentile is None:
+        return tf_converter.integer(
+            network, samples, precision="int8" if options.precision == "int8" else "int16x8",
+            input_dtype=options.input_dtype, output_dtype=options.output_dtype,
+        )  # fmt: skip
+    ranges = observed.ranges if percentile is None else clip(original, samples, observed, percentile)
+    made = edge_quantizer.integer(
+        original, ranges, activations="int8" if options.precision == "int8" else "int16",
+        input_dtype=options.input_dtype, output_dtype=options.output_dtype,
+    )  # fmt: skip
+    try:
+        edge_quantizer.refuse_float_ops(made, options.precision)
+    except FaultError as error:
+        if network.flatbuffer is None:  # TensorFlow's converter knows more ops, but takes no ranges of ours
+            error = FaultError(error.problem, found=error.found, fix='ranges = "minmax", or precision = "mixed"')
+        raise error from None
+    return made
