@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import vedette
 from vedette.contract.errors import VedetteError
 
-from . import build
+from . import build, lint
 
-COMMANDS = (build,)
+COMMANDS = (build, lint)
 
 _EPILOG = """\
 exit codes:
