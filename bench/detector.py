@@ -41,6 +41,9 @@ class Lines:
         print(f"{step}: {total} ...", file=sys.stderr, flush=True)
         return lambda: None
 
+    def note(self, text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
+
 
 def measure(data: Path, source: Path, bundle_path: Path, folder: Path) -> bool:
     """Adds every row and writes them; whether all hold."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vedette.contract.golden import match
-from vedette.contract.types import Detections
+from vedette.contract.types import Classes, Detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Agreement:
 
     pictures: int
     confident: int
-    """Detections of the float network with a score of at least ``confident``."""
+    """Results of the float network with a score of at least ``confident``: detections, or pictures' best classes."""
     found: int
     """Of those: how many the other network finds, of the same label, overlapping enough, at ``partner_score`` or above."""
     found_confident: int
@@ -47,4 +47,19 @@ def compare(
                 found_confident += hits
             if least == partner_score:
                 found += hits
+    return Agreement(len(reference), total, found, found_confident)
+
+
+def compare_classes(
+    reference: Sequence[Classes], other: Sequence[Classes], *, confident: float, partner_score: float
+) -> Agreement:
+    """Both picture by picture: of the pictures whose best class the float network is sure of, how many keep it."""
+    total = found = found_confident = 0
+    for sure, candidate in zip(reference, other, strict=True):
+        if not len(sure) or sure.scores[0] < confident:
+            continue
+        total += 1
+        if len(candidate) and candidate.class_ids[0] == sure.class_ids[0]:
+            found += int(candidate.scores[0] >= partner_score)
+            found_confident += int(candidate.scores[0] >= confident)
     return Agreement(len(reference), total, found, found_confident)

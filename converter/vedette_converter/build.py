@@ -282,7 +282,8 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, labels: tuple[str
     if recipe.distil is not None and recipe.distil.teacher is not None:
         larger = _load_teacher(file.resolve(recipe.distil.teacher))
         check_teacher(larger, model, recipe.distil.teacher)
-    sparsity = recipe.sparsify and Sparsity(recipe.sparsify.sparsity, recipe.sparsify.begin, recipe.sparsify.end)
+    zeroed = recipe.sparsify
+    sparsity = Sparsity(zeroed.sparsity, zeroed.begin, zeroed.end) if zeroed is not None else None
     return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger)
 
 

@@ -1,6 +1,6 @@
-"""Float original against quantised network: COCO mAP on annotated pictures, agreement on any, large objects found.
+"""Float original against another network: COCO mAP or top-1 on annotated pictures, agreement on any, large objects found.
 
-Both run through the agent's own engine, preprocessing and decoder (`vedette_converter.detect`).
+Both run through the agent's own engine, preprocessing and decoder (`vedette_converter.subject`).
 """
 
 from __future__ import annotations
@@ -8,18 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
-from vedette.contract.manifest import Dataset, Evaluation, ImageInput, Metric, OutputSpec
+import numpy as np
+
+from vedette.contract.manifest import ClassifyOutput, Dataset, Evaluation, ImageInput, Metric, OutputSpec
 from vedette.engine import Engine
 
-from .agreement import Agreement, compare
+from .agreement import Agreement, compare, compare_classes
 from .coco import AnnotatedPictures, Evaluated, bootstrap, share_of_large
-from .detect import Detector, detect_all
 from .progress import Progress
 from .recipe import Evaluate
+from .subject import Classifier, Detector, Subject, look
+from .train.data import Labelled
 
 LARGE_CLASSES: Final = ("person", "dog", "cat", "car")  # what people mount a camera for; those that the labels have
+
+
+Kind = TypeVar("Kind", bound=Subject)
+Truth: TypeAlias = AnnotatedPictures | Labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +39,26 @@ class Pair:
     output: OutputSpec
     labels: tuple[str, ...]
 
-    def detectors(self, score_threshold: float) -> tuple[Detector, Detector]:
+    @property
+    def classifies(self) -> bool:
+        """Whether their results are classes, not boxes."""
+        return isinstance(self.output, ClassifyOutput)
+
+    def subjects(self, score_threshold: float) -> tuple[Subject, Subject]:
         """Both, decoded from this score on."""
+        return self._both(Subject, score_threshold)
+
+    def detectors(self, score_threshold: float) -> tuple[Detector, Detector]:
+        """The same for networks that find boxes."""
+        return self._both(Detector, score_threshold)
+
+    def classifiers(self) -> tuple[Classifier, Classifier]:
+        """The same for networks that name classes, whatever their score."""
+        return self._both(Classifier, 0.0)
+
+    def _both(self, kind: type[Kind], score_threshold: float) -> tuple[Kind, Kind]:
         before, after = (
-            Detector(engine, self.input, self.output, self.labels, score_threshold=score_threshold)
+            kind(engine, self.input, self.output, self.labels, score_threshold=score_threshold)
             for engine in (self.before, self.after)
         )
         return before, after
@@ -52,8 +75,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """COCO mAP over all annotated pictures, 0..1, with the 95 % interval of ``after - before`` over the pictures."""
+    """A figure over all annotated pictures, 0..1, with the 95 % interval of ``after - before`` over the pictures."""
 
+    metric: str
+    """``mAP`` (COCO's, 0.50:0.95) or ``top-1``."""
     data: Dataset
     before: float
     after: float
@@ -63,22 +88,27 @@ class Accuracy:
 
     @property
     def drop(self) -> float:
-        """Float less quantised; below 0 where the quantised network is better."""
+        """Before less after; below 0 where the later network is better."""
         return self.before - self.after
 
 
 def measure_agreement(pair: Pair, pictures: Sequence[Path], options: Evaluate, progress: Progress) -> Agreement:
     """Over any pictures. Raises `PictureError` naming a file that cannot be read."""
     step = progress.begin("agreement", len(pictures))
+    if pair.classifies:
+        first, second = look(pair.classifiers(), pictures, step)
+        return compare_classes(first, second, confident=options.confident, partner_score=options.partner_score)
     lowest = min(options.partner_score, options.confident)
-    before, after = detect_all(pair.detectors(lowest), pictures, step)
+    before, after = look(pair.detectors(lowest), pictures, step)
     return compare(before, after, confident=options.confident, partner_score=options.partner_score, iou=options.iou)
 
 
-def measure_accuracy(pair: Pair, truth: AnnotatedPictures, options: Evaluate, progress: Progress) -> Accuracy:
+def measure_accuracy(pair: Pair, truth: Truth, options: Evaluate, progress: Progress) -> Accuracy:
     """Over annotated pictures. Raises `PictureError` naming a file that cannot be read, `MissingPackageError`."""
+    if isinstance(truth, Labelled):
+        return _top_1(pair, truth, options, progress)
     step = progress.begin("detections", len(truth.pictures))
-    found = detect_all(pair.detectors(options.score_threshold), [p.path for p in truth.pictures], step)
+    found = look(pair.detectors(options.score_threshold), [p.path for p in truth.pictures], step)
     before, after = (Evaluated(truth, detections) for detections in found)
     interval = bootstrap(
         before, after, len(truth.pictures), resamples=options.resamples, seed=options.seed,
@@ -94,18 +124,34 @@ def measure_accuracy(pair: Pair, truth: AnnotatedPictures, options: Evaluate, pr
             for detections in found
         ]
         large[label] = Found(hits[0][0], hits[1][0], hits[0][1])
-    return Accuracy(truth.data, before.mean_average_precision(), after.mean_average_precision(), interval, large)
+    return Accuracy("mAP", truth.data, before.mean_average_precision(), after.mean_average_precision(), interval, large)
+
+
+def _top_1(pair: Pair, truth: Labelled, options: Evaluate, progress: Progress) -> Accuracy:
+    found = look(pair.classifiers(), truth.files, progress.begin("classes", len(truth.files)))
+    before, after = (
+        np.array(
+            [len(seen) > 0 and seen.class_ids[0] == right for seen, right in zip(each, truth.class_ids, strict=True)]
+        )
+        for each in found
+    )
+    rng = np.random.default_rng(options.seed)
+    difference = after.astype(np.float64) - before
+    means = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(options.resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Accuracy("top-1", truth.data, float(before.mean()), float(after.mean()), (float(low), float(high)), {})
 
 
 def as_manifest(
-    accuracy: Accuracy | None, agreement: Agreement, agreement_data: Dataset, options: Evaluate
+    accuracy: Accuracy | None, agreement: Agreement, agreement_data: Dataset, options: Evaluate, *, classifies: bool
 ) -> list[Evaluation]:
     """What the bundle's manifest says of it."""
     evaluations = []
     if accuracy is not None:
         metrics = [
             Metric(
-                name=f"COCO mAP 0.50:0.95, scores from {options.score_threshold:g} on", before=round(accuracy.before, 4),
+                name="top-1 accuracy" if accuracy.metric == "top-1"
+                else f"COCO mAP 0.50:0.95, scores from {options.score_threshold:g} on", before=round(accuracy.before, 4),
                 after=round(accuracy.after, 4),
                 difference_interval=(round(accuracy.interval[0], 4), round(accuracy.interval[1], 4)),
             )
@@ -124,11 +170,23 @@ def as_manifest(
     shares = [(options.partner_score, agreement.share), (options.confident, agreement.share_confident)]
     metrics = [
         Metric(
-            name=f"share of the float network's {agreement.confident} detections (score >= {options.confident:g}) found "
-            f"again (same label, IoU >= {options.iou:g}, score >= {score:g})",
+            name=agreement_name(agreement, options, score, classifies=classifies),
             before=1.0,
             after=round(share, 4),
         )
         for score, share in dict(shares).items()
     ]
     return [*evaluations, Evaluation(data=agreement_data, metrics=metrics)]
+
+
+def agreement_name(agreement: Agreement, options: Evaluate, score: float, *, classifies: bool) -> str:
+    """What the share is a share of."""
+    if classifies:
+        return (
+            f"share of the {agreement.confident} pictures of whose class the float network is sure (score >= "
+            f"{options.confident:g}) that keep it (score >= {score:g})"
+        )
+    return (
+        f"share of the float network's {agreement.confident} detections (score >= {options.confident:g}) found "
+        f"again (same label, IoU >= {options.iou:g}, score >= {score:g})"
+    )

@@ -28,15 +28,29 @@ class GateRow:
 
 
 def judge(
-    gate: Gate, max_ratio: float, accuracy: Accuracy | None, agreement: Agreement, latency: Latency
+    gate: Gate, max_ratio: float, accuracy: Accuracy | None, agreement: Agreement, latency: Latency, size: int
 ) -> list[GateRow]:
-    """Every row, whether it holds or not. The row on mAP is there where annotated pictures were given."""
+    """Every row that the recipe asks for, whether it holds or not. ``size``: of the flatbuffer, bytes.
+
+    The row on accuracy is there where annotated pictures were given.
+    """
     rows = []
+
+    def at_most(what: str, value: float, limit: float | None) -> None:
+        if limit is not None:
+            rows.append(GateRow(what, value, f"<= {limit:g}", value <= limit))
+
+    def at_least(what: str, value: float, limit: float | None) -> None:
+        if limit is not None:
+            rows.append(GateRow(what, value, f">= {limit:g}", value >= limit))
+
     if accuracy is not None:
-        rows.append(GateRow("mAP drop", accuracy.drop, f"<= {gate.max_drop:g}", accuracy.drop <= gate.max_drop))
-    share = agreement.share
-    rows.append(GateRow("agreement", share, f">= {gate.min_agreement:g}", share >= gate.min_agreement))
-    rows.append(GateRow("latency ratio", latency.ratio, f"<= {max_ratio:g}", latency.ratio <= max_ratio))
+        at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop)
+    at_least("agreement", agreement.share, gate.min_agreement)
+    at_most("latency ratio", latency.ratio, max_ratio)
+    at_least("speedup", 1 / latency.ratio, gate.min_speedup)
+    at_most("latency, ms", latency.after.p50_ms, gate.max_latency_ms)
+    at_most("flatbuffer, bytes", float(size), gate.max_bytes)
     return rows
 
 

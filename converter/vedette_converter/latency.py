@@ -1,4 +1,4 @@
-"""Two engines timed by turns: what the machine does meanwhile hits both alike."""
+"""Engines timed by turns: what the machine does meanwhile hits all alike."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Timing:
     p25_ms: float
     p50_ms: float
     p75_ms: float
+    p90_ms: float
+    p99_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +47,32 @@ class Latency:
 
 def time_both(before: Engine, after: Engine, samples: tuple[Tensor, Tensor], rounds: int) -> Latency:
     """``samples``: an input for each engine, batch included. Raises `EngineFaultError`."""
-    taken: tuple[list[float], list[float]] = ([], [])
-    buffers = [engine.allocate() for engine in (before, after)]
+    first, second = time_all([before, after], samples, rounds)
+    description = after.description
+    return Latency(first, second, rounds, description.runtime, description.threads, machine())
+
+
+def time_all(engines: Sequence[Engine], samples: Sequence[Tensor], rounds: int) -> list[Timing]:
+    """Each round times one inference of every engine; ``samples``: an input for each, batch included."""
+    taken: list[list[float]] = [[] for _ in engines]
+    buffers = [engine.allocate() for engine in engines]
     for (inputs, _), sample in zip(buffers, samples, strict=True):
         np.copyto(inputs[0], sample)
     for turn in range(WARM_UP + rounds):
-        for engine, (inputs, outputs), times in zip((before, after), buffers, taken, strict=True):
+        for engine, (inputs, outputs), times in zip(engines, buffers, taken, strict=True):
             start = time.perf_counter_ns()
             engine.invoke(inputs, outputs)
             if turn >= WARM_UP:
                 times.append((time.perf_counter_ns() - start) / 1e6)
-    description = after.description
-    return Latency(_timing(taken[0]), _timing(taken[1]), rounds, description.runtime, description.threads, _machine())
+    return [_timing(times) for times in taken]
 
 
 def _timing(times_ms: Sequence[float]) -> Timing:
-    p25, p50, p75 = (float(v) for v in np.percentile(times_ms, [25, 50, 75]))
-    return Timing(p25, p50, p75)
+    return Timing(*(float(value) for value in np.percentile(times_ms, [25, 50, 75, 90, 99])))
 
 
-def _machine() -> str:
+def machine() -> str:
+    """CPU and cores, in words."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

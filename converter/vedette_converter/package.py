@@ -11,7 +11,7 @@ import importlib.metadata
 import io
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from vedette.contract import golden as golden_module
 from vedette.contract.bundle import Bundle, digests, write_bundle
 from vedette.contract.errors import FaultError, UserError
 from vedette.contract.golden import CONFIDENT, Golden, Verdict
+from vedette.contract.image import MIN_SIDE
 from vedette.contract.manifest import (
     Dataset,
     EngineClass,
@@ -34,16 +35,18 @@ from vedette.contract.manifest import (
     Source,
     Tolerance,
 )
-from vedette.contract.types import Detections, Tensor, UInt8Array
+from vedette.contract.types import Result, Tensor, UInt8Array
 from vedette.engine import Runtime, TfliteEngine, run_self_test
 from vedette.engine.tflite import Kernels
 
-from .detect import Detector
 from .latency import Latency
 from .pictures import list_pictures, read_picture
 from .recipe import RecipeFile
+from .subject import Subject
 
 LEAST_INPUTS: Final = 32
+PARTS_TRIED: Final = 4096
+CLEAR: Final = 0.7  # score of a golden part: well above CONFIDENT, which is what is judged
 PICTURE_SIDE: Final = 160  # pixels of the golden picture's longer side
 KERNELS: Final[tuple[Kernels, ...]] = ("default", "builtin", "reference")
 _TOOLS: Final = ("tensorflow", "ai-edge-litert", "numpy", "opencv-python-headless", "pycocotools", "msgspec")
@@ -61,25 +64,18 @@ class Content:
     source_sha256: str
 
 
-def make_golden(before: Detector, after: Detector, folder: Path, raw: int) -> Golden:
-    """Golden vectors of every picture in a folder: inputs as ``after`` takes them, results as ``before`` sees them.
+def make_golden(before: Subject, after: Subject, folder: Path, raw: int, *, classifies: bool) -> Golden:
+    """Golden vectors of a folder's pictures: inputs as ``after`` takes them, results as ``before`` sees them.
 
-    Raises `UserError` where there are too few pictures or the float network is sure of nothing in one of them.
+    Raises `UserError` where there are too few pictures or the float network is sure of nothing in them.
     """
     pictures = list_pictures(folder)
-    if len(pictures) < LEAST_INPUTS:
+    if not classifies and len(pictures) < LEAST_INPUTS:
         raise UserError("too few golden pictures", where=folder, expected=f"{LEAST_INPUTS}", found=str(len(pictures)))
     inputs: list[Tensor] = []
-    results: list[Detections] = []
+    results: list[Result] = []
     outputs: list[list[Tensor]] = []
-    for path in pictures:
-        pixels = read_picture(path)
-        found = before.on_tensor(before.preprocess(pixels))
-        if not (found.scores >= CONFIDENT).any():
-            raise UserError(
-                "proves nothing as a golden picture", where=path, expected=f"a detection with score >= {CONFIDENT:g}",
-                found=f"{found.scores.max(initial=0.0):.2f} at best",
-            )  # fmt: skip
+    for pixels, found in _sure_parts(before, folder) if classifies else _sure_pictures(before, pictures):
         results.append(found)
         inputs.append(after.preprocess(pixels))
         after.on_tensor()
@@ -88,6 +84,47 @@ def make_golden(before: Detector, after: Detector, folder: Path, raw: int) -> Go
     small = _small(read_picture(pictures[0]))
     stacked = [np.stack(tensors) for tensors in zip(*outputs, strict=True)]
     return golden_module.from_results(np.stack(inputs), results, stacked, small, after.preprocess(small))
+
+
+def _sure_pictures(before: Subject, pictures: Sequence[Path]) -> Iterator[tuple[UInt8Array, Result]]:
+    for path in pictures:
+        pixels = read_picture(path)
+        found = before.on_tensor(before.preprocess(pixels))
+        if not (found.scores >= CONFIDENT).any():
+            raise UserError(
+                "proves nothing as a golden picture", where=path, expected=f"a detection with score >= {CONFIDENT:g}",
+                found=f"{found.scores.max(initial=0.0):.2f} at best",
+            )  # fmt: skip
+        yield pixels, found
+
+
+def _sure_parts(before: Subject, folder: Path) -> Iterator[tuple[UInt8Array, Result]]:
+    """Square parts of the pictures, drawn by chance, of which the float network is sure: as many as are needed.
+
+    A classifier's own pictures may not be redistributed, and it gives any picture some class; what proves a device is
+    that it gives the same one.
+    """
+    rng = np.random.default_rng(0)
+    pictures = [read_picture(path) for path in list_pictures(folder)]
+    count = 0
+    for attempt in range(PARTS_TRIED):
+        pixels = pictures[attempt % len(pictures)]
+        height, width = pixels.shape[:2]
+        side = int(rng.integers(min(height, width) // 4, min(height, width) + 1))
+        top, left = (int(rng.integers(0, space - side + 1)) for space in (height, width))
+        part = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        if side < MIN_SIDE:
+            continue
+        found = before.on_tensor(before.preprocess(part))
+        if len(found) and found.scores[0] >= CLEAR:
+            yield part, found
+            count += 1
+        if count == LEAST_INPUTS:
+            return
+    raise UserError(
+        "the golden pictures prove nothing", where=folder, expected=f"{LEAST_INPUTS} parts with a score >= {CLEAR:g}",
+        found=f"{count} of {PARTS_TRIED} tried", fix="give pictures like those the network was trained on",
+    )  # fmt: skip
 
 
 def _small(pixels: UInt8Array) -> UInt8Array:

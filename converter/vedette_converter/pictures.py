@@ -18,9 +18,14 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Every picture right in the folder, by name. Raises `PictureError` where there is none."""
+    """Every picture right in the folder, by name; in the folders right below it where there is none.
+
+    Raises `PictureError` where there are none at all.
+    """
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not found:
+            found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise PictureError("folder cannot be read", where=folder, found=error.strerror or str(error)) from None
     if not found:

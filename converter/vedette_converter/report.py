@@ -2,74 +2,126 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 from vedette.contract.bundle import Bundle
 
-from .build import Measured
+from .evaluate import Accuracy
+from .measured import Measured, Stage
+
+NAMES = {"mAP": "COCO mAP", "top-1": "top-1 accuracy"}
 
 
 def markdown(measured: Measured) -> str:
-    """Before and after, one row a figure."""
-    latency, agreement = measured.latency, measured.agreement
-    rows = [
-        ("", "float32", "int8", "change"),
-        ("---", "---:", "---:", "---"),
-        (
-            "flatbuffer",
-            f"{measured.bytes_before / 1e6:.2f} MB",
-            f"{measured.bytes_after / 1e6:.2f} MB",
-            f"{measured.bytes_before / measured.bytes_after:.1f} times smaller",
-        ),
-        (
-            f"latency, median of {latency.rounds}, {latency.threads} thread, {latency.runtime}",
-            f"{latency.before.p50_ms:.2f} ms",
-            f"{latency.after.p50_ms:.2f} ms",
-            f"{1 / latency.ratio:.2f} times faster",
-        ),
-    ]
-    accuracy = measured.accuracy
-    if accuracy is not None:
-        low, high = accuracy.interval
-        rows.append(
-            (
-                f"COCO mAP, {accuracy.data.count} pictures ({accuracy.data.name})",
-                f"{accuracy.before:.4f}",
-                f"{accuracy.after:.4f}",
-                f"{accuracy.after - accuracy.before:+.4f} (95 % interval {low:+.4f} to {high:+.4f})",
-            )
-        )
-        for label, found in accuracy.large.items():
-            rows.append(
-                (
-                    f"large objects found: {label}",
-                    f"{found.before} of {found.total}",
-                    f"{found.after} of {found.total}",
-                    "",
-                )
-            )
+    """Every network on the way, one column each; one row a figure."""
+    stages, latency = measured.stages, measured.latency
+    first = stages[0]
+
+    def row(what: str, value: Callable[[Stage], str]) -> list[str]:
+        return [what, *(value(stage) for stage in stages)]
+
+    rows = [["", *(_column(measured, number) for number in range(len(stages)))], ["---", *["---:"] * len(stages)]]
+    if any(stage.cost is not None for stage in stages):
+        rows.append(row("multiply-accumulates", lambda s: f"{s.cost.macs / 1e6:.2f} M" if s.cost else ""))
+        rows.append(row("parameters", lambda s: f"{s.cost.parameters / 1e3:.1f} k" if s.cost else ""))
+    rows.append(row("flatbuffer", lambda s: _bytes(s.bytes, first.bytes)))
+    rows.append(row("the same, compressed", lambda s: _bytes(s.compressed_bytes, first.compressed_bytes)))
     rows.append(
-        (
-            f"confident detections found again, {agreement.pictures} pictures",
-            f"{agreement.confident}",
-            f"{agreement.found}",
-            f"{agreement.share:.1%} ({agreement.share_confident:.1%} with confidence again)",
+        row(
+            f"latency, median of {latency.rounds}, {latency.threads} thread, {latency.runtime}",
+            lambda s: _ms(s.timing.p50_ms) + ("" if s is first else f" ({first.timing.p50_ms / s.timing.p50_ms:.2f}x)"),
+        )
+    )
+    rows.append(row("latency, p90, p99", lambda s: f"{_ms(s.timing.p90_ms)}, {_ms(s.timing.p99_ms)}"))
+    accuracies = [stage.accuracy for stage in stages if stage.accuracy is not None]
+    if accuracies:
+        rows += _accuracy_rows(accuracies[0], stages)
+    agreement = measured.agreement
+    rows.append(
+        row(
+            f"confident results kept, {agreement.pictures} pictures",
+            lambda s: (
+                f"{s.agreement.share:.1%} ({s.agreement.share_confident:.1%} with confidence)"
+                if s.agreement
+                else f"{agreement.confident}"
+            ),
         )
     )
     lines = [f"**{measured.name}** on {latency.machine}", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["| " + " | ".join(cells) + " |" for cells in rows]
     lines += ["", "| gate | measured | must be | holds |", "| --- | ---: | --- | --- |"]
     lines += [
         f"| {row.what} | {row.value:.4f} | {row.target} | {'yes' if row.holds else '**no**'} |" for row in measured.rows
     ]
+    if lost := blame(measured):
+        lines += ["", f"Where it was lost: {lost}."]
     lines += ["", "| self-test | judged | agreement | mean score error |", "| --- | ---: | ---: | ---: |"]
     lines += [
         f"| {name} | {verdict.judged} | {verdict.agreement:.3f} | {verdict.mean_score_error:.4f} |"
         for name, verdict in measured.verdicts.items()
     ]
+    if measured.findings:
+        lines += ["", *(f"- note: {finding}" for finding in measured.findings)]
     seconds = ", ".join(f"{step} {taken:g} s" for step, taken in measured.seconds.items())
-    lines += ["", f"Took: {seconds}."]
+    lines += ["", f"Took: {seconds}. Peak memory {measured.peak_bytes / 1e6:.0f} MB."]
     return "\n".join(lines)
+
+
+def blame(measured: Measured) -> str:
+    """Which step lost the accuracy or the agreement, where a row of the gate on either does not hold; else nothing."""
+    failed = [row.what for row in measured.rows if not row.holds]
+    if not any(what.endswith("drop") or what == "agreement" for what in failed):
+        return ""
+    way = measured.stages[: measured.product + 1]
+    said = []
+    for earlier, later in itertools.pairwise(way):
+        change = _score(later, way[0]) - _score(earlier, way[0])
+        said.append(f"{earlier.name} -> {later.name} {change:+.4f}")
+    return ", ".join(said)
+
+
+def _score(stage: Stage, first: Stage) -> float:
+    """Accuracy where there is one, else agreement; relative to the first stage."""
+    if stage is first:
+        return 0.0
+    if stage.accuracy is not None:
+        return -stage.accuracy.drop
+    return (stage.agreement.share if stage.agreement else 1.0) - 1.0
+
+
+def _column(measured: Measured, number: int) -> str:
+    name = measured.stages[number].name
+    return f"**{name}**" if number == measured.product else name
+
+
+def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...]) -> list[list[str]]:
+    figures = [f"{known.before:.4f}"]
+    intervals = [""]
+    for stage in stages[1:]:
+        accuracy = stage.accuracy
+        figures.append(f"{accuracy.after:.4f} ({accuracy.after - accuracy.before:+.4f})" if accuracy else "")
+        intervals.append(f"{accuracy.interval[0]:+.4f} to {accuracy.interval[1]:+.4f}" if accuracy else "")
+    rows = [
+        [f"{NAMES[known.metric]}, {known.data.count} pictures ({known.data.name})", *figures],
+        ["95 % interval of the change, paired bootstrap", *intervals],
+    ]
+    for label, found in known.large.items():
+        cells = [f"{found.before} of {found.total}"]
+        for stage in stages[1:]:
+            cells.append(f"{stage.accuracy.large[label].after} of {found.total}" if stage.accuracy else "")
+        rows.append([f"large objects found: {label}", *cells])
+    return rows
+
+
+def _bytes(size: int, before: int) -> str:
+    text = f"{size / 1e6:.2f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} KB"
+    return text if size == before else f"{text} ({before / size:.1f}x smaller)"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
 
 
 def written(bundle: Bundle) -> str:
@@ -97,10 +149,15 @@ def as_object(measured: Measured | None, bundle: Bundle | None, error: str | Non
     ]
     document["measured"] = {
         "name": measured.name,
-        "flatbuffer_bytes": {"before": measured.bytes_before, "after": measured.bytes_after},
+        "flatbuffer_bytes": {"before": measured.before.bytes, "after": measured.after.bytes},
         "p50_ms": {"before": latency.before.p50_ms, "after": latency.after.p50_ms},
-        "map": accuracy
-        and {"before": accuracy.before, "after": accuracy.after, "difference_interval": list(accuracy.interval)},
+        "accuracy": accuracy
+        and {
+            "metric": accuracy.metric,
+            "before": accuracy.before,
+            "after": accuracy.after,
+            "difference_interval": list(accuracy.interval),
+        },
         "large_found": accuracy
         and {
             label: {"before": found.before, "after": found.after, "total": found.total}
@@ -112,6 +169,22 @@ def as_object(measured: Measured | None, bundle: Bundle | None, error: str | Non
             "share": agreement.share,
             "share_confident": agreement.share_confident,
         },
+        "stages": [
+            {
+                "name": stage.name,
+                "flatbuffer_bytes": stage.bytes,
+                "p50_ms": stage.timing.p50_ms,
+                "p90_ms": stage.timing.p90_ms,
+                "p99_ms": stage.timing.p99_ms,
+                "accuracy": stage.accuracy and stage.accuracy.after,
+                "agreement": stage.agreement and stage.agreement.share,
+                "macs": stage.cost and stage.cost.macs,
+                "parameters": stage.cost and stage.cost.parameters,
+            }
+            for stage in measured.stages
+        ],
+        "findings": list(measured.findings),
         "seconds": measured.seconds,
+        "peak_bytes": measured.peak_bytes,
     }
     return document

@@ -18,13 +18,15 @@ from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
 from vedette.engine import TfliteEngine, load_runtime, run_self_test
 from vedette_converter import build, cli, gate, package, report
-from vedette_converter.build import Measured
+from vedette_converter.build import Inputs
+from vedette_converter.measured import Measured
+from vedette_converter.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")
 def built(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, Bundle]:
     out = tmp_path_factory.mktemp("built") / "tiny.tflite"
-    return build.build(tiny.recipe, tiny.pictures, source=tiny.package, annotated=[], out=out)
+    return build.build(tiny.read(), Inputs(tiny.pictures, source=tiny.package, out=out))
 
 
 def test_the_bundle_proves_itself_on_every_kind_of_kernels(built: tuple[Measured, Bundle]) -> None:
@@ -61,7 +63,7 @@ def test_the_manifest_says_where_everything_came_from(built: tuple[Measured, Bun
 
 def test_the_same_steps_make_the_same_bundle(built: tuple[Measured, Bundle], tiny: Tiny, tmp_path: Path) -> None:
     _, first = built
-    _, second = build.build(tiny.recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "b.tflite")
+    _, second = build.build(tiny.read(), Inputs(tiny.pictures, source=tiny.package, out=tmp_path / "b.tflite"))
     assert second.sha256 == first.sha256  # latencies differ, and stand outside the digest
     members = {name: first.read(name) for name in first.members if name != "manifest.json"}
     vectors = golden.decode(members["golden.npz"], "golden.npz")
@@ -93,7 +95,7 @@ def test_the_gate_names_every_row_that_fails(built: tuple[Measured, Bundle], tin
     measured, _ = built
     limits = msgspec.structs.replace(tiny.read().recipe.gate, min_agreement=1.0)
     agreement = dataclasses.replace(measured.agreement, found=0)
-    rows = gate.judge(limits, 0.0001, None, agreement, measured.latency)
+    rows = gate.judge(limits, 0.0001, None, agreement, measured.latency, 1)
     with pytest.raises(gate.GateError, match=r"expected agreement >= 1, latency ratio <= 0\.0001, found 0\.000, "):
         gate.enforce(rows)
 
@@ -110,10 +112,10 @@ def test_one_object_for_programs(tiny: Tiny, tmp_path: Path, capfd: pytest.Captu
 def test_the_table_has_a_row_a_figure(built: tuple[Measured, Bundle]) -> None:
     measured, bundle = built
     text = report.markdown(measured)
-    for row in ("| flatbuffer |", "| latency, median of 5,", "| confident detections found again, 8 pictures |"):
+    for row in ("| flatbuffer |", "| latency, median of 5,", "| confident results kept, 8 pictures |"):
         assert row in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {5}
+    assert widths == {4, 5}  # a network a column; the gate and the self-test have tables of their own
     assert report.written(bundle).startswith(f"{bundle.path}: 0.")
 
 
@@ -163,7 +165,7 @@ def test_without_tensorflow_the_command_that_installs_it_is_named(
 def test_too_few_golden_pictures_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny.edit('pictures = "golden"', 'pictures = "pictures"', Path("few.toml"))
     with pytest.raises(UserError, match="too few golden pictures: expected 32, found 8"):
-        build.build(recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "x.tflite")
+        build.build(read_recipe(recipe), Inputs(tiny.pictures, source=tiny.package, out=tmp_path / "x.tflite"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +174,7 @@ def test_a_golden_picture_must_prove_something(tiny: Tiny, tmp_path: Path) -> No
     text = recipe.read_text().replace("raw = 2", "raw = 2\nscore_threshold = 1.0")
     recipe.write_text(text)
     with pytest.raises(UserError, match=r"000\.png: proves nothing as a golden picture: expected a detection"):
-        build.build(recipe, tiny.pictures, source=tiny.package, annotated=[], out=tmp_path / "x.tflite")
+        build.build(read_recipe(recipe), Inputs(tiny.pictures, source=tiny.package, out=tmp_path / "x.tflite"))
 
 
 def test_the_shipped_bundle_was_made_by_the_shipped_recipe() -> None:

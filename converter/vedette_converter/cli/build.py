@@ -11,7 +11,9 @@ from vedette.contract.bundle import Bundle
 from vedette.contract.errors import VedetteError
 
 from .. import report
-from ..build import Measured, build
+from ..build import Inputs, build
+from ..measured import Measured
+from ..recipe import read_recipe
 from .bars import Bars
 
 EXAMPLES = """\
@@ -42,7 +44,20 @@ def add(commands: Any) -> None:
     make.add_argument("--source", type=Path, metavar="PATH", help="the recipe's package: its .tgz, or it unpacked")
     make.add_argument(
         "--evaluate", type=Path, action="append", default=[], metavar="DIR",
-        help="folder with instances.json (COCO format) and images/, for mAP; may be given again",
+        help="for accuracy. Detectors: a folder with instances.json (COCO format) and images/; may be given again. "
+        "Classifiers: a folder with one folder a label",
+    )  # fmt: skip
+    make.add_argument(
+        "--train", type=Path, metavar="DIR",
+        help="pictures to train or distil on: one folder a label, or any where no label is needed (default: --data)",
+    )  # fmt: skip
+    make.add_argument(
+        "--work", type=Path, metavar="DIR",
+        help="where long steps are kept, so that they go on where they were (default: in the user's cache)",
+    )  # fmt: skip
+    make.add_argument(
+        "--float", type=Path, metavar="FILE",
+        help="also write the float network that the bundle is compared with, .keras",
     )  # fmt: skip
     make.add_argument("--out", type=Path, metavar="FILE", help="the bundle (default: NAME.tflite right here)")
     make.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -59,12 +74,13 @@ def run(options: argparse.Namespace) -> int:
         measured = figures
 
     error: VedetteError | None = None
+    inputs = Inputs(
+        data=options.data, source=options.source, annotated=tuple(options.evaluate), training=options.train,
+        out=options.out, work=options.work, float_out=options.float,
+    )  # fmt: skip
     try:
         with Bars() as bars:
-            measured, bundle = build(
-                options.recipe, options.data, source=options.source, annotated=options.evaluate, out=options.out,
-                progress=bars, on_measured=tell,
-            )  # fmt: skip
+            measured, bundle = build(read_recipe(options.recipe), inputs, progress=bars, on_measured=tell)
     except VedetteError as caught:
         error = caught
     if options.json:

@@ -20,10 +20,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from vedette.contract.errors import ConfigError
-from vedette.contract.manifest import Fraction, ImageInput, Name, SsdOutput, Text
+from vedette.contract.manifest import ClassifyOutput, Fraction, ImageInput, Name, Positive, SsdOutput, Text
 
 from .quantisation import Quantise, Seed
 from .sources import Source
+from .training import Distil, Prune, Sparsify, Train, ZooSource
 
 
 class Labels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,7 +38,8 @@ class GoldenVectors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What a device proves the bundle to itself with."""
 
     pictures: Text
-    """A folder of redistributable pictures, each of which becomes one input; at least 32."""
+    """A folder of redistributable pictures. For a detector each becomes one input, at least 32; for a classifier, 32
+    square parts of them do that the float network is sure of, drawn by chance."""
     raw: Annotated[int, Meta(ge=1, le=64)] = 4
     """For how many of them the converter's raw output tensors are kept too, for a closer look at a device that fails.
 
@@ -86,9 +88,15 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What must hold, or there is no bundle."""
 
     max_drop: Fraction = 0.02
-    """Of mAP (0..1), float less quantised, over all pictures of ``--evaluate``."""
+    """Of mAP or top-1 (0..1), float less the bundle's, over all pictures of ``--evaluate``."""
     min_agreement: Fraction = 0.90
-    """Share of the float network's confident detections that the quantised one finds again."""
+    """Share of the float network's confident results that the bundle's network gives again."""
+    min_speedup: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
+    """Median latency of the float network by that of the bundle's, timed by turns here."""
+    max_latency_ms: Annotated[float, Meta(gt=0.0, le=1_000_000.0)] | None = None
+    """Median of one inference here, one thread, milliseconds."""
+    max_bytes: Positive | None = None
+    """Of the flatbuffer, without what the bundle adds."""
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,16 +104,32 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     name: Name
     version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
-    task: Literal["detect"]
-    source: Source
+    task: Literal["detect", "classify"]
+    source: Source | ZooSource
     input: ImageInput
-    output: SsdOutput
+    output: SsdOutput | ClassifyOutput
     labels: Labels
     golden: GoldenVectors
+    train: Train | None = None
+    prune: Prune | None = None
+    distil: Distil | None = None
+    sparsify: Sparsify | None = None
     quantise: Quantise = Quantise()
     evaluate: Evaluate = Evaluate()
     latency: Latency = Latency()
     gate: Gate = Gate()
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where two of them contradict one another."""
+        if (self.task == "classify") != isinstance(self.output, ClassifyOutput):
+            raise ValueError(f"task: {self.task!r} does not go with this [output] decoder")
+        if self.sparsify is not None and self.distil is None:
+            raise ValueError("sparsify: expected [distil] too, which trains what is left; found none")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained or pruned: whether the source must be a Keras network."""
+        return any(step is not None for step in (self.train, self.prune, self.distil, self.sparsify))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +157,7 @@ def read_recipe(path: Path) -> RecipeFile:
     try:
         recipe = msgspec.convert(document, Recipe)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), path) from None
+        raise _explain(str(error), path, document) from None
     return RecipeFile(path, hashlib.sha256(raw).hexdigest(), recipe)
 
 
@@ -141,7 +165,7 @@ _MESSAGE = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>\$.*)`)?$", re.DOTAL
 _UNKNOWN = re.compile(r"unknown field `(?P<key>.*)`")
 
 
-def _explain(message: str, file: Path) -> ConfigError:
+def _explain(message: str, file: Path, document: Any) -> ConfigError:
     parts = _MESSAGE.match(message)
     assert parts is not None  # the pattern takes anything
     place = (parts["path"] or "$").removeprefix("$").removeprefix(".")
@@ -149,7 +173,7 @@ def _explain(message: str, file: Path) -> ConfigError:
     if unknown is None:
         return ConfigError(parts["problem"], where=f"{file}: {place}" if place else file)
     key = unknown["key"]
-    known = _keys(Recipe, place.split(".") if place else [])
+    known = _keys(Recipe, place.split(".") if place else [], document)
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return ConfigError(
         "unknown key",
@@ -158,16 +182,25 @@ def _explain(message: str, file: Path) -> ConfigError:
     )
 
 
-def _keys(kind: Any, path: list[str]) -> list[str]:
-    """The keys that may stand at a path below a struct."""
+def _keys(kind: Any, path: list[str], found: Any) -> list[str]:
+    """The keys that may stand at a path below a struct. ``found``: what stands there, which a union goes by."""
     if typing.get_origin(kind) is Annotated:
-        return _keys(typing.get_args(kind)[0], path)
+        return _keys(typing.get_args(kind)[0], path, found)
     if isinstance(kind, types.UnionType):
-        return sorted({key for member in typing.get_args(kind) for key in _keys(member, path)})
+        members = typing.get_args(kind)
+        meant = [member for member in members if _is_tagged(member, found)]
+        return sorted({key for member in meant or members for key in _keys(member, path, found)})
     if not (isinstance(kind, type) and issubclass(kind, Struct)):
         return []
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     if path:
-        return _keys(fields.get(path[0]), path[1:])
+        return _keys(fields.get(path[0]), path[1:], found.get(path[0]) if isinstance(found, dict) else None)
     tag = kind.__struct_config__.tag_field
     return sorted([*fields, tag] if tag else fields)
+
+
+def _is_tagged(kind: Any, found: Any) -> bool:
+    if not (isinstance(kind, type) and issubclass(kind, Struct) and isinstance(found, dict)):
+        return False
+    config = kind.__struct_config__
+    return config.tag_field is not None and found.get(config.tag_field) == config.tag

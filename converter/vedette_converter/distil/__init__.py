@@ -1,0 +1,1 @@
+"""What a training brings down: labels' cross entropy, a teacher's answers, or both."""

@@ -1,0 +1,259 @@
+"""The steps of a Keras network before it is quantised: train -> prune and distil, a cut at a time -> the student.
+
+::
+
+    source --[train]--> the float network that all is compared with (the teacher)
+                           |--[prune: cut, recover, cut, ...]--[distil]--> the student
+                                                        the same shape, new weights --[distil]--> the control
+
+Every step is kept in a work folder as soon as it is done, and a training after each epoch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vedette.contract.errors import UserError
+from vedette.contract.manifest import ClassifyOutput, OutputSpec
+from vedette.contract.types import Float32Array
+from vedette.engine import TfliteEngine, load_runtime
+
+from . import prune
+from .distil.classify import CrossEntropy, Distillation
+from .latency import time_both
+from .progress import Progress
+from .prune import gradual
+from .recipe.training import Augment, Distil, Prune, Train
+from .tensorflow import load_tensorflow
+from .train.data import Augmentation, Batches, Samples
+from .train.loop import Loss, Schedule, fit
+from .train.sparsity import Sparsity
+from .train.work import Work, weights_digest
+
+TAYLOR_BATCHES: Final = 16  # gradients over some thousand pictures rank channels well (arXiv 1906.10771, section 4)
+LATENCY_ROUNDS: Final = 30  # of each measurement while a latency is sought
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """What the steps made of a network."""
+
+    teacher: Any
+    """The float network that the result is compared with: the source, trained where the recipe trains."""
+    model: Any
+    """What is to be quantised; the teacher itself where nothing was pruned."""
+    control: Any | None
+    """The same architecture trained from nothing, where the recipe asks for it."""
+    plan: prune.Plan | None
+    cost_before: prune.Cost
+    cost_after: prune.Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Runs the recipe's steps on one network's pictures."""
+
+    output: OutputSpec
+    work: Work
+    progress: Progress
+    to_int8: Callable[[Any], bytes]
+    """Keras network -> int8 flatbuffer, for latencies."""
+
+    def train(self, model: Any, options: Train, samples: Samples) -> Any:
+        """With labels. Raises `UserError` where the samples have none."""
+        activation = self._activation("train")
+        if not len(samples.class_ids):
+            raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
+        step = self.work.step("train", weights_digest(model), options, samples.sha256)
+        done = step.load()
+        if done is not None:
+            return done
+        batches = Batches(samples, options.batch, _augmentation(options.augment), options.seed)
+        fit(
+            model, batches, CrossEntropy(activation, options.label_smoothing),
+            Schedule(options.epochs, options.learning_rate, options.weight_decay),
+            name="train", progress=self.progress, checkpoint=step.checkpoint,
+        )  # fmt: skip
+        step.keep(model)
+        return model
+
+    def prune_and_distil(
+        self, model: Any, cut: Prune | None, options: Distil | None, sparsify: Sparsity | None, samples: Samples,
+        larger: Any | None,
+    ) -> Student:  # fmt: skip
+        """``model``: the float network; it stays as it is. ``larger``: the recipe's own teacher, if it names one.
+
+        Raises `UserError` where the options do not fit the network or the samples.
+        """
+        before = prune.count(model)
+        teacher = larger if larger is not None else model
+        shape: prune.Plan | None = None
+        student = model
+        if cut is not None:
+            shape, student = self._cut(model, cut, options, samples, teacher)
+        elif options is not None or sparsify is not None:
+            student = _copy(model)
+        control = None
+        if options is not None:
+            fresh = _renewed(student, options.seed) if options.control else None
+            student = self._distil("distil", student, teacher, options, sparsify, samples, options.epochs)
+            if fresh is not None:
+                recovering = 0 if cut is None else (cut.steps - 1) * cut.recover
+                control = self._distil(
+                    "control", fresh, teacher, options, sparsify, samples, options.epochs + recovering
+                )
+        return Student(model, student, control, shape, before, prune.count(student))
+
+    def _cut(
+        self, model: Any, cut: Prune, options: Distil | None, samples: Samples, teacher: Any
+    ) -> tuple[prune.Plan, Any]:
+        if cut.steps > 1 and options is None:
+            raise UserError("[prune] steps", expected="[distil], to recover with between the cuts", found="none")
+        criterion = self._criterion(cut, samples)
+        if cut.latency is not None:
+            shape = self._plan_for_latency(model, criterion, cut)
+        else:
+            shape = prune.plan(
+                model, criterion, ratio=cut.ratio, scope=cut.scope, multiple=cut.multiple, overrides=cut.layers
+            )
+        kept = gradual.goal(shape)
+        student = model
+        for number in range(1, cut.steps + 1):
+            found = gradual.step_towards(student, criterion, kept, number, cut.steps, multiple=cut.multiple)
+            student = prune.apply(student, found)
+            if number < cut.steps:
+                assert options is not None  # asked above
+                student = self._distil(
+                    f"cut {number} of {cut.steps}", student, teacher, options, None, samples, cut.recover
+                )
+        return shape, student
+
+    def _criterion(self, cut: Prune, samples: Samples) -> prune.Criterion:
+        if cut.criterion == "l1":
+            return prune.L1Norm()
+        if cut.criterion == "batch-norm-scale":
+            return prune.BatchNormScale()
+        if cut.criterion == "geometric-median":
+            return prune.GeometricMedian()
+        activation = self._activation("prune: criterion taylor")
+        if not len(samples.class_ids):
+            raise UserError('[prune] criterion = "taylor" needs labels', fix="--train FOLDER with one folder a label")
+        loss = CrossEntropy(activation)
+        tf = load_tensorflow()
+        plain = Batches(samples, 128, Augmentation(flip=False, shift=0, brightness=0.0), 0)
+        chosen = [
+            (tf.constant(inputs), tf.constant(ids))
+            for _, (inputs, ids) in zip(range(TAYLOR_BATCHES), plain.epoch(0), strict=False)
+        ]
+        return prune.Taylor(chosen, lambda model, batch: loss(batch[0], batch[1], model(batch[0], training=False)))
+
+    def _plan_for_latency(self, model: Any, criterion: prune.Criterion, cut: Prune) -> prune.Plan:
+        runtime = load_runtime()
+        advance: list[Callable[[], None]] = []
+
+        def told(done: int, total: int) -> None:
+            if not advance:
+                advance.append(self.progress.begin("latency plan", total))
+            advance[0]()
+
+        with tempfile.TemporaryDirectory(prefix="vedette-latency-") as folder:
+
+            def engine(network: Any, name: str) -> TfliteEngine:
+                path = Path(folder) / name
+                path.write_bytes(self.to_int8(network))
+                return TfliteEngine(path, runtime)
+
+            whole = engine(model, "whole.tflite")
+
+            def measure(network: Any) -> float:
+                """By turns with the whole network, whose median is taken for 1: the machine's noise hits both."""
+                other = engine(network, "pruned.tflite")
+                samples = (whole.inputs[0].allocate(), other.inputs[0].allocate())
+                ratio = time_both(whole, other, samples, LATENCY_ROUNDS).ratio
+                other.close()
+                return ratio
+
+            found = prune.plan_for_latency(
+                model, criterion, measure, target_ms=cut.latency, multiple=cut.multiple, progress=told
+            )
+            whole.close()
+        return found.plan
+
+    def _distil(
+        self, name: str, student: Any, teacher: Any, options: Distil, sparsify: Sparsity | None, samples: Samples,
+        epochs: int,
+    ) -> Any:  # fmt: skip
+        parts = (weights_digest(student), weights_digest(teacher), options, sparsify, samples.sha256, epochs)
+        step = self.work.step(name.replace(" ", "-"), *parts)
+        done = step.load()
+        if done is not None:
+            return done
+        loss = self._distillation(options, teacher, samples)
+        batches = Batches(samples, options.batch, _augmentation(options.augment), options.seed)
+        fit(
+            student, batches, loss, Schedule(epochs, options.learning_rate, options.weight_decay), name=name,
+            progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify,
+        )  # fmt: skip
+        step.keep(student)
+        return student
+
+    def _distillation(self, options: Distil, teacher: Any, samples: Samples) -> Loss:
+        if options.label_weight and not len(samples.class_ids):
+            raise UserError("[distil] label_weight needs labels", fix="label_weight = 0, or --train with labels")
+        return Distillation(teacher, self._activation("distil"), options.temperature, options.label_weight)
+
+    def _activation(self, step: str) -> Any:
+        if not isinstance(self.output, ClassifyOutput):
+            raise UserError(
+                f"[{step}] of this task", expected='task = "classify"',
+                fix="vedette-convert specialise trains detectors",
+            )  # fmt: skip
+        return self.output.activation
+
+
+def check_teacher(teacher: Any, model: Any, where: object) -> None:
+    """Raises `UserError` where a teacher does not take the same input or give the same output."""
+    for what, own, other in (("input", model.input_shape, teacher.input_shape),
+                             ("output", model.output_shape, teacher.output_shape)):  # fmt: skip
+        if own != other:
+            raise UserError(f"the teacher's {what}", where=where, expected=str(own), found=str(other))
+
+
+def finite(model: Any, where: object) -> None:
+    """Raises `UserError` naming the first layer whose weights are no numbers."""
+    for layer in model.layers:
+        for variable in layer.weights:
+            if not np.isfinite(np.asarray(variable, np.float32)).all():
+                raise UserError(f"layer {layer.name}: {variable.name}", where=where, expected="finite weights",
+                                found="NaN or infinity")  # fmt: skip
+
+
+def _augmentation(options: Augment) -> Augmentation:
+    return Augmentation(options.flip, options.shift, options.brightness)
+
+
+def _copy(model: Any) -> Any:
+    import keras
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _renewed(model: Any, seed: int) -> Any:
+    """The same architecture with fresh random weights."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    return keras.models.clone_model(model)
+
+
+def calibration_inputs(samples: Samples, count: int) -> list[Float32Array]:
+    """A few inputs, batch 1, for a flatbuffer whose latency alone matters."""
+    return [samples.real(samples.pixels[n : n + 1]) for n in range(min(count, len(samples)))]

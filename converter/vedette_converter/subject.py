@@ -1,0 +1,99 @@
+"""Runs a flatbuffer over pictures with the agent's own preprocessing, engine and decoder: what is being judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from vedette.contract.decode import make_decoder
+from vedette.contract.errors import FaultError
+from vedette.contract.image import ImagePreprocessor
+from vedette.contract.labels import is_used
+from vedette.contract.manifest import ImageInput, OutputSpec
+from vedette.contract.types import Classes, Detections, Result, Tensor, UInt8Array
+from vedette.engine import Engine
+
+from .pictures import read_picture
+
+
+class Subject:
+    """One network, as the agent would run it. Owned by one thread: it keeps the engine's buffers."""
+
+    def __init__(
+        self, engine: Engine, input_spec: ImageInput, output_spec: OutputSpec, labels: Sequence[str],
+        *, score_threshold: float,
+    ) -> None:  # fmt: skip
+        """Raises `ModelError` where network, manifest and labels do not fit together."""
+        self.engine = engine
+        self._inputs, self._outputs = engine.allocate()
+        self._preprocess = ImagePreprocessor(input_spec, engine.inputs[0])
+        self._decode = make_decoder(output_spec, engine.outputs, len(labels), score_threshold=score_threshold)
+        self._used = np.array([is_used(label) for label in labels])
+
+    def __call__(self, pixels: UInt8Array) -> Result:
+        """Results in a picture, (height, width, 3) uint8 BGR; boxes as fractions of it, ids without a label left out."""
+        placement = self._preprocess(pixels, self._inputs[0])
+        found = self.on_tensor()
+        if isinstance(found, Detections):
+            return Detections(placement.to_frame(found.boxes), found.scores, found.class_ids)
+        return found
+
+    def preprocess(self, pixels: UInt8Array) -> Tensor:
+        """The input tensor for a picture, without its batch dimension: a copy."""
+        self._preprocess(pixels, self._inputs[0])
+        return np.array(self._inputs[0][0])
+
+    def on_tensor(self, tensor: Tensor | None = None) -> Result:
+        """Results for an input already preprocessed, or for what is in the buffer; boxes as fractions of the input."""
+        if tensor is not None:
+            np.copyto(self._inputs[0][0], tensor)
+        self.engine.invoke(self._inputs, self._outputs)
+        found = self._decode(self._outputs)
+        return found.take(self._used[found.class_ids])
+
+    def raw(self) -> list[Tensor]:
+        """Copies of the output tensors of the last run."""
+        return [np.array(output[0]) for output in self._outputs]
+
+
+class Detector(Subject):
+    """A subject that finds boxes."""
+
+    def __call__(self, pixels: UInt8Array) -> Detections:
+        """See `Subject`. Raises `FaultError` where the decoder finds no boxes."""
+        found = super().__call__(pixels)
+        if not isinstance(found, Detections):
+            raise FaultError("the recipe's decoder finds no boxes", found=type(found).__name__)
+        return found
+
+
+class Classifier(Subject):
+    """A subject that names classes."""
+
+    def __call__(self, pixels: UInt8Array) -> Classes:
+        """See `Subject`. Raises `FaultError` where the decoder names no classes."""
+        found = super().__call__(pixels)
+        if not isinstance(found, Classes):
+            raise FaultError("the recipe's decoder names no classes", found=type(found).__name__)
+        return found
+
+
+Seen = TypeVar("Seen", Detections, Classes)
+
+
+def look(
+    subjects: Sequence[Callable[[UInt8Array], Seen]],
+    pictures: Sequence[Path],
+    on_picture: Callable[[], None] = lambda: None,
+) -> list[list[Seen]]:
+    """For each subject, what it sees picture by picture; every picture is decoded once."""
+    found: list[list[Seen]] = [[] for _ in subjects]
+    for path in pictures:
+        pixels = read_picture(path)
+        for number, subject in enumerate(subjects):
+            found[number].append(subject(pixels))
+        on_picture()
+    return found

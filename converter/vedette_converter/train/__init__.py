@@ -1,0 +1,1 @@
+"""Training: data, the loop, weights that are kept."""

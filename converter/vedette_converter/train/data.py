@@ -1,0 +1,170 @@
+"""Pictures to train on, decoded once through the agent's own preprocessing, kept as bytes.
+
+A training looks at each picture many times, so what a frame becomes before its arithmetic (resized, coloured) is kept
+as uint8 and the arithmetic ``(pixel - mean) / std`` is done batch by batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vedette.contract.errors import PictureError
+from vedette.contract.image import ImagePreprocessor
+from vedette.contract.manifest import Dataset, ImageInput
+from vedette.contract.types import Float32Array, TensorSpec, UInt8Array
+
+from ..pictures import SUFFIXES, list_pictures, read_picture
+
+MAX_BYTES: Final = 4 * 1024**3  # of decoded pictures; they are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Files and the class of each."""
+
+    files: tuple[Path, ...]
+    class_ids: NDArray[np.int32]
+    """(n,), the line of the labels' file, from 0; empty where the pictures carry no labels."""
+    data: Dataset
+    """For the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Decoded pictures: ``pixels`` (n, height, width, channels) uint8, ``class_ids`` (n,) int32 or empty."""
+
+    pixels: UInt8Array
+    class_ids: NDArray[np.int32]
+    spec: ImageInput
+    sha256: str
+    """Over the pictures' own files and their labels; what a resumed training must find again."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def real(self, pixels: UInt8Array) -> Float32Array:
+        """(n, height, width, channels) uint8 -> float32 as the network takes it."""
+        mean = np.asarray(self.spec.mean, np.float32)
+        std = np.asarray(self.spec.std, np.float32)
+        return np.asarray((pixels.astype(np.float32) - mean) / std, np.float32)
+
+    def take(self, index: NDArray[np.intp]) -> Samples:
+        """Some of them."""
+        ids = self.class_ids[index] if len(self.class_ids) else self.class_ids
+        chosen = hashlib.sha256(self.sha256.encode() + np.asarray(index, np.int64).tobytes()).hexdigest()
+        return Samples(self.pixels[index], ids, self.spec, chosen)
+
+
+def list_labelled(folder: Path, labels: Sequence[str]) -> Labelled:
+    """``folder/LABEL/*.jpg``, one folder a class. Raises `PictureError` where folders and labels do not fit together."""
+    if not folder.is_dir():
+        raise PictureError("folder cannot be read", where=folder, expected="a folder with one folder a class")
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    if missing := [label for label in labels if label not in found]:
+        raise PictureError(
+            "no folder for a label", where=folder / missing[0], expected="one folder a label: " + ", ".join(labels),
+            found=", ".join(sorted(found)) or "no folders",
+        )  # fmt: skip
+    if extra := sorted(found - set(labels)):
+        raise PictureError("a folder that is no label", where=folder / extra[0], expected=", ".join(labels))
+    files: list[Path] = []
+    ids: list[int] = []
+    for number, label in enumerate(labels):
+        pictures = list_pictures(folder / label)
+        files += pictures
+        ids += [number] * len(pictures)
+    return Labelled(tuple(files), np.array(ids, np.int32), _dataset(folder, files))
+
+
+def list_unlabelled(folder: Path) -> Labelled:
+    """Every picture in a folder and the folders below it, by path. Raises `PictureError` where there is none."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise PictureError("no pictures", where=folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
+    return Labelled(tuple(files), np.empty(0, np.int32), _dataset(folder, files))
+
+
+def _dataset(folder: Path, files: Sequence[Path]) -> Dataset:
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return Dataset(
+        name=folder.resolve().name or "pictures", count=len(files),
+        sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+    )  # fmt: skip
+
+
+def decode(listed: Labelled, spec: ImageInput, on_picture: Callable[[], None] = lambda: None) -> Samples:
+    """Reads every picture. Raises `PictureError` naming a file that cannot be read, or where they would not fit."""
+    shape = (len(listed.files), spec.height, spec.width, spec.channels)
+    if int(np.prod(shape, dtype=np.int64)) > MAX_BYTES:
+        raise PictureError(
+            "too many pictures to keep in memory", expected=f"at most {MAX_BYTES // 1024**3} GB decoded",
+            found=f"{len(listed.files)} of {spec.width}x{spec.height}",
+        )  # fmt: skip
+    plain = msgspec.structs.replace(spec, mean=(0.0,), std=(1.0,))
+    tensor = TensorSpec("training", (1, *shape[1:]), np.dtype(np.uint8), 1.0, 0)
+    preprocess = ImagePreprocessor(plain, tensor)
+    pixels = np.empty(shape, np.uint8)
+    for number, path in enumerate(listed.files):
+        preprocess(read_picture(path), pixels[number : number + 1])
+        on_picture()
+    digest = hashlib.sha256(listed.data.sha256.encode() + listed.class_ids.tobytes() + msgspec.json.encode(spec))
+    return Samples(pixels, listed.class_ids, spec, digest.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What is done to pictures while training, at random, each picture by itself."""
+
+    flip: bool
+    """Left and right change places, every other time."""
+    shift: int
+    """Pixels, at most, up or down and left or right; edges are mirrored into the gap."""
+    brightness: float
+    """Share of 255, at most, that is added or taken away."""
+
+
+class Batches:
+    """Endless epochs over `Samples`: each an order of its own, drawn from the seed and the epoch's number."""
+
+    def __init__(self, samples: Samples, size: int, augmentation: Augmentation, seed: int) -> None:
+        self.samples = samples
+        self.size = min(size, len(samples))
+        self._augmentation = augmentation
+        self._seed = seed
+        shift = augmentation.shift
+        self._padded = np.pad(samples.pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch; what is left over waits for the next one."""
+        return len(self.samples) // self.size
+
+    def epoch(self, number: int) -> Iterator[tuple[Float32Array, NDArray[np.int32]]]:
+        """(inputs as the network takes them, class ids or empty), batch by batch; the same for the same number."""
+        rng = np.random.default_rng([self._seed, number])
+        order = rng.permutation(len(self.samples))
+        for step in range(self.steps):
+            index = order[step * self.size : (step + 1) * self.size]
+            ids = self.samples.class_ids[index] if len(self.samples.class_ids) else self.samples.class_ids
+            yield self.samples.real(self._augment(index, rng)), ids
+
+    def _augment(self, index: NDArray[np.intp], rng: np.random.Generator) -> UInt8Array:
+        height, width = self.samples.pixels.shape[1:3]
+        wanted = self._augmentation
+        top, left = rng.integers(0, 2 * wanted.shift + 1, (2, len(index)))
+        flipped = rng.random(len(index)) < (0.5 if wanted.flip else 0.0)
+        rows = top[:, None] + np.arange(height)
+        columns = left[:, None] + np.where(flipped[:, None], np.arange(width)[::-1], np.arange(width))
+        pixels = self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        if wanted.brightness:
+            change = rng.uniform(-wanted.brightness, wanted.brightness, (len(index), 1, 1, 1)) * 255
+            pixels = np.clip(pixels + change, 0, 255).astype(np.uint8)
+        return np.asarray(pixels, np.uint8)

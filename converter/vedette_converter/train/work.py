@@ -1,0 +1,106 @@
+"""Where long work is kept, so that it need not be done twice: one file a finished step, one a step that is under way.
+
+A file's name holds a digest of everything that went into it: the network's weights, the pictures, the options, the
+network's teacher. So a changed recipe finds nothing and does the work anew, and an unchanged one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vedette.contract.errors import UserError
+
+
+def default_folder(name: str) -> Path:
+    """``$XDG_CACHE_HOME/vedette/convert/NAME``."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "vedette" / "convert" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A folder of finished and half-finished steps."""
+
+    folder: Path
+
+    def step(self, name: str, *parts: object) -> Step:
+        """The files of one step; ``parts``: everything that its result depends on. Raises `UserError`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                "the work folder cannot be made", where=self.folder, found=error.strerror or str(error),
+                fix="--work FOLDER",
+            ) from None  # fmt: skip
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(_bytes(part))
+            digest.update(b"\0")
+        return Step(self.folder / f"{name}-{digest.hexdigest()[:16]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's files."""
+
+    stem: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where it is, while it is under way: see `vedette_converter.train.loop.fit`."""
+        return self.stem.with_suffix(".checkpoint.npz")
+
+    @property
+    def result(self) -> Path:
+        """The network it made, ``.keras``."""
+        return self.stem.with_suffix(".keras")
+
+    def load(self) -> Any | None:
+        """The finished network, or None."""
+        if not self.result.exists():
+            return None
+        import keras
+
+        try:
+            return keras.models.load_model(self.result, compile=False)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                "the kept network cannot be read", where=self.result, found=str(error).splitlines()[0],
+                fix="delete the file to make it anew",
+            ) from None  # fmt: skip
+
+    def keep(self, model: Any) -> None:
+        """Keeps the finished network, whole or not at all, and forgets the checkpoint. Raises `UserError`."""
+        half = self.stem.with_suffix(".part.keras")
+        try:
+            model.save(half)
+            half.replace(self.result)
+        except OSError as error:
+            half.unlink(missing_ok=True)
+            raise UserError(
+                "the network cannot be kept", where=self.result, found=str(error), fix="make room"
+            ) from None
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over a Keras network's layers and weights."""
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        array = np.asarray(variable)
+        digest.update(f"{variable.path} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(part: object) -> bytes:
+    if isinstance(part, msgspec.Struct):
+        return msgspec.json.encode(part, order="deterministic")
+    return str(part).encode()
