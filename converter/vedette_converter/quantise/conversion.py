@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from vedette.contract.errors import FaultError
 from vedette.contract.types import Float32Array
@@ -17,7 +17,9 @@ from .proof import prove
 from .ranges import clip, observe, refuse_nan_constants
 from .samples import Samples
 
-FEW = 4  # samples that show whether a float network's outputs are finite
+FEW: Final = 4  # samples that show whether a float network's outputs are finite
+_EDGES: Final = frozenset({"QUANTIZE", "DEQUANTIZE"})
+_NAMED: Final = 5  # ops in a message, at most
 
 
 def convert(
@@ -45,11 +47,18 @@ def convert(
         return made
     if options.calibrated:
         made = _integer(network, options, original, _given(samples), on_sample)
+        _refuse_float_ops(made, options.precision)
     else:
         if samples is not None:
             observe(original, samples, limit=FEW)
         made = _float(network, options.precision, original)
-    prove(made, f"the {options.precision} network")
+    try:
+        prove(made, f"the {options.precision} network")
+    except FaultError as error:
+        if options.clip_percentile is None:
+            raise
+        # XNNPACK has no room for a weight that is large against a range that was clipped small
+        raise FaultError(error.problem, found=error.found, fix='raise percentile, or ranges = "minmax"') from None
     return made
 
 
@@ -99,14 +108,22 @@ def _integer(
             input_dtype=options.input_dtype, output_dtype=options.output_dtype,
         )  # fmt: skip
     ranges = observed.ranges if percentile is None else clip(original, samples, observed, percentile)
-    made = edge_quantizer.integer(
+    return edge_quantizer.integer(
         original, ranges, activations="int8" if options.precision == "int8" else "int16",
         input_dtype=options.input_dtype, output_dtype=options.output_dtype,
     )  # fmt: skip
-    try:
-        edge_quantizer.refuse_float_ops(made, options.precision)
-    except FaultError as error:
-        if network.flatbuffer is None:  # TensorFlow's converter knows more ops, but takes no ranges of ours
-            error = FaultError(error.problem, found=error.found, fix='ranges = "minmax", or precision = "mixed"')
-        raise error from None
-    return made
+
+
+def _refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
+    """Both converters silently leave in float what they have no integer kernel for."""
+    left = [
+        f"{op.name} at layer {op.layer}"
+        for op in read_graph(flatbuffer).ops
+        if op.name not in _EDGES and any(tensor.dtype.startswith("float") for tensor in (*op.inputs, *op.outputs))
+    ]
+    if left:
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        raise FaultError(
+            f"ops without an {precision} kernel would stay in float32", found=", ".join(left[:_NAMED]) + more,
+            fix='precision = "mixed" allows that',
+        )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from vedette.contract.errors import FaultError, MissingPackageError
 
-from .graph import GraphOp, inline, read_graph
+from .graph import GraphOp, inline
 from .ranges import Range
 
 Dtype = Literal["int8", "uint8", "int16", "float32"]
@@ -24,7 +24,6 @@ _ACTIVATIONS: Final[dict[str, dict[str, Any]]] = {  # symmetric int16: the spec 
     "int16": {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "INT"},
 }
 _WEIGHTS: Final = {"num_bits": 8, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
-_EDGES: Final = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
 
 def float16(flatbuffer: bytes) -> bytes:
@@ -68,21 +67,6 @@ def integer(
         for name, seen in ranges.items()
     }
     return _quantise(flatbuffer, recipe, statistics)
-
-
-def refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
-    """Raises `FaultError` naming the ops that stayed float in what should be all integers."""
-    left = [
-        f"{op.name} at layer {op.layer}"
-        for op in read_graph(flatbuffer).ops
-        if op.name not in _EDGES and any(tensor.dtype.startswith("float") for tensor in (*op.inputs, *op.outputs))
-    ]
-    if left:
-        raise FaultError(
-            f"no {precision} kernel, or ai-edge-quantizer does not know it",
-            found=", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else ""),
-            fix='precision = "mixed" leaves such ops in float32' if precision == "int8" else "",
-        )
 
 
 def _static(dtype: str) -> dict[str, Any]:

@@ -48,18 +48,15 @@ def layer_errors(float32: bytes, quantised: bytes, samples: Samples, *, limit: i
     the two does not run, and what ``samples`` raises.
     """
     graph = read_graph(float32)
-    counterpart: dict[str, int] = {}
-    dtypes: dict[str, str] = {}
-    for op in read_graph(quantised).ops:
-        for tensor in op.outputs:
-            counterpart[tensor.name] = tensor.index
-            dtypes[tensor.name] = tensor.dtype
-    # TensorFlow calls a quantised output by a name of its own: the outputs are matched by their order, below
+    other_graph = read_graph(quantised)
+    others = {tensor.name: tensor for op in other_graph.ops for tensor in op.outputs}
+    for one, other in zip(graph.outputs, other_graph.outputs, strict=True):
+        others.setdefault(one.name, other)  # where the converter renamed an output, its place tells
     before, after = Trace(float32), Trace(quantised)
     pairs = [
-        (op, op.outputs[0], counterpart[op.outputs[0].name])
+        (op, op.outputs[0], others[op.outputs[0].name])
         for op in graph.ops
-        if op.outputs and op.outputs[0].dtype == "float32" and op.outputs[0].name in counterpart
+        if op.outputs and op.outputs[0].dtype == "float32" and op.outputs[0].name in others
     ]
     signal = np.zeros(len(pairs))
     noise = np.zeros(len(pairs))
@@ -70,16 +67,16 @@ def layer_errors(float32: bytes, quantised: bytes, samples: Samples, *, limit: i
         for place, (_, tensor, other) in enumerate(pairs):
             wanted = before.real(tensor.index).astype(np.float64)
             signal[place] += float(np.square(wanted).sum())
-            noise[place] += float(np.square(wanted - after.real(other)).sum())
+            noise[place] += float(np.square(wanted - after.real(other.index)).sum())
             count[place] += wanted.size
     total = sum(op.macs for op in graph.ops)
     errors = []
     for place, (op, tensor, other) in enumerate(pairs):
-        scale, _ = after.quantisation(other)
+        scale, _ = after.quantisation(other.index)
         rmse = float(np.sqrt(noise[place] / max(1.0, count[place])))
         errors.append(
             LayerError(
-                op.index, op.name, tensor.name, dtypes[tensor.name], sqnr_db(signal[place], noise[place]),
+                op.index, op.name, tensor.name, other.dtype, sqnr_db(signal[place], noise[place]),
                 rmse / scale if scale else None, op.macs, op.macs / total if total else 0.0,
             )
         )  # fmt: skip

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vedette.contract.errors import FaultError
+from vedette.contract.types import Float32Array
 
 from ..load import Network
 from ..recipe.quantisation import Quantise
@@ -36,7 +37,7 @@ class Sensitivity:
     """Of the float flatbuffer."""
     sqnr_db: float
     """Signal-to-quantisation-noise ratio of the worst output; infinite where the op has no int8 kernel or loses
-    nothing."""
+    nothing, minus infinity where the runtime will not load it in int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,10 @@ def mixed(
             float32, ranges, input_dtype=options.input_dtype, output_dtype=options.output_dtype,
             keep_float=[layer.op for layer in ranking[:count]],
         )  # fmt: skip
-        sqnr = worst_output_sqnr_db(reference, run_outputs(flatbuffer, shown))
+        sqnr = _sqnr_db(reference, flatbuffer, shown)
         made[count] = (flatbuffer, sqnr)
-        trials.append((count, holds(flatbuffer) if holds is not None else sqnr >= options.least_sqnr_db))
+        runs = sqnr > float("-inf")
+        trials.append((count, runs and (holds(flatbuffer) if holds is not None else sqnr >= options.least_sqnr_db)))
         return trials[-1][1]
 
     best = 0
@@ -117,8 +119,15 @@ def sensitivities(float32: bytes, ranges: Mapping[str, Range], samples: Sequence
     measured = []
     for op in read_graph(float32).ops:
         alone = edge_quantizer.integer(float32, ranges, input_dtype="float32", output_dtype="float32", only=op)
-        measured.append(Sensitivity(op, worst_output_sqnr_db(reference, run_outputs(alone, shown))))
+        measured.append(Sensitivity(op, _sqnr_db(reference, alone, shown)))
     return sorted(measured, key=lambda layer: (layer.sqnr_db, layer.op.index))
+
+
+def _sqnr_db(reference: list[list[Float32Array]], flatbuffer: bytes, samples: list[Sample]) -> float:
+    try:
+        return worst_output_sqnr_db(reference, run_outputs(flatbuffer, samples))
+    except FaultError:  # XNNPACK refuses scales that lie too far apart
+        return float("-inf")
 
 
 def _fewest(attempt: Callable[[int], bool], most: int) -> int | None:

@@ -109,22 +109,22 @@ def _convert(converter: Any) -> bytes:
 _NO_KERNEL: Final = re.compile(
     r"'(?P<op>tfl?\.\w+)' op (is neither a custom op nor a flex op|.*not supported|.*requires)"
 )
-_LOCATION: Final = re.compile(r'"(?P<layer>[^"]+)"')
+_QUOTED: Final = re.compile(r'"(?P<place>[^"]+)"')
 
 
 def _ops_without_kernel(message: str, native: list[str]) -> list[str]:
-    """``op at layer`` from MLIR's diagnostics, ``error: 'tf.Erfinv' op is neither ...`` and the locations about it."""
-    found: list[str] = []
-    for line in (*message.splitlines(), *native):
+    """``op at layer NAME`` from MLIR's diagnostics, ``loc(fused["Erfinv:", callsite("model/layer/Erfinv"(...``."""
+    found: dict[str, list[str]] = {}
+    for line in (*native, *message.splitlines()):  # the locations stand in the native lines alone
         match = _NO_KERNEL.search(line)
         if match is None:
             continue
-        layers = [m["layer"] for m in _LOCATION.finditer(line[: match.start()])]
-        layer = layers[0].rstrip(":") if layers else ""
-        text = f"{match['op']} at layer {layer.split('@')[0]}" if layer else match["op"]
-        if text not in found:
-            found.append(text)
-    return found
+        places = [m["place"] for m in _QUOTED.finditer(line[: match.start()])]
+        layers = [place for place in places if not place.endswith((":", ".py"))]
+        known = found.setdefault(match["op"], [])
+        if layers and layers[0] not in known:
+            known.append(layers[0])
+    return [f"{op} at layer {', '.join(layers)}" if layers else op for op, layers in found.items()]
 
 
 @contextlib.contextmanager

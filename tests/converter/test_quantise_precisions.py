@@ -1,0 +1,272 @@
+"""Every precision, from a graph and from a flatbuffer, in a real interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from quantise_networks import (
+    SIDE,
+    as_flatbuffer,
+    as_network,
+    classifier,
+    first_weights,
+    samples,
+    sourced,
+    sqnr_db,
+)
+
+from vedette.contract.errors import FaultError, ModelError, PictureError
+from vedette.contract.types import TensorSpec
+from vedette.engine import load_runtime
+from vedette_converter import quantise
+from vedette_converter.load.network import Network
+from vedette_converter.quantise.graph import read_graph
+from vedette_converter.recipe.quantisation import Quantise
+
+SOURCES = ["graph", "flatbuffer"]
+
+
+@pytest.fixture(scope="module")
+def network(tf: Any) -> Network:
+    return as_network(tf, classifier(tf))
+
+
+def engine_of(flatbuffer: bytes, tmp_path: Path) -> Any:
+    path = tmp_path / "made.tflite"
+    path.write_bytes(flatbuffer)
+    return quantise.load_proven(path, load_runtime("litert"))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("precision", "least_db", "most_db", "dtype"),
+    [
+        ("float32", 200.0, np.inf, "float32"),
+        ("float16", 50.0, 100.0, "float32"),
+        ("dynamic", 25.0, 90.0, "float32"),
+        ("int8", 20.0, 60.0, "int8"),
+        ("int16x8", 30.0, 90.0, "int16"),
+        ("mixed", 20.0, 60.0, "int8"),
+    ],
+)
+def test_every_precision_runs_and_loses_what_it_should(
+    network: Network, tmp_path: Path, source: str, precision: Any, least_db: float, most_db: float, dtype: str
+) -> None:
+    made = quantise.convert(sourced(network, source), Quantise(precision=precision), samples(network))
+    engine = engine_of(made, tmp_path)
+    assert {tensor.dtype.name for tensor in (*engine.inputs, *engine.outputs)} == {dtype}
+    assert [tensor.shape for tensor in engine.outputs] == [spec.shape for spec in network.outputs]
+    # from above as well: without noise nothing would have been quantised
+    assert least_db <= sqnr_db(network, made, samples(network, 16, seed=2)) <= most_db
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("given", "taken"), [("uint8", "float32"), ("float32", "uint8"), ("int8", "int8")])
+def test_inputs_and_outputs_have_the_dtype_that_was_asked_for(
+    network: Network, tmp_path: Path, source: str, given: Any, taken: Any
+) -> None:
+    options = Quantise(input=given, output=taken)
+    made = quantise.convert(sourced(network, source), options, samples(network))
+    engine = engine_of(made, tmp_path)
+    assert engine.inputs[0].dtype.name == given
+    assert engine.outputs[0].dtype.name == taken
+    assert sqnr_db(network, made, samples(network, 16, seed=2)) > 20.0
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_network_with_two_inputs_gets_both(tf: Any, tmp_path: Path, source: str) -> None:
+    keras = tf.keras
+    keras.utils.set_random_seed(2)
+    first, second = keras.Input((8,)), keras.Input((3,))
+    joined = keras.layers.Concatenate()([keras.layers.Dense(8, activation="relu")(first), second])
+    network = as_network(tf, keras.Model([first, second], keras.layers.Dense(4)(joined)))
+    made = quantise.convert(sourced(network, source), Quantise(), samples(network))
+    assert [tensor.shape for tensor in engine_of(made, tmp_path).inputs] == [(1, 8), (1, 3)]
+    assert sqnr_db(network, made, samples(network, 16, seed=2)) > 20.0
+
+
+def test_dynamic_leaves_depthwise_convolutions_of_a_flatbuffer_in_float(network: Network) -> None:
+    made = quantise.convert(as_flatbuffer(network), Quantise(precision="dynamic"))
+    dtypes = {op.name: op.inputs[1].dtype for op in read_graph(made).ops if "CONV" in op.name}
+    assert dtypes == {"CONV_2D": "int8", "DEPTHWISE_CONV_2D": "float32"}
+
+
+def test_constants_of_a_flatbuffer_stand_inside_it(network: Network) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = quantise.convert(as_flatbuffer(network), Quantise(), samples(network))
+    buffers = schema.ModelT.InitFromPackedBuf(made).buffers
+    assert all(buffer.offset <= 1 for buffer in buffers)
+    assert sum(len(buffer.data) for buffer in buffers if buffer.data is not None) > 2000
+
+
+def test_the_plain_int8_of_a_graph_is_tensorflows_to_the_byte(network: Network) -> None:
+    shown = samples(network)
+    assert quantise.convert(network, Quantise(), shown) == quantise.to_int8(network, [*shown()])  # type: ignore[list-item]
+
+
+def test_each_sample_is_announced_once(network: Network) -> None:
+    seen: list[int] = []
+    quantise.convert(network, Quantise(), samples(network, 7), on_sample=lambda: seen.append(1))
+    assert len(seen) == 7
+
+
+def test_a_sample_that_cannot_be_read_stays_the_users_mistake(network: Network) -> None:
+    def broken() -> Iterator[Any]:
+        yield np.zeros(network.input.shape, np.float32)
+        raise PictureError("no picture that can be decoded", where="here.jpg")
+
+    with pytest.raises(PictureError, match=r"^here\.jpg: no picture that can be decoded$"):
+        quantise.convert(network, Quantise(), broken)
+
+
+def test_a_sample_of_another_shape_is_named(network: Network) -> None:
+    def wrong() -> Iterator[Any]:
+        yield np.zeros((1, SIDE, SIDE, 1), np.float32)
+
+    with pytest.raises(FaultError, match=r"does not fit the network: expected \[\[1, 16, 16, 3\]\], found \[\[1, 16"):
+        quantise.convert(network, Quantise(), wrong)
+
+
+# --- what is not finite ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_nan_weight_names_its_layer(tf: Any, source: str, precision: Any) -> None:
+    model = classifier(tf)
+    weights = first_weights(model, "wide")
+    weights[0][0, 0, 3, 2] = np.nan
+    model.get_layer("wide").set_weights(weights)
+    network = sourced(as_network(tf, model), source)
+    with pytest.raises(ModelError, match=r"layer \S*wide\S* \(CONV_2D\) has weights that are no numbers: found 1 NaN"):
+        quantise.convert(network, Quantise(precision=precision), samples(network))
+
+
+def test_a_layer_that_overflows_is_named_and_not_one_that_merely_passes_it_on(tf: Any) -> None:
+    model = classifier(tf)
+    weights = first_weights(model, "last")
+    model.get_layer("last").set_weights([np.sign(weights[0]) * np.float32(3e38), weights[1]])
+    network = as_network(tf, model)
+    with pytest.raises(
+        ModelError, match=r"layer \S*last\S* \(CONV_2D\) puts out what is no finite number: found \d+ of"
+    ):
+        quantise.convert(network, Quantise(), samples(network))
+
+
+def test_a_sample_with_nan_is_not_the_networks_fault(network: Network) -> None:
+    def bad() -> Iterator[Any]:
+        yield np.full(network.input.shape, np.nan, np.float32)
+
+    with pytest.raises(FaultError, match="a calibration sample is not finite: found 768 of 768"):
+        quantise.convert(network, Quantise(), bad)
+
+
+def test_no_samples_at_all_are_named(network: Network) -> None:
+    with pytest.raises(ModelError, match="no calibration samples"):
+        quantise.convert(network, Quantise(), lambda: iter(()))
+
+
+# --- what has no kernel ----------------------------------------------------------------------------------------------
+
+
+def test_an_op_that_tflite_lacks_is_named_with_its_layer(tf: Any) -> None:
+    keras = tf.keras
+
+    class Odd(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return tf.math.erfinv(x / 2)
+
+    given = keras.Input((4,))
+    network = as_network(tf, keras.Model(given, Odd(name="oddity")(given)))
+    with pytest.raises(FaultError, match=r"no TFLite kernel.* for tf\.Erfinv at layer \S*oddity\S*$") as caught:
+        quantise.convert(network, Quantise(), samples(network))
+    assert "\n" not in caught.value.line()
+    assert len(caught.value.line()) < 300
+
+
+def floor_network(tf: Any) -> Network:
+    """FLOOR has no int8 kernel; a dense layer before and after it."""
+    dense = tf.constant(np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32))
+    function = tf.function(lambda x: [tf.matmul(tf.floor(tf.matmul(x, dense) * 4), dense)])
+    spec = TensorSpec("x", (1, 8), np.dtype(np.float32))
+    return Network((spec,), (spec,), function.get_concrete_function(tf.TensorSpec((1, 8), tf.float32)))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_op_that_would_stay_float_is_refused_in_int8_and_mixed_takes_it(
+    tf: Any, tmp_path: Path, source: str
+) -> None:
+    network = sourced(floor_network(tf), source)
+    with pytest.raises(
+        FaultError, match=r"ops without an int8 kernel would stay in float32: found FLOOR at layer .*mixed"
+    ):
+        quantise.convert(network, Quantise(), samples(network))
+    made = quantise.convert(network, Quantise(precision="mixed", min_sqnr_db=5), samples(network))
+    engine_of(made, tmp_path)
+    names = [op.name for op in read_graph(made).ops]
+    assert "FLOOR" in names
+    assert {"QUANTIZE", "DEQUANTIZE"} <= set(names)
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"precision": "float16", "input": "int8"}, "input: expected float32 with precision float16, found int8"),
+        (
+            {"precision": "int16x8", "output": "uint8"},
+            "output: expected int16 or float32 with precision int16x8, found u",
+        ),
+        ({"input": "int16"}, "input: expected int8 or uint8 or float32 with precision int8, found int16"),
+        ({"precision": "dynamic", "ranges": "percentile"}, "ranges: precision dynamic has no calibrated ranges"),
+        ({"percentile": 99.9}, 'percentile: expected only with ranges = "percentile"'),
+        ({"min_sqnr_db": 20.0}, "min_sqnr_db: expected only with precision mixed, found precision int8"),
+        ({"precision": "int16x8", "max_float_layers": 2}, "max_float_layers: expected only with precision mixed"),
+        ({"ranges": "percentile", "percentile": 100.0}, "Expected `float` < 100.0"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused_in_one_line(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(options, Quantise)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_follow_the_precision() -> None:
+    assert (Quantise().input_dtype, Quantise().output_dtype, Quantise().clip_percentile) == ("int8", "int8", None)
+    assert Quantise(precision="int16x8").input_dtype == "int16"
+    assert Quantise(precision="dynamic").output_dtype == "float32"
+    assert Quantise(ranges="percentile").clip_percentile == 99.99
+    assert not Quantise(precision="float16").calibrated
+
+
+# --- a published flatbuffer ------------------------------------------------------------------------------------------
+
+
+def test_the_published_resnet_in_int8_is_as_good_as_the_published_int8_one(shared_data: Path, tf: Any) -> None:
+    folder = shared_data / "mlperf-tiny"
+    flatbuffer = (folder / "pretrainedResnet.tflite").read_bytes()
+    published = (folder / "pretrainedResnet_quant.tflite").read_bytes()
+    spec = TensorSpec("input_1", (1, 32, 32, 3), np.dtype(np.float32))
+    network = Network((spec,), (TensorSpec("Identity", (1, 10), np.dtype(np.float32)),), None, None, flatbuffer)
+    rng = np.random.default_rng(1)
+
+    def pictures(count: int) -> list[Any]:
+        # smooth: noise upsampled, in the 0..255 that this network takes
+        return [
+            np.kron(rng.uniform(0, 255, (1, 8, 8, 3)), np.ones((1, 4, 4, 1))).astype(np.float32) for _ in range(count)
+        ]
+
+    shown, unseen = pictures(48), pictures(48)
+    ours = quantise.convert(network, Quantise(), lambda: iter(shown))
+    assert sqnr_db(network, ours, lambda: iter(unseen)) > sqnr_db(network, published, lambda: iter(unseen)) - 1.0
+    assert {op.name for op in read_graph(ours).ops} == {op.name for op in read_graph(published).ops}
+    assert len(ours) < 0.35 * len(flatbuffer)
