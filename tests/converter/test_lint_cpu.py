@@ -204,6 +204,11 @@ RULES_ALONE: dict[str, tuple[Build, str]] = {  # what TFLite's own kernels do no
         lambda net: net.add("TANH", [net.input((1,) * 7, "FLOAT32")], net.tensor((1,) * 7, "FLOAT32")), "7 dimensions",
     ),
     "one input": (concatenated(1), "one input alone"),
+    "nothing out": (lambda net: net.add("TANH", [net.input(MAP)]), "no input or no output"),
+    "a constant out": (
+        lambda net: net.add("DEQUANTIZE", [net.constant(np.ones(MAP, np.float16))], net.tensor(MAP, "FLOAT32")),
+        "hands a constant out",
+    ),
     "sparse weights": (lambda net: connected(net, version=8), "sparse"),
     "shuffled": (lambda net: connected(net, weightsFormat=1), "shuffled"),
     "dequantize": (

@@ -102,6 +102,7 @@ def computed(net: Network) -> None:
 
 REFUSED: dict[str, tuple[Build, str]] = {
     "unknown": (one("HARD_SWISH"), "not among"),
+    "nothing out": (lambda net: net.add("RELU", [net.input(MAP)]), "no input or no output"),
     "custom": (one("TFLite_Detection_PostProcess"), "not among"),
     "float": (one("RELU", dtype="FLOAT32"), "computes in int8 and uint8"),
     "no scale": (lambda net: net.add("RELU", [net.input(MAP, scale=None)], net.tensor(MAP)), "computes in int8"),

@@ -89,7 +89,7 @@ def estimate(graph: Graph) -> Estimate:
 
 def refusal(op: Op) -> Refusal | None:
     """Why this operation cannot run on the Edge TPU, leaving aside what stands before it; None where it can."""
-    checks = (_known, _fixed, _eight_bits, _three_dimensions, _CHECKS.get(op.kind))
+    checks = (_known, _whole, _fixed, _eight_bits, _three_dimensions, _CHECKS.get(op.kind))
     return next((found for check in checks if check is not None and (found := check(op)) is not None), None)
 
 
@@ -104,6 +104,10 @@ def _known(op: Op) -> Refusal | None:
     if op.custom or (op.kind not in _PLAIN and op.kind not in _CHECKS):
         return Refusal("not among the Edge TPU's operations", _INSTEAD.get(op.kind, ""))
     return None
+
+
+def _whole(op: Op) -> Refusal | None:
+    return None if _data(op) and op.outputs else Refusal("it has no input or no output")
 
 
 def _fixed(op: Op) -> Refusal | None:

@@ -115,7 +115,7 @@ class XnnpackRules:
         return self._by_itself(op)
 
     def _by_itself(self, op: Op) -> Refusal | None:
-        checks = (_known, self._constants, _shapes, _types, _activation, _OWN.get(op.kind))
+        checks = (_known, _whole, self._constants, _shapes, _types, _activation, _OWN.get(op.kind))
         return next((found for check in checks if check is not None and (found := check(op)) is not None), None)
 
     def _unpacking(self, op: Op) -> Refusal | None:
@@ -152,6 +152,12 @@ def _known(op: Op) -> Refusal | None:
     if op.kind not in TAKEN:
         return Refusal("XNNPACK has no such operation", _INSTEAD.get(op.kind, ""))
     return None
+
+
+def _whole(op: Op) -> Refusal | None:
+    if op.kind in _NO_DATA or op.custom or (_data(op) and op.outputs):
+        return None
+    return Refusal("it has no input or no output")
 
 
 def _shapes(op: Op) -> Refusal | None:
