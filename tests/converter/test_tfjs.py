@@ -13,6 +13,7 @@ from tfjs_writer import ANCHORS, CLASSES, SIDE
 
 from vedette.contract.errors import ModelError
 from vedette_converter.load import load_network, tfjs
+from vedette_converter.load.graph import bring_biases_home, replace_add_n
 from vedette_converter.source import read_source
 
 SHAPE = (1, SIDE, SIDE, 3)
@@ -41,7 +42,7 @@ def test_no_add_n_is_left(tf: Any, tiny: Tiny) -> None:
     model = json.loads(files[WHERE])
     graph = tfjs.build_graph(model, tfjs.read_weights(model, files, WHERE), WHERE)
     assert sum(node.op == "AddN" for node in graph.node) == 1
-    tfjs.replace_add_n(graph)
+    replace_add_n(graph)
     assert {node.op for node in graph.node} & {"AddN", "AddV2"} == {"AddV2"}
 
 
@@ -50,7 +51,7 @@ def test_add_n_of_any_number_becomes_plain_adds(tf: Any, addends: int) -> None:
     with tf.Graph().as_default() as graph:
         tf.raw_ops.AddN(inputs=[tf.constant(float(10**n), name=f"c{n}") for n in range(addends)], name="sum")
     definition = graph.as_graph_def()
-    tfjs.replace_add_n(definition)
+    replace_add_n(definition)
     with tf.Graph().as_default() as graph:
         (result,) = tf.graph_util.import_graph_def(definition, return_elements=["sum:0"], name="")
         with tf.compat.v1.Session(graph=graph) as session:
@@ -78,8 +79,8 @@ def test_a_bias_goes_back_to_its_convolution(tf: Any, bias_first: bool) -> None:
                 return session.run("out:0", {"x:0": x})
 
     before = run()
-    tfjs.replace_add_n(definition)
-    tfjs.bring_biases_home(definition)
+    replace_add_n(definition)
+    bring_biases_home(definition)
     nodes = {node.name: list(node.input) for node in definition.node}
     assert nodes["total"] == ["convolution", "bias"] and nodes["out"] == ["total", "x"]
     np.testing.assert_allclose(run(), before, atol=1e-6)
@@ -94,7 +95,7 @@ def test_a_sum_that_others_read_keeps_its_bias_behind(tf: Any) -> None:
         tf.identity(total, "reader")
     definition = graph.as_graph_def()
     before = definition.SerializeToString(deterministic=True)
-    tfjs.bring_biases_home(definition)
+    bring_biases_home(definition)
     assert definition.SerializeToString(deterministic=True) == before
 
 

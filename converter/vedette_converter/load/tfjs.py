@@ -10,19 +10,20 @@ import base64
 import json
 import math
 import posixpath
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from vedette.contract.errors import ModelError
-from vedette.contract.types import Tensor, TensorSpec
+from vedette.contract.types import Tensor
 
 from ..recipe.sources import TfjsSource
 from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
+from .graph import as_network
 from .network import Network
+from .shapes import Fed, Shape
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards store it
     "float32": np.dtype("<f4"),
@@ -31,42 +32,19 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards
     "uint8": np.dtype("u1"),
 }
 
-_ADDS: Final = frozenset({"Add", "AddV2"})
-_CONVOLUTIONS: Final = frozenset({"Conv2D", "DepthwiseConv2dNative"})
 
-
-def load(source: TfjsSource, files: SourceFiles, input_shape: tuple[int, ...]) -> Network:
+def load(source: TfjsSource, files: SourceFiles, input_shape: Shape | None) -> Network:
     """The network between ``source.input`` and ``source.outputs``, its input fixed to ``input_shape``, float32.
 
     Raises `ModelError` where topology, manifest and shards do not fit together, or a named node is not there.
     """
-    tf = load_tensorflow()
+    if input_shape is None:
+        raise ModelError(f"input {source.input}", where=source.model, expected="a shape", found="none given")
     where = source.model
     model = _parse(files.contents[where], where)
     graph = build_graph(model, read_weights(model, files.contents, where), where)
-    graph = cut(graph, source.input, source.outputs, input_shape, where)
-    replace_add_n(graph)
-    bring_biases_home(graph)
-
-    def body(x: Any) -> list[Any]:
-        fetched: list[Any] = tf.graph_util.import_graph_def(
-            graph, input_map={f"{source.input}:0": x}, return_elements=[f"{name}:0" for name in source.outputs], name=""
-        )
-        return fetched
-
-    try:
-        function = tf.compat.v1.wrap_function(body, [tf.TensorSpec(input_shape, tf.float32, name="input")])
-    except (ValueError, tf.errors.OpError) as error:
-        raise ModelError("TensorFlow will not have the graph", where=where, found=str(error).splitlines()[0]) from None
-    outputs = []
-    for name, tensor in zip(source.outputs, function.outputs, strict=True):
-        shape: list[Any] = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
-        if None in shape or tensor.dtype != tf.float32:
-            raise ModelError(
-                f"output {name}", where=where, expected="a fixed shape, float32", found=f"{shape} {tensor.dtype.name}"
-            )
-        outputs.append(TensorSpec(name, tuple(shape), np.dtype(np.float32)))
-    return Network((TensorSpec(source.input, input_shape, np.dtype(np.float32)),), tuple(outputs), function)
+    fed = Fed(input_shape)
+    return as_network(graph, {source.input: (source.input, fed)}, [(name, name) for name in source.outputs], where)
 
 
 def _parse(raw: bytes, where: str) -> dict[str, Any]:
@@ -153,81 +131,3 @@ def _with_bytes(node: Mapping[str, Any]) -> dict[str, Any]:
             value = {**value, "s": base64.b64encode(bytes(codes)).decode()}
         attributes[key] = value
     return {**node, "attr": attributes}
-
-
-def cut(graph: Any, entry: str, outputs: tuple[str, ...], input_shape: tuple[int, ...], where: str) -> Any:
-    """The part of a GraphDef that ``outputs`` need, ``entry`` made its one Placeholder. Raises `ModelError`.
-
-    Shapes that the graph computes from its input's become constants, for the Placeholder's shape is fixed:
-    TensorFlow's own constant folding does that when the graph is converted.
-    """
-    tf = load_tensorflow()
-    names = {node.name for node in graph.node}
-    for name in (entry, *outputs):
-        if name not in names:
-            raise ModelError("no such node in the graph", where=where, found=name, fix="mend [source] in the recipe")
-    opened = tf.compat.v1.GraphDef()
-    for node in graph.node:
-        if node.name != entry:
-            opened.node.append(node)
-            continue
-        placeholder = opened.node.add(name=entry, op="Placeholder")
-        placeholder.attr["dtype"].type = tf.float32.as_datatype_enum
-        placeholder.attr["shape"].shape.CopyFrom(tf.TensorShape(input_shape).as_proto())
-    kept = tf.compat.v1.graph_util.extract_sub_graph(opened, list(outputs))
-    entries = [node.name for node in kept.node if node.op.startswith("Placeholder")]
-    if entries != [entry]:
-        raise ModelError(
-            "the outputs need other inputs", where=where, expected=entry, found=", ".join(entries) or "no input"
-        )
-    return kept
-
-
-def replace_add_n(graph: Any) -> None:
-    """Each AddN of a GraphDef becomes plain adds, in place: AddN is no op of XNNPACK, so each would split the delegate."""
-    extra = []
-    for node in graph.node:
-        if node.op != "AddN":
-            continue
-        addends = list(node.input)
-        dtype = node.attr["T"].type
-        while len(addends) > 2:
-            step = type(node)(name=f"{node.name}/add_{len(addends)}", op="AddV2", input=addends[:2])
-            step.attr["T"].type = dtype
-            extra.append(step)
-            addends = [step.name, *addends[2:]]
-        node.op = "AddV2" if len(addends) == 2 else "Identity"
-        del node.input[:]
-        node.input.extend(addends)
-        node.attr.clear()
-        node.attr["T"].type = dtype
-    graph.node.extend(extra)
-
-
-def bring_biases_home(graph: Any) -> None:
-    """``bias + (convolution + other)`` becomes ``(convolution + bias) + other``, in place.
-
-    TensorFlow's graph optimiser moves a residual block's bias behind the block's sum. There it is an op of its own over
-    the whole tensor, and in int8 one more rounding; beside its convolution it costs nothing, for it becomes the
-    convolution's own. The same sum in another order: float results differ by rounding.
-    """
-    nodes = {node.name: node for node in graph.node}
-    readers = Counter(name.split(":")[0].lstrip("^") for node in graph.node for name in node.input)
-    for node in graph.node:
-        if node.op not in _ADDS or len(node.input) != 2:
-            continue
-        for bias, total in (tuple(node.input), tuple(reversed(node.input))):
-            inner = nodes.get(total)
-            if inner is None or inner.op not in _ADDS or readers[total] != 1 or not _is_vector(nodes.get(bias)):
-                continue
-            convolutions = [name for name in inner.input if name in nodes and nodes[name].op in _CONVOLUTIONS]
-            if len(convolutions) != 1:
-                continue
-            other = next(name for name in inner.input if name != convolutions[0])
-            inner.input[:] = [convolutions[0], bias]
-            node.input[:] = [total, other]
-            break
-
-
-def _is_vector(node: Any) -> bool:
-    return node is not None and node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 1

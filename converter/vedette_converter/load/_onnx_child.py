@@ -1,0 +1,102 @@
+"""What runs in onnx2tf's environment, where nothing of vedette is installed: ONNX files described, fixed and run.
+
+::
+
+    python _onnx_child.py describe NETWORK.onnx ANSWER.json
+    python _onnx_child.py fix NETWORK.onnx SHAPES.json FIXED.onnx
+    python _onnx_child.py run NETWORK.onnx INPUTS.npz OUTPUTS.npz
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _shape(value: Any) -> list[int | None] | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [int(dim.dim_value) if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+
+
+def describe(path: str, answer: str) -> None:
+    """Inputs, outputs, weights that are not finite or lie elsewhere: as JSON."""
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(model)
+    external = [weight.name for weight in model.graph.initializer if weight.data_location == weight.EXTERNAL]
+    bad = []
+    for weight in model.graph.initializer:
+        if weight.name not in external:
+            values = onnx.numpy_helper.to_array(weight)
+            if values.dtype.kind == "f" and values.size > 1 and not np.isfinite(values).all():
+                bad.append(weight.name)
+    weights = {weight.name for weight in model.graph.initializer}
+
+    def tensor(value: Any) -> dict[str, Any]:
+        dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)))
+        return {"name": value.name, "shape": _shape(value), "dtype": dtype}
+
+    described = {
+        "inputs": [tensor(value) for value in model.graph.input if value.name not in weights],
+        "outputs": [tensor(value) for value in model.graph.output],
+        "external": external,
+        "bad": bad,
+    }
+    Path(answer).write_text(json.dumps(described))
+
+
+def fix(path: str, shapes: str, fixed: str) -> None:
+    """The same network with the inputs' shapes written into it, and all others left to be inferred anew."""
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(path, load_external_data=False)
+    wanted = json.loads(Path(shapes).read_text())
+    for value in model.graph.input:
+        if value.name in wanted:
+            dims = value.type.tensor_type.shape.dim
+            del dims[:]
+            for size in wanted[value.name]:
+                dims.add().dim_value = size
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    onnx.save(onnx.shape_inference.infer_shapes(model), fixed)
+
+
+def run(path: str, inputs: str, outputs: str) -> None:
+    """The outputs ``y0``, ``y1``... for the inputs ``x0``, ``x1``..., in the order of the file."""
+    runtime = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with np.load(inputs, allow_pickle=False) as given:
+        fed = {value.name: given[f"x{number}"] for number, value in enumerate(session.get_inputs())}
+    results = session.run(None, fed)
+    np.savez(outputs, **{f"y{number}": result for number, result in enumerate(results)})
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 3 and one line where the file cannot be used."""
+    try:
+        match arguments:
+            case ["describe", path, answer]:
+                describe(path, answer)
+            case ["fix", path, shapes, fixed]:
+                fix(path, shapes, fixed)
+            case ["run", path, inputs, outputs]:
+                run(path, inputs, outputs)
+            case _:
+                raise ValueError(f"unknown: {arguments}")
+    except Exception as error:  # noqa: BLE001 - protobuf's, onnx's and the runtime's own classes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        print(lines[0][:400] if lines else type(error).__name__)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
