@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
 from vedette.contract.labels import parse_labels
@@ -37,6 +39,7 @@ from .subject import Subject
 from .tensorflow import load_tensorflow
 from .train import data as training_data
 from .train.data import Samples
+from .train.kept import read_network, save_network
 from .train.sparsity import Sparsity
 from .train.work import Work, default_folder
 from .zoo.network import as_network
@@ -123,7 +126,7 @@ def build(
                 student = _study(file, inputs, network, labels, maker)
             network = as_network(student.teacher)
             if inputs.float_out is not None:
-                _keep(student.teacher, inputs.float_out)
+                save_network(student.teacher, inputs.float_out)
         with clock.step("quantise"):
             before = maker.float32("float32", network, student.cost_before if student else None)
             quantise.expect_same(before.engine, network, next(calibration.samples(recipe.input)))
@@ -278,13 +281,16 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, labels: tuple[str
     model = network.model
     if recipe.train is not None:
         model = steps.train(model, recipe.train, samples)
-    larger = None
-    if recipe.distil is not None and recipe.distil.teacher is not None:
-        larger = _load_teacher(file.resolve(recipe.distil.teacher))
-        check_teacher(larger, model, recipe.distil.teacher)
+    larger, spec = None, None
+    if recipe.distil is not None and (named := recipe.distil.teacher) is not None:
+        larger = read_network(file.resolve(named.file), fix="mend [distil.teacher] file")
+        check_teacher(larger, model, named.file)
+        spec = msgspec.structs.replace(
+            recipe.input, mean=named.mean or recipe.input.mean, std=named.std or recipe.input.std
+        )
     zeroed = recipe.sparsify
     sparsity = Sparsity(zeroed.sparsity, zeroed.begin, zeroed.end) if zeroed is not None else None
-    return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger)
+    return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger, spec)
 
 
 def _training_samples(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...], progress: Progress) -> Samples:
@@ -293,26 +299,6 @@ def _training_samples(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...], p
     needs = needs or (recipe.prune is not None and recipe.prune.criterion == "taylor")
     listed = training_data.list_labelled(folder, labels) if needs else training_data.list_unlabelled(folder)
     return training_data.decode(listed, recipe.input, progress.begin("decode", len(listed.files)))
-
-
-def _load_teacher(path: Path) -> Any:
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError("the teacher cannot be read", where=path, expected="a .keras file",
-                        found=(str(error).splitlines() or [""])[0]) from None  # fmt: skip
-
-
-def _keep(model: Any, path: Path) -> None:
-    half = path.with_name(f".{path.stem}.part.keras")
-    try:
-        model.save(half)
-        half.replace(path)
-    except (OSError, ValueError) as error:
-        half.unlink(missing_ok=True)
-        raise UserError("the float network cannot be written", where=path, found=str(error).splitlines()[0]) from None
 
 
 def _truth(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...]) -> Truth | None:

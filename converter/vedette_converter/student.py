@@ -11,17 +11,15 @@ Every step is kept in a work folder as soon as it is done, and a training after 
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ClassifyOutput, OutputSpec
-from vedette.contract.types import Float32Array
+from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec
 from vedette.engine import TfliteEngine, load_runtime
 
 from . import prune
@@ -31,8 +29,9 @@ from .progress import Progress
 from .prune import gradual
 from .recipe.training import Augment, Distil, Prune, Train
 from .tensorflow import load_tensorflow
+from .train.answers import ask
 from .train.data import Augmentation, Batches, Samples
-from .train.loop import Loss, Schedule, fit
+from .train.loop import Schedule, fit
 from .train.sparsity import Sparsity
 from .train.work import Work, weights_digest
 
@@ -85,14 +84,16 @@ class Steps:
 
     def prune_and_distil(
         self, model: Any, cut: Prune | None, options: Distil | None, sparsify: Sparsity | None, samples: Samples,
-        larger: Any | None,
+        larger: Any | None, larger_spec: ImageInput | None = None,
     ) -> Student:  # fmt: skip
-        """``model``: the float network; it stays as it is. ``larger``: the recipe's own teacher, if it names one.
+        """``model``: the float network; it stays as it is. ``larger``: the recipe's own teacher, if it names one, and
+        ``larger_spec``: what that one takes, where it is not what the network takes.
 
         Raises `UserError` where the options do not fit the network or the samples.
         """
         before = prune.count(model)
-        teacher = larger if larger is not None else model
+        taught = samples if larger_spec is None else dataclasses.replace(samples, spec=larger_spec)
+        teacher = _Teacher(model if larger is None else larger, taught)
         shape: prune.Plan | None = None
         student = model
         if cut is not None:
@@ -111,7 +112,7 @@ class Steps:
         return Student(model, student, control, shape, before, prune.count(student))
 
     def _cut(
-        self, model: Any, cut: Prune, options: Distil | None, samples: Samples, teacher: Any
+        self, model: Any, cut: Prune, options: Distil | None, samples: Samples, teacher: _Teacher
     ) -> tuple[prune.Plan, Any]:
         if cut.steps > 1 and options is None:
             raise UserError("[prune] steps", expected="[distil], to recover with between the cuts", found="none")
@@ -149,9 +150,9 @@ class Steps:
         plain = Batches(samples, 128, Augmentation(flip=False, shift=0, brightness=0.0), 0)
         chosen = [
             (tf.constant(inputs), tf.constant(ids))
-            for _, (inputs, ids) in zip(range(TAYLOR_BATCHES), plain.epoch(0), strict=False)
+            for _, (inputs, ids, _) in zip(range(TAYLOR_BATCHES), plain.epoch(0), strict=False)
         ]
-        return prune.Taylor(chosen, lambda model, batch: loss(batch[0], batch[1], model(batch[0], training=False)))
+        return prune.Taylor(chosen, lambda model, batch: loss(batch[1], None, model(batch[0], training=False)))
 
     def _plan_for_latency(self, model: Any, criterion: prune.Criterion, cut: Prune) -> prune.Plan:
         runtime = load_runtime()
@@ -186,27 +187,40 @@ class Steps:
         return found.plan
 
     def _distil(
-        self, name: str, student: Any, teacher: Any, options: Distil, sparsify: Sparsity | None, samples: Samples,
+        self, name: str, student: Any, teacher: _Teacher, options: Distil, sparsify: Sparsity | None, samples: Samples,
         epochs: int,
     ) -> Any:  # fmt: skip
-        parts = (weights_digest(student), weights_digest(teacher), options, sparsify, samples.sha256, epochs)
+        parts = (
+            weights_digest(student),
+            weights_digest(teacher.model),
+            teacher.samples.spec,
+            options,
+            sparsify,
+            samples.sha256,
+            epochs,
+        )
         step = self.work.step(name.replace(" ", "-"), *parts)
         done = step.load()
         if done is not None:
             return done
-        loss = self._distillation(options, teacher, samples)
-        batches = Batches(samples, options.batch, _augmentation(options.augment), options.seed)
+        if options.label_weight and not len(samples.class_ids):
+            raise UserError("[distil] label_weight needs labels", fix="label_weight = 0, or --train with labels")
+        loss = Distillation(self._activation("distil"), options.temperature, options.label_weight)
+        augmentation = _augmentation(options.augment)
+        looks = Batches(samples, options.batch, augmentation, options.seed, views=min(options.views, epochs))
+        kept = self.work.step(
+            "answers", weights_digest(teacher.model), teacher.samples.spec, samples.sha256, augmentation, options.seed
+        )
+        answers = ask(teacher.model, looks, teacher.samples, keep=kept.answers, progress=self.progress)
+        batches = Batches(
+            samples, options.batch, augmentation, options.seed, views=looks.views, answers=answers[: looks.views]
+        )
         fit(
             student, batches, loss, Schedule(epochs, options.learning_rate, options.weight_decay), name=name,
             progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify,
         )  # fmt: skip
         step.keep(student)
         return student
-
-    def _distillation(self, options: Distil, teacher: Any, samples: Samples) -> Loss:
-        if options.label_weight and not len(samples.class_ids):
-            raise UserError("[distil] label_weight needs labels", fix="label_weight = 0, or --train with labels")
-        return Distillation(teacher, self._activation("distil"), options.temperature, options.label_weight)
 
     def _activation(self, step: str) -> Any:
         if not isinstance(self.output, ClassifyOutput):
@@ -217,21 +231,20 @@ class Steps:
         return self.output.activation
 
 
+@dataclass(frozen=True, slots=True)
+class _Teacher:
+    """Who is asked, and the pictures with the teacher's own arithmetic."""
+
+    model: Any
+    samples: Samples
+
+
 def check_teacher(teacher: Any, model: Any, where: object) -> None:
     """Raises `UserError` where a teacher does not take the same input or give the same output."""
     for what, own, other in (("input", model.input_shape, teacher.input_shape),
                              ("output", model.output_shape, teacher.output_shape)):  # fmt: skip
         if own != other:
             raise UserError(f"the teacher's {what}", where=where, expected=str(own), found=str(other))
-
-
-def finite(model: Any, where: object) -> None:
-    """Raises `UserError` naming the first layer whose weights are no numbers."""
-    for layer in model.layers:
-        for variable in layer.weights:
-            if not np.isfinite(np.asarray(variable, np.float32)).all():
-                raise UserError(f"layer {layer.name}: {variable.name}", where=where, expected="finite weights",
-                                found="NaN or infinity")  # fmt: skip
 
 
 def _augmentation(options: Augment) -> Augmentation:
@@ -252,8 +265,3 @@ def _renewed(model: Any, seed: int) -> Any:
 
     keras.utils.set_random_seed(seed)
     return keras.models.clone_model(model)
-
-
-def calibration_inputs(samples: Samples, count: int) -> list[Float32Array]:
-    """A few inputs, batch 1, for a flatbuffer whose latency alone matters."""
-    return [samples.real(samples.pixels[n : n + 1]) for n in range(min(count, len(samples)))]

@@ -23,7 +23,7 @@ class CrossEntropy:
     smoothing: float = 0.0
     """Share of the truth that is spread over all classes (Szegedy et al., arXiv 1512.00567)."""
 
-    def __call__(self, inputs: Any, class_ids: Any, outputs: Any) -> Any:
+    def __call__(self, class_ids: Any, answers: Any, outputs: Any) -> Any:
         """See `vedette_converter.train.loop.Loss`."""
         tf = load_tensorflow()
         logs = log_probabilities(outputs, self.activation)
@@ -36,27 +36,26 @@ class CrossEntropy:
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """Against a teacher of the same classes, and labels where there are some."""
+    """Against a teacher's answers for the same classes, and labels where there are some."""
 
-    teacher: Any
-    """A Keras network, or anything that maps a batch of inputs to outputs like the student's."""
     activation: Activation
+    """Of student and teacher alike."""
     temperature: float
     label_weight: float
     """0: the teacher alone, no labels needed; 1: labels alone."""
 
-    def __call__(self, inputs: Any, class_ids: Any, outputs: Any) -> Any:
+    def __call__(self, class_ids: Any, answers: Any, outputs: Any) -> Any:
         """See `vedette_converter.train.loop.Loss`."""
         tf = load_tensorflow()
         logs = log_probabilities(outputs, self.activation)
-        taught = log_probabilities(tf.stop_gradient(self.teacher(inputs, training=False)), self.activation)
+        taught = log_probabilities(answers, self.activation)
         t = self.temperature
         target = tf.nn.softmax(taught / t)
         softened = tf.nn.log_softmax(logs / t)
         loss = -tf.reduce_mean(tf.reduce_sum(target * softened, axis=-1)) * t * t
         if not self.label_weight:
             return loss
-        hard = CrossEntropy("softmax")(inputs, class_ids, logs)
+        hard = CrossEntropy("softmax")(class_ids, answers, logs)
         return (1.0 - self.label_weight) * loss + self.label_weight * hard
 
 

@@ -72,7 +72,7 @@ class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the two networks are timed, by turns, on this machine, one thread."""
 
-    rounds: Annotated[int, Meta(ge=5, le=1000)] = 50
+    rounds: Annotated[int, Meta(ge=5, le=100_000)] = 50
     """Each round times one inference of either."""
     max_ratio: Annotated[float, Meta(gt=0.0, le=1000.0)] = 0.8
     """The bundle's latency budget, quantised by float, medians. Part of the gate, and written into the manifest.

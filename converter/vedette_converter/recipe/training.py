@@ -110,6 +110,17 @@ class Sparsify(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"begin: expected below end ({self.end:g}), found {self.begin:g}")
 
 
+class Teacher(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A network that teaches and is not shipped."""
+
+    file: Text
+    """Path of a ``.keras`` file."""
+    mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] | None = None
+    """What it wants taken off each pixel, as in ``[input]``; that one without it."""
+    std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] | None = None
+    """What it wants each pixel divided by, as in ``[input]``; that one without it."""
+
+
 class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Fine-tuning against a teacher: the network as it was before it was pruned, or a larger one.
 
@@ -127,8 +138,10 @@ class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What logits are divided by before they are compared (classifiers)."""
     label_weight: Fraction = 0.0
     """0: the teacher alone; 1: the labels alone."""
-    teacher: Text | None = None
-    """Path of another, larger Keras network with the same input and classes. Without it the source teaches."""
+    views: Annotated[int, Meta(ge=1, le=1000)] = 4
+    """How many looks each picture has; epochs go through them by turns, and the teacher is asked about each once."""
+    teacher: Teacher | None = None
+    """Another, larger network of the same input size and classes. Without it the source teaches."""
     control: bool = False
     """Whether the same small network is also trained from nothing, with the same teacher, data and epochs, and
     reported beside: what pruning is worth."""

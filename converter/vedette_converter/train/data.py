@@ -132,39 +132,76 @@ class Augmentation:
 
 
 class Batches:
-    """Endless epochs over `Samples`: each an order of its own, drawn from the seed and the epoch's number."""
+    """Endless epochs over `Samples`: each an order of its own, drawn from the seed and the epoch's number.
 
-    def __init__(self, samples: Samples, size: int, augmentation: Augmentation, seed: int) -> None:
+    With ``views`` each picture has so many looks and no more, the epochs going through them by turns, so that a teacher
+    need be asked about each look once only: `vedette_converter.train.answers`. Without, every epoch has new ones.
+    """
+
+    def __init__(
+        self, samples: Samples, size: int, augmentation: Augmentation, seed: int, *, views: int = 0,
+        answers: NDArray[np.float32] | None = None,
+    ) -> None:  # fmt: skip
+        """``answers``: (views, n, ...), what a teacher says of each look of each picture."""
         self.samples = samples
         self.size = min(size, len(samples))
+        self.views = views
         self._augmentation = augmentation
         self._seed = seed
+        self._answers = answers
         shift = augmentation.shift
         self._padded = np.pad(samples.pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+        self._look: tuple[int, Look] | None = None
 
     @property
     def steps(self) -> int:
         """Batches an epoch; what is left over waits for the next one."""
         return len(self.samples) // self.size
 
-    def epoch(self, number: int) -> Iterator[tuple[Float32Array, NDArray[np.int32]]]:
-        """(inputs as the network takes them, class ids or empty), batch by batch; the same for the same number."""
-        rng = np.random.default_rng([self._seed, number])
-        order = rng.permutation(len(self.samples))
+    def epoch(self, number: int) -> Iterator[tuple[Float32Array, NDArray[np.int32], NDArray[np.float32]]]:
+        """(inputs as the network takes them, class ids or empty, answers or empty), batch by batch.
+
+        The same for the same number.
+        """
+        order = np.random.default_rng([self._seed, 0, number]).permutation(len(self.samples))
+        view = number % self.views if self.views else number
+        nothing = np.empty(0, np.float32)
         for step in range(self.steps):
             index = order[step * self.size : (step + 1) * self.size]
             ids = self.samples.class_ids[index] if len(self.samples.class_ids) else self.samples.class_ids
-            yield self.samples.real(self._augment(index, rng)), ids
+            answers = self._answers[view, index] if self._answers is not None else nothing
+            yield self.samples.real(self.looks(index, view)), ids, answers
 
-    def _augment(self, index: NDArray[np.intp], rng: np.random.Generator) -> UInt8Array:
+    def looks(self, index: NDArray[np.intp], view: int) -> UInt8Array:
+        """Some pictures as they look in one view: (n, height, width, channels) uint8."""
+        look = self._drawn(view)
         height, width = self.samples.pixels.shape[1:3]
-        wanted = self._augmentation
-        top, left = rng.integers(0, 2 * wanted.shift + 1, (2, len(index)))
-        flipped = rng.random(len(index)) < (0.5 if wanted.flip else 0.0)
-        rows = top[:, None] + np.arange(height)
-        columns = left[:, None] + np.where(flipped[:, None], np.arange(width)[::-1], np.arange(width))
+        rows = look.top[index, None] + np.arange(height)
+        across = np.where(look.flipped[index, None], np.arange(width)[::-1], np.arange(width))
+        columns = look.left[index, None] + across
         pixels = self._padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        if wanted.brightness:
-            change = rng.uniform(-wanted.brightness, wanted.brightness, (len(index), 1, 1, 1)) * 255
-            pixels = np.clip(pixels + change, 0, 255).astype(np.uint8)
+        if self._augmentation.brightness:
+            pixels = np.clip(pixels + look.brighter[index, None, None, None], 0, 255).astype(np.uint8)
         return np.asarray(pixels, np.uint8)
+
+    def _drawn(self, view: int) -> Look:
+        if self._look is None or self._look[0] != view:
+            wanted = self._augmentation
+            rng = np.random.default_rng([self._seed, 1, view])
+            count = len(self.samples)
+            top, left = rng.integers(0, 2 * wanted.shift + 1, (2, count))
+            flipped = rng.random(count) < (0.5 if wanted.flip else 0.0)
+            brighter = rng.uniform(-255.0, 255.0, count).astype(np.float32) * np.float32(wanted.brightness)
+            self._look = (view, Look(top, left, flipped, brighter))
+        return self._look[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How each picture, (n,), looks in one view."""
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    flipped: NDArray[np.bool_]
+    brighter: NDArray[np.float32]
+    """Added to every pixel, 0..255."""

@@ -31,9 +31,9 @@ LEAST_SHARE: Final = 0.01  # of the highest learning rate, at the end of the cos
 class Loss(Protocol):
     """What a training brings down."""
 
-    def __call__(self, inputs: Any, class_ids: Any, outputs: Any) -> Any:
-        """Scalar loss of a batch. ``inputs`` (n, ...) float32, ``class_ids`` (n,) int32 or empty, ``outputs`` as the
-        network gives them in training."""
+    def __call__(self, class_ids: Any, answers: Any, outputs: Any) -> Any:
+        """Scalar loss of a batch. ``class_ids`` (n,) int32 or empty, ``answers`` of a teacher (n, ...) float32 or
+        empty, ``outputs`` as the network gives them in training."""
         ...
 
 
@@ -102,9 +102,9 @@ def fit(
     rate = tf.Variable(0.0, trainable=False)
     masks = Masks(model, sparsity, total) if sparsity is not None else None
 
-    def step(inputs: Any, class_ids: Any) -> Any:
+    def step(inputs: Any, class_ids: Any, answers: Any) -> Any:
         with tf.GradientTape() as tape:
-            value = loss(inputs, class_ids, model(inputs, training=True))
+            value = loss(class_ids, answers, model(inputs, training=True))
         optimizer.apply(tape.gradient(value, variables), variables)
         for variable in decayed:
             variable.assign(variable * (1.0 - rate * schedule.weight_decay))
@@ -113,15 +113,15 @@ def fit(
     advance = progress.begin(name, total)
     for _ in range(len(history.losses) * batches.steps):
         advance()
-    with _computing_in_bfloat16(model, _has_bfloat16() if bfloat16 is None else bfloat16):
+    with computing_in_bfloat16(model, bfloat16):
         compiled = tf.function(step, reduce_retracing=True)
         for epoch in range(len(history.losses), schedule.epochs):
             losses = []
-            for number, (inputs, class_ids) in enumerate(batches.epoch(epoch)):
+            for number, batch in enumerate(batches.epoch(epoch)):
                 now = schedule.rate(epoch * batches.steps + number, total)
                 rate.assign(now)
                 optimizer.learning_rate.assign(now)
-                losses.append(compiled(tf.constant(inputs), tf.constant(class_ids)))
+                losses.append(compiled(*(tf.constant(array) for array in batch)))
                 if masks is not None:
                     masks.update(epoch * batches.steps + number)
                 advance()
@@ -159,7 +159,7 @@ def _save(path: Path, model: Any, optimizer: Any, history: History) -> None:
 
 def _restore(path: Path, model: Any, optimizer: Any) -> History:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for prefix, variables in (("weight", model.weights), ("state", optimizer.variables)):
                 for number, variable in enumerate(variables):
                     found = arrays[f"{prefix}_{number}"]
@@ -182,12 +182,15 @@ def _has_bfloat16() -> bool:
 
 
 @contextlib.contextmanager
-def _computing_in_bfloat16(model: Any, wanted: bool) -> Iterator[None]:
-    """Layers but the classifier's own compute in bfloat16 inside the block; variables stay float32."""
+def computing_in_bfloat16(model: Any, wanted: bool | None = None) -> Iterator[None]:
+    """Layers but the classifier's own compute in bfloat16 inside the block; variables stay float32.
+
+    ``wanted``: whether at all; where the CPU has instructions for it without one.
+    """
     import keras
 
     before: list[tuple[Any, Any]] = []
-    if wanted:
+    if _has_bfloat16() if wanted is None else wanted:
         policy = keras.DTypePolicy("mixed_bfloat16")
         for layer in model.layers:
             if layer.__class__.__name__ in ("Dense", "Softmax", "InputLayer") or _is_softmax(layer):

@@ -17,6 +17,8 @@ import numpy as np
 
 from vedette.contract.errors import UserError
 
+from .kept import read_network, save_network
+
 
 def default_folder(name: str) -> Path:
     """``$XDG_CACHE_HOME/vedette/convert/NAME``."""
@@ -62,31 +64,20 @@ class Step:
         """The network it made, ``.keras``."""
         return self.stem.with_suffix(".keras")
 
+    @property
+    def answers(self) -> Path:
+        """A teacher's answers: see `vedette_converter.train.answers`."""
+        return self.stem.with_suffix(".npz")
+
     def load(self) -> Any | None:
         """The finished network, or None."""
         if not self.result.exists():
             return None
-        import keras
-
-        try:
-            return keras.models.load_model(self.result, compile=False)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                "the kept network cannot be read", where=self.result, found=str(error).splitlines()[0],
-                fix="delete the file to make it anew",
-            ) from None  # fmt: skip
+        return read_network(self.result, fix="delete the file to make it anew")
 
     def keep(self, model: Any) -> None:
         """Keeps the finished network, whole or not at all, and forgets the checkpoint. Raises `UserError`."""
-        half = self.stem.with_suffix(".part.keras")
-        try:
-            model.save(half)
-            half.replace(self.result)
-        except OSError as error:
-            half.unlink(missing_ok=True)
-            raise UserError(
-                "the network cannot be kept", where=self.result, found=str(error), fix="make room"
-            ) from None
+        save_network(model, self.result)
         self.checkpoint.unlink(missing_ok=True)
 
 

@@ -1,0 +1,45 @@
+"""Keras networks in files of their own, there whole or not at all."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from vedette.contract.errors import UserError
+
+from ..tensorflow import load_tensorflow
+
+
+def save_network(model: Any, path: Path) -> None:
+    """Writes ``.keras``. Raises `UserError` where it cannot be written."""
+    if path.suffix != ".keras":
+        raise UserError("a network's file", where=path, expected="a name that ends in .keras")
+    half = path.with_name(f".{path.stem}.part.keras")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Keras and numpy, about one another
+            model.save(half)
+        half.replace(path)
+    except (OSError, ValueError) as error:
+        half.unlink(missing_ok=True)
+        raise UserError("the network cannot be written", where=path, found=_first_line(error)) from None
+
+
+def read_network(path: Path, *, fix: str = "") -> Any:
+    """Reads ``.keras``, without running code out of it. Raises `UserError`, which advises ``fix``."""
+    load_tensorflow()
+    import keras
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            "the network cannot be read", where=path, expected="a .keras file", found=_first_line(error), fix=fix
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

@@ -1,0 +1,247 @@
+"""Train, prune, distil, quantise: a whole small project of a classifier, from a Keras file to a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from vedette.contract.bundle import Bundle
+from vedette.contract.errors import UserError
+from vedette.contract.manifest import ClassifyOutput, ImageInput
+from vedette.contract.types import Classes
+from vedette.engine import TfliteEngine, load_runtime
+from vedette_converter import gate, prune, report
+from vedette_converter.build import Inputs, build
+from vedette_converter.measured import Measured
+from vedette_converter.progress import Silent
+from vedette_converter.recipe import read_recipe
+from vedette_converter.recipe.training import Distil, Prune
+from vedette_converter.student import Steps
+from vedette_converter.subject import Subject
+from vedette_converter.train.data import Samples
+from vedette_converter.train.kept import read_network, save_network
+from vedette_converter.train.work import Work
+
+pytest.importorskip("tensorflow", reason="the converter's extra is not installed")
+LABELS = ("left", "right", "even")
+RECIPE = """
+name = "lights"
+version = "1.0.0"
+task = "classify"
+
+[source]
+format = "keras"
+file = "lights.keras"
+
+[input]
+kind = "image"
+height = 16
+width = 16
+color = "gray"
+mean = [127.5]
+std = [64.0]
+
+[output]
+decoder = "classify"
+top_k = 3
+
+[labels]
+file = "labels.txt"
+
+[train]
+epochs = 4
+batch = 16
+learning_rate = 0.1
+
+[train.augment]
+flip = false # it would make left of right
+shift = 1
+
+[prune]
+ratio = 0.5
+steps = 2
+
+[distil]
+epochs = 4
+batch = 16
+control = true
+
+[distil.augment]
+flip = false
+shift = 1
+
+[quantise]
+pictures = 40
+
+[golden]
+pictures = "pictures/even"
+
+[latency]
+rounds = 20
+max_ratio = 10.0
+
+[gate]
+max_drop = 0.05
+"""
+
+
+def picture(label: str, rng: np.random.Generator) -> Any:
+    ramp = {"left": np.linspace(220, 30, 40), "right": np.linspace(30, 220, 40), "even": np.full(40, 125.0)}[label]
+    noisy = ramp[None, :] + rng.normal(0, 15, (40, 40))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def network(seed: int = 1) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    x = pixels = keras.Input((16, 16, 1))
+    for number, filters in enumerate((16, 32)):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, name=f"conv{number}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dense(3, activation="softmax", name="classes")(layers.Flatten()(x))
+    return keras.Model(pixels, x, name="lights")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lights")
+    rng = np.random.default_rng(0)
+    for kind, count in (("pictures", 40), ("test", 20)):
+        for label in LABELS:
+            (root / kind / label).mkdir(parents=True)
+            for n in range(count):
+                cv2.imwrite(str(root / kind / label / f"{n:02d}.png"), picture(label, rng))
+    (root / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    (root / "lights.toml").write_text(RECIPE)
+    save_network(network(), root / "lights.keras")
+    return root
+
+
+def inputs(project: Path, **changes: Any) -> Inputs:
+    whole = Inputs(
+        project / "pictures", annotated=(project / "test",), training=project / "pictures",
+        out=project / "lights.tflite", work=project / "work",
+    )  # fmt: skip
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.fixture(scope="module")
+def built(project: Path) -> tuple[Measured, Bundle]:
+    return build(read_recipe(project / "lights.toml"), inputs(project, float_out=project / "float.keras"))
+
+
+def test_every_network_on_the_way_is_judged(built: tuple[Measured, Bundle]) -> None:
+    measured, bundle = built
+    assert [stage.name for stage in measured.stages] == ["float32", "pruned float32", "int8", "control"]
+    assert measured.after.name == "int8" and measured.after.bytes == bundle.manifest.flatbuffer_bytes
+    first, pruned, product, control = measured.stages
+    assert first.cost and pruned.cost and pruned.cost.macs < first.cost.macs * 0.6
+    assert product.bytes < pruned.bytes < first.bytes
+    assert first.accuracy is None and all(s.accuracy and s.accuracy.metric == "top-1" for s in measured.stages[1:])
+    assert product.accuracy and product.accuracy.before >= 0.95 and product.accuracy.after >= 0.9
+    assert control.accuracy is not None and control.cost == product.cost
+
+
+def test_the_bundle_runs_as_an_agent_runs_it(built: tuple[Measured, Bundle], project: Path) -> None:
+    _, bundle = built
+    manifest = bundle.manifest
+    assert manifest.task == "classify" and bundle.labels == LABELS
+    engine = TfliteEngine(bundle.path, load_runtime())
+    subject = Subject(engine, manifest.input, manifest.output, bundle.labels, score_threshold=0.0)
+    for number, label in enumerate(LABELS):
+        pixels = cv2.imread(str(project / "test" / label / "03.png"))
+        found = subject(np.asarray(pixels, np.uint8))
+        assert isinstance(found, Classes) and found.class_ids[0] == number
+    engine.close()
+
+
+def test_the_table_has_a_column_a_network(built: tuple[Measured, Bundle]) -> None:
+    text = report.markdown(built[0])
+    assert "| float32 | pruned float32 | **int8** | control |" in text
+    assert "| top-1 accuracy, 60 pictures (test) |" in text
+
+
+def test_finished_steps_are_not_done_again(built: tuple[Measured, Bundle], project: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in (project / "work").iterdir()}
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in kept)
+    assert kinds == ["answers", "control", "cut-1-of-2", "distil", "train"]
+    measured, bundle = build(read_recipe(project / "lights.toml"), inputs(project, out=project / "again.tflite"))
+    assert {path: path.stat().st_mtime_ns for path in (project / "work").iterdir()} == kept
+    assert bundle.manifest.flatbuffer_sha256 == built[1].manifest.flatbuffer_sha256
+    assert measured.seconds["train"] < built[0].seconds["train"]
+
+
+def test_the_float_network_is_kept_where_asked_for(built: tuple[Measured, Bundle], project: Path) -> None:
+    assert read_network(project / "float.keras").count_params() > 1000
+
+
+def test_a_gate_that_fails_says_which_step_lost_it(project: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("max_drop = 0.05", "max_drop = 0.0\nmin_agreement = 1.0").replace("epochs = 4", "epochs = 1")
+    (project / "bad.toml").write_text(text.replace("ratio = 0.5", "ratio = 0.8").replace("control = true", "learning_rate = 0.000001"))
+    told: list[Measured] = []
+    with pytest.raises(gate.GateError, match="the gate does not hold, no bundle was written"):
+        build(read_recipe(project / "bad.toml"), inputs(project, out=tmp_path / "bad.tflite"), on_measured=told.append)
+    assert list(tmp_path.iterdir()) == []
+    assert "float32 -> pruned float32 " in report.blame(told[0]) and "-> int8 " in report.blame(told[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[prune]\nratio = 0.5\n", "[prune]\n", "prune: expected a ratio, a latency or layers"),
+        ("ratio = 0.5", "ratio = 0.5\nlatency = 0.5", "latency: expected alone"),
+        ('task = "classify"', 'task = "detect"', "does not go with this [output] decoder"),
+        ("[distil]\nepochs", "[distil]\nepoch", "distil.epoch: unknown key; did you mean epochs?"),
+        ("[gate]", "[sparsify]\nsparsity = 0.5\nbegin = 0.9\n[gate]", "begin: expected below end"),
+    ],
+)
+def test_options_that_contradict_are_refused(project: Path, old: str, new: str, expected: str) -> None:
+    assert RECIPE.count(old) == 1
+    path = project / "mistake.toml"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        read_recipe(path)
+    assert expected in caught.value.line()
+
+
+def test_several_cuts_need_something_to_recover_with(project: Path) -> None:
+    text = RECIPE[: RECIPE.index("[distil]")] + RECIPE[RECIPE.index("[quantise]") :]
+    (project / "cuts.toml").write_text(text)
+    with pytest.raises(UserError, match=r"\[prune\] steps: expected \[distil\]"):
+        build(read_recipe(project / "cuts.toml"), inputs(project))
+
+
+def steps(tmp_path: Path) -> Steps:
+    return Steps(ClassifyOutput(), Work(tmp_path), Silent(), lambda model: b"")
+
+
+def unlabelled() -> Samples:
+    pixels = np.zeros((4, 16, 16, 1), np.uint8)
+    return Samples(pixels, np.empty(0, np.int32), ImageInput(height=16, width=16, color="gray"), "none")
+
+
+def test_what_needs_labels_says_so(tmp_path: Path) -> None:
+    model = network()
+    with pytest.raises(UserError, match="label_weight needs labels"):
+        steps(tmp_path).prune_and_distil(model, None, Distil(epochs=1, label_weight=0.5), None, unlabelled(), None)
+    with pytest.raises(UserError, match="needs labels"):
+        cut = Prune(criterion="taylor", ratio=0.5)
+        steps(tmp_path).prune_and_distil(model, cut, None, None, unlabelled(), None)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "batch-norm-scale", "geometric-median", "taylor"])
+def test_each_criterion_cuts(criterion: Any, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), np.uint8)
+    samples = Samples(pixels, np.arange(8, dtype=np.int32) % 3, unlabelled().spec, "some")
+    student = steps(tmp_path).prune_and_distil(
+        network(), Prune(criterion=criterion, ratio=0.5), None, None, samples, None
+    )
+    assert student.plan is not None and {cut.kept for cut in student.plan.cuts} == {8, 16}
+    assert prune.count(student.model) == student.cost_after != student.cost_before
