@@ -81,11 +81,11 @@ class Network:
         self.subgraph.operators.append(op)
         return outputs
 
-    def bytes(self) -> bytes:
-        """The flatbuffer. What nothing reads is an output."""
+    def bytes(self, without: int = -1) -> bytes:
+        """The flatbuffer. What nothing reads is an output, but for the tensor ``without``."""
         read = {tensor for op in self.subgraph.operators for tensor in op.inputs}
         made = [tensor for op in self.subgraph.operators for tensor in op.outputs]
-        self.subgraph.outputs = [tensor for tensor in made if tensor not in read]
+        self.subgraph.outputs = [tensor for tensor in made if tensor not in read and tensor != without]
         model = schema.ModelT()
         model.version, model.description = 3, b"test"
         model.subgraphs, model.buffers, model.operatorCodes = [self.subgraph], self.buffers, self.codes
@@ -93,9 +93,9 @@ class Network:
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: Path, without: int = -1) -> Path:
         """The flatbuffer, in a file."""
-        path.write_bytes(self.bytes())
+        path.write_bytes(self.bytes(without))
         return path
 
 

@@ -252,6 +252,15 @@ def test_every_partition_is_told_apart(tmp_path: Path) -> None:
     assert report.summary().startswith("3 of 4 ops on XNNPACK in 2 partitions; 1 on TFLite's own kernels: FLOOR_MOD (")
 
 
+def test_a_result_that_nobody_reads_is_still_computed_inside(tmp_path: Path) -> None:
+    net = Network()
+    (value,) = net.add("ABS", [net.input(MAP, "FLOAT32")], net.tensor(MAP, "FLOAT32"))
+    (unread,) = net.add("NEG", [value], net.tensor(MAP, "FLOAT32"))
+    net.add("SQUARE", [value], net.tensor(MAP, "FLOAT32"))
+    report = lint(net.write(tmp_path / "network.tflite", without=unread))
+    assert report.placement is not None and report.placement.partitions == ((0, 1, 2),)
+
+
 def test_the_table_of_operations_names_real_ones() -> None:
     from ai_edge_litert import schema_py_generated as schema
 

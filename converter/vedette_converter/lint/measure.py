@@ -80,6 +80,12 @@ def _inside(graph: Graph, node: Mapping[str, Any]) -> tuple[int, ...]:
         op = producers[tensor]
         ops.add(op.index)
         todo += [source.index for source in op.inputs if source is not None]
+    # whatever reads a value that is never handed out is inside as well: an operation whose own result nobody reads
+    kept = seen - {int(tensor) for tensor in node["outputs"]}
+    for op in graph.ops:
+        if op.index not in ops and any(source is not None and source.index in kept for source in op.inputs):
+            ops.add(op.index)
+            kept.update(out.index for out in op.outputs)
     return tuple(sorted(ops))
 
 
