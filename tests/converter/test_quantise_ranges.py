@@ -42,8 +42,12 @@ def test_a_clipped_range_leaves_out_the_share_it_says_and_no_more(tf: Any, perce
     values = values_of(flatbuffer, first.index, shown)
     beyond = int(len(values) * (100 - percentile) / 100)
     assert beyond > 0
-    assert (ranges[first.name].low, ranges[first.name].high) == (values[beyond], values[-1 - beyond])
-    assert (observed.ranges[first.name].low, observed.ranges[first.name].high) == (values[0], values[-1])
+    # by other kernels, which add in another order
+    clipped = (ranges[first.name].low, ranges[first.name].high)
+    assert clipped == pytest.approx((values[beyond], values[-1 - beyond]), rel=1e-5)
+    assert clipped != pytest.approx((values[beyond - 1], values[-beyond]), rel=1e-5)
+    extremes = (observed.ranges[first.name].low, observed.ranges[first.name].high)
+    assert extremes == pytest.approx((values[0], values[-1]), rel=1e-5)
 
 
 def test_inputs_and_outputs_keep_their_extremes(spiky: Network) -> None:
