@@ -133,7 +133,17 @@ def feed_floats(graph: Any, entry: str, where: str) -> None:
     dtype = tf.as_dtype(node.attr["dtype"].type)
     if dtype == tf.float32:
         return
-    readers = [other for other in graph.node if any(_node_of(name) == entry for name in other.input)]
+    carriers, readers, waiting = {entry}, [], [entry]
+    while waiting:
+        name = waiting.pop()
+        for other in graph.node:
+            if not any(_node_of(read) == name for read in other.input):
+                continue
+            if other.op != "Identity":
+                readers.append(other)
+            elif other.name not in carriers:
+                carriers.add(other.name)
+                waiting.append(other.name)
     casts = [r for r in readers if r.op == "Cast" and tf.as_dtype(r.attr["DstT"].type) == tf.float32]
     if len(casts) != len(readers) or not casts:
         others = sorted({reader.op for reader in readers} - {"Cast"}) or ["nothing"]
@@ -142,6 +152,8 @@ def feed_floats(graph: Any, entry: str, where: str) -> None:
             found=f"{dtype.name} read by {', '.join(others)}", fix="feed a node further in, or export it with float32",
         )  # fmt: skip
     node.attr["dtype"].type = tf.float32.as_datatype_enum
+    for name in carriers - {entry}:
+        nodes[name].attr["T"].type = tf.float32.as_datatype_enum
     for cast in casts:
         cast.op = "Identity"
         cast.attr.clear()

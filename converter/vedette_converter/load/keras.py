@@ -155,7 +155,9 @@ def _with_inputs(model: Any, fed: Sequence[Fed]) -> Any:
         outputs = model(inner[0] if len(inner) == 1 else inner)
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=f"{model.name}_nhwc")
     copy = keras.models.clone_model(model, input_tensors=inputs[0] if len(inputs) == 1 else inputs)
-    copy.set_weights(model.get_weights())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Keras's own way to NumPy 2
+        copy.set_weights(model.get_weights())
     return copy
 
 
