@@ -140,6 +140,14 @@ class Evaluated:
         present = precision[precision > -1]
         return float(present.mean()) if present.size else 0.0
 
+    def average_precision(self, iou: float) -> float:
+        """At one of COCO's IoU thresholds (0.5, 0.55 ... 0.95), mean over categories, over all pictures. 0..1."""
+        self.mean_average_precision()
+        (at,) = np.flatnonzero(np.isclose(self._evaluation.params.iouThrs, iou))
+        precision = self._evaluation.eval["precision"][at]
+        present = precision[precision > -1]
+        return float(present.mean()) if present.size else 0.0
+
 
 def bootstrap(
     before: Evaluated,
