@@ -1,0 +1,116 @@
+"""Flatbuffers: float ones are taken as they are, or as little changed as it goes; the rest is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loading import expect_close, load, noise
+
+from vedette.contract.errors import ModelError
+from vedette_converter.load import tflite
+
+DATA = Path(__file__).resolve().parents[1] / "contract" / "data"
+
+
+def convert(tf: Any, path: Path, shape: tuple[int | None, ...], body: Any, *, float16: bool = False) -> Path:
+    module = tf.Module()
+    module.f = tf.function(body, input_signature=[tf.TensorSpec(shape, tf.float32, name="x")])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.f.get_concrete_function()], module)
+    if float16:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    path.write_bytes(converter.convert())
+    return path
+
+
+def dense(tf: Any, weight: Any) -> Any:
+    return lambda x: tf.nn.relu(tf.matmul(x, weight))
+
+
+def test_a_float_file_is_handed_on_byte_by_byte(tf: Any) -> None:
+    path = DATA / "tiny-float32.tflite"
+    network = load(path)
+    assert network.flatbuffer == path.read_bytes() and network.function is None and network.model is None
+    assert all(spec.dtype == np.float32 and not spec.quantised for spec in (*network.inputs, *network.outputs))
+    a, b = (network.run(noise(*network.input.shape, seed=seed))[0] for seed in (1, 2))
+    assert a.shape == network.outputs[0].shape and not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["tiny-int8.tflite", "tiny-uint8.tflite"])
+def test_a_quantised_file_is_refused(tf: Any, name: str) -> None:
+    with pytest.raises(
+        ModelError, match=rf"{name}: already quantised: expected float32 .*found \d+ tensors of U?INT8; use"
+    ):
+        load(DATA / name)
+
+
+def test_float16_weights_are_widened(tf: Any, tmp_path: Path) -> None:
+    weight = noise(300, 40)
+    path = convert(tf, tmp_path / "h.tflite", (1, 300), dense(tf, weight), float16=True)
+    original = path.read_bytes()
+    network = load(path)
+    assert len(network.flatbuffer or b"") > 1.5 * len(original)
+    sample = noise(1, 300)
+    expect_close(network.run(sample)[0], np.maximum(sample @ weight.astype(np.float16).astype(np.float32), 0))
+
+
+def test_channels_first_is_fed_channels_last(tf: Any, tmp_path: Path) -> None:
+    weight = noise(3, 2)
+    path = convert(tf, tmp_path / "c.tflite", (1, 3, 8, 9), lambda x: tf.reduce_mean(x, (2, 3)) @ weight)
+    network = load(path)
+    sample = noise(1, 8, 9, 3)
+    assert network.input.shape == (1, 8, 9, 3)
+    expect_close(network.run(sample)[0], sample.mean((1, 2)) @ weight)
+
+
+def test_an_open_dimension_needs_a_shape(tf: Any, tmp_path: Path) -> None:
+    weight = noise(3, 2)
+    path = convert(tf, tmp_path / "o.tflite", (None, None, 3), lambda x: tf.nn.conv1d(x, weight[None], 1, "VALID"))
+    with pytest.raises(ModelError, match=r"input .*x:0: expected fixed dimensions, found \[\?, \?, 3\]"):
+        load(path)
+    network = load(path, (1, 5, 3))
+    assert network.outputs[0].shape == (1, 5, 2)
+    expect_close(network.run(noise(1, 5, 3))[0], noise(1, 5, 3) @ weight)
+    with pytest.raises(ModelError, match=r"expected \[\?, \?, 3\], found \[1, 5, 4\] in the recipe"):
+        load(path, (1, 5, 4))
+
+
+def test_weights_that_are_no_numbers_are_refused(tf: Any, tmp_path: Path) -> None:
+    weight = noise(30, 4)
+    weight[3, 1] = np.nan
+    with pytest.raises(ModelError, match=r"weights that are no numbers: .*found NaN, 1 of 120 values"):
+        load(convert(tf, tmp_path / "nan.tflite", (1, 30), dense(tf, weight)))
+
+
+def test_damaged_files_are_one_line(tf: Any, tmp_path: Path) -> None:
+    whole = (DATA / "tiny-float32.tflite").read_bytes()
+    path = tmp_path / "broken.tflite"
+    for content in (b"x" * 40, whole[:4], whole[:200], whole[: len(whole) // 2], b"\x1c\0\0\0TFL3" + bytes(range(200))):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"broken\.tflite") as caught:
+            load(path)
+        assert "\n" not in caught.value.line() and "/vedette-" not in caught.value.line()
+
+
+def test_an_op_that_the_runtime_lacks_is_named(tf: Any, tmp_path: Path) -> None:
+    path = convert(tf, tmp_path / "c.tflite", (1, 30), dense(tf, noise(30, 4)))
+    model = tflite._parse(path.read_bytes(), "c")
+    schema = tflite._schema()
+    model.operatorCodes[0].builtinCode = schema.BuiltinOperator.CUSTOM
+    model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    model.operatorCodes[0].customCode = "Frobnicate"
+    path.write_bytes(tflite._pack(model))
+    with pytest.raises(
+        ModelError, match=r"c\.tflite: the TFLite runtime will not have it: found .*custom op: Frobnicate"
+    ):
+        load(path)
+
+
+def test_the_published_files(tf: Any, shared_data: Path) -> None:
+    folder = shared_data / "mlperf-tiny"
+    assert load(folder / "pretrainedResnet.tflite", (1, 32, 32, 3)).outputs[0].shape == (1, 10)
+    with pytest.raises(ModelError, match="already quantised"):
+        load(folder / "pretrainedResnet_quant.tflite")
