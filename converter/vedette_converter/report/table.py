@@ -8,21 +8,21 @@ from typing import Any
 
 from vedette.contract.bundle import Bundle
 
-from .evaluate import Accuracy
-from .measured import Measured, Stage
+from ..evaluate import Accuracy
+from ..measured import Measured, Stage
 
 NAMES = {"mAP": "COCO mAP", "top-1": "top-1 accuracy"}
 
 
-def markdown(measured: Measured) -> str:
-    """Every network on the way, one column each; one row a figure."""
+def stage_rows(measured: Measured) -> list[list[str]]:
+    """One row a figure: what it is, then a cell for each network on the way. The networks' names stand above."""
     stages, latency = measured.stages, measured.latency
     first = stages[0]
 
     def row(what: str, value: Callable[[Stage], str]) -> list[str]:
         return [what, *(value(stage) for stage in stages)]
 
-    rows = [["", *(_column(measured, number) for number in range(len(stages)))], ["---", *["---:"] * len(stages)]]
+    rows: list[list[str]] = []
     if any(stage.cost is not None for stage in stages):
         rows.append(row("multiply-accumulates", lambda s: f"{s.cost.macs / 1e6:.2f} M" if s.cost else ""))
         rows.append(row("parameters", lambda s: f"{s.cost.parameters / 1e3:.1f} k" if s.cost else ""))
@@ -49,7 +49,15 @@ def markdown(measured: Measured) -> str:
             ),
         )
     )
-    lines = [f"**{measured.name}** on {latency.machine}", ""]
+    return rows
+
+
+def markdown(measured: Measured) -> str:
+    """Every network on the way, one column each; one row a figure."""
+    stages = measured.stages
+    rows = [["", *(_column(measured, number) for number in range(len(stages)))], ["---", *["---:"] * len(stages)]]
+    rows += stage_rows(measured)
+    lines = [f"**{measured.name}** on {measured.latency.machine}", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in rows]
     lines += ["", "| gate | measured | must be | holds |", "| --- | ---: | --- | --- |"]
     lines += [
