@@ -35,23 +35,38 @@ def judge(
     The row on accuracy is there where annotated pictures were given.
     """
     rows = []
-
-    def at_most(what: str, value: float, limit: float | None) -> None:
-        if limit is not None:
-            rows.append(GateRow(what, value, f"<= {limit:g}", value <= limit))
-
-    def at_least(what: str, value: float, limit: float | None) -> None:
-        if limit is not None:
-            rows.append(GateRow(what, value, f">= {limit:g}", value >= limit))
-
     if accuracy is not None:
-        at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop)
-    at_least("agreement", agreement.share, gate.min_agreement)
-    at_most("latency ratio", latency.ratio, max_ratio)
-    at_least("speedup", 1 / latency.ratio, gate.min_speedup)
-    at_most("latency, ms", latency.after.p50_ms, gate.max_latency_ms)
-    at_most("flatbuffer, bytes", float(size), gate.max_bytes)
+        rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop))
+    rows.append(_at_least("agreement", agreement.share, gate.min_agreement))
+    return rows + limits_rows(
+        latency, size, max_ratio=max_ratio, min_speedup=gate.min_speedup, max_latency_ms=gate.max_latency_ms,
+        max_bytes=gate.max_bytes,
+    )  # fmt: skip
+
+
+def limits_rows(
+    latency: Latency, size: int, *, max_ratio: float | None, min_speedup: float | None, max_latency_ms: float | None,
+    max_bytes: int | None,
+) -> list[GateRow]:  # fmt: skip
+    """Rows on speed and size, for each limit that is given."""
+    rows = []
+    if max_ratio is not None:
+        rows.append(_at_most("latency ratio", latency.ratio, max_ratio))
+    if min_speedup is not None:
+        rows.append(_at_least("speedup", 1 / latency.ratio, min_speedup))
+    if max_latency_ms is not None:
+        rows.append(_at_most("latency, ms", latency.after.p50_ms, max_latency_ms))
+    if max_bytes is not None:
+        rows.append(_at_most("flatbuffer, bytes", float(size), max_bytes))
     return rows
+
+
+def _at_most(what: str, value: float, limit: float) -> GateRow:
+    return GateRow(what, value, f"<= {limit:g}", value <= limit)
+
+
+def _at_least(what: str, value: float, limit: float) -> GateRow:
+    return GateRow(what, value, f">= {limit:g}", value >= limit)
 
 
 def enforce(rows: Sequence[GateRow]) -> None:

