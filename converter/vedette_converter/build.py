@@ -28,7 +28,7 @@ from .evaluate import Pair, Truth
 from .latency import Latency, Timing, machine, time_all
 from .load import Network, load_network
 from .measured import Measured, Stage
-from .pictures import dataset, list_pictures, read_picture
+from .pictures import dataset, draw, list_pictures, read_picture
 from .progress import Progress, Silent
 from .prune import Cost
 from .recipe import Recipe, RecipeFile
@@ -156,7 +156,7 @@ def build(
                 timings[0], timings[product], recipe.latency.rounds, description.runtime, description.threads, machine()
             )
         with clock.step("evaluate"):
-            everything = list_pictures(inputs.data)
+            everything = draw(list_pictures(inputs.data), recipe.evaluate.pictures, recipe.evaluate.seed)
             stages = [_first(before, timings[0])]
             for candidate, timing in zip(candidates[1:], timings[1:], strict=True):
                 stages.append(_stage(maker.pair(before, candidate, labels), candidate, timing, truth, everything,

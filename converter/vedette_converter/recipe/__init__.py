@@ -63,10 +63,12 @@ class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The least score of the quantised network's detection that counts as the same one."""
     iou: Fraction = 0.5
     """The least overlap with it, or with the annotated object."""
+    pictures: Positive = 5000
+    """How many pictures of ``--data`` the networks are compared on; fewer where the folder has fewer."""
     resamples: Annotated[int, Meta(ge=100, le=100_000)] = 500
     """Of the paired bootstrap over pictures."""
     seed: Seed = 1
-    """Of the bootstrap."""
+    """Of the bootstrap, and of the draw of pictures."""
 
 
 class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
