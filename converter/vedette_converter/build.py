@@ -66,6 +66,8 @@ class Inputs:
     """Where long steps are kept; see `vedette_converter.train.work`."""
     float_out: Path | None = None
     """Where the float network goes that the bundle is compared with, ``.keras``."""
+    control_out: Path | None = None
+    """Where the flatbuffer goes of the network that was trained from nothing, where the recipe asks for one."""
 
 
 @dataclass(slots=True)
@@ -139,9 +141,12 @@ def build(
             candidates.append(maker.quantised(final, before, labels, student.cost_after if student else None))
             product = len(candidates) - 1
             if student is not None and student.control is not None:
-                candidates.append(
-                    maker.quantised(as_network(student.control), before, labels, student.cost_after, name="control")
+                control = maker.quantised(
+                    as_network(student.control), before, labels, student.cost_after, name="control"
                 )
+                candidates.append(control)
+                if inputs.control_out is not None:
+                    _write(inputs.control_out, control.flatbuffer)
         after = candidates[product]
         pair = maker.pair(before, after, labels)
         subjects = pair.subjects(recipe.golden.score_threshold)
@@ -309,6 +314,16 @@ def _truth(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...]) -> Truth | N
     if len(inputs.annotated) > 1:
         raise UserError("--evaluate", expected="one folder, with one folder a label", found=f"{len(inputs.annotated)}")
     return training_data.list_labelled(inputs.annotated[0], labels)
+
+
+def _write(path: Path, flatbuffer: bytes) -> None:
+    half = path.with_name(f".{path.name}.part")
+    try:
+        half.write_bytes(flatbuffer)
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise UserError("flatbuffer cannot be written", where=path, found=error.strerror or str(error)) from None
 
 
 def _first(candidate: _Candidate, timing: Timing) -> Stage:
