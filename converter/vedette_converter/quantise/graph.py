@@ -81,6 +81,9 @@ def inline(flatbuffer: bytes) -> bytes:
 
     # the reader fetches what lies behind and forgets the offsets
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    for buffer in model.buffers:
+        if buffer.data is not None:
+            buffer.data = np.frombuffer(buffer.data, np.uint8)  # what is no array is packed byte by byte, in seconds
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
