@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install
 SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
 
 .PHONY: help demo test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
-  bench-pipeline bench-detector bench-delivery bench-demo build-models
+  bench-pipeline bench-detector bench-delivery bench-demo bench-converter build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
@@ -83,10 +83,29 @@ bench-delivery: .venv-dev/.ready ## 10,000 messages at QoS 1 through Mosquitto
 bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)
 
-build-models: .venv-dev/.ready ## builds the shipped bundles anew (needs DATA; says how to get the weights)
-	.venv-dev/bin/vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --source $(SOURCE) \
+bench-converter: .venv-dev/.ready build/cifar10/.ready ## every shipped network against its float original (needs DATA and SOURCE)
+	.venv-dev/bin/python bench/converter.py --cifar build/cifar10 --detection $(DATA)/detection --source $(SOURCE)
+
+CONVERT := .venv-dev/bin/vedette-convert build
+CIFAR := --data build/cifar10/train --train build/cifar10/train --evaluate build/cifar10/test --work build/work
+
+build-models: .venv-dev/.ready build/cifar10/.ready ## trains and builds the shipped bundles anew: hours, resumable (needs DATA; says how to get the weights)
+	$(CONVERT) models/recipes/cifar10-resnet20-wide.toml $(CIFAR) --out models/cifar10-resnet20-wide.tflite \
+	  --float models/weights/cifar10-resnet20-wide.keras
+	$(CONVERT) models/recipes/cifar10-resnet8.toml $(CIFAR) --source $(DATA)/mlperf-tiny/pretrainedResnet.h5 \
+	  --out models/cifar10-resnet8.tflite --float models/weights/cifar10-resnet8.keras
+	$(CONVERT) models/recipes/cifar10-resnet20-wide-small.toml $(CIFAR) --out models/cifar10-resnet20-wide-small.tflite \
+	  --control bench/controls/cifar10-resnet20-wide-small-control.tflite
+	$(CONVERT) models/recipes/cifar10-resnet8-small.toml $(CIFAR) --out models/cifar10-resnet8-small.tflite \
+	  --control bench/controls/cifar10-resnet8-small-control.tflite
+	$(CONVERT) models/recipes/coco-ssdlite-mobilenet-v2.toml --source $(SOURCE) \
 	  --data $(DATA)/detection/unlabelled --evaluate $(DATA)/detection/val --evaluate $(DATA)/detection/train \
 	  --out models/coco-ssdlite-mobilenet-v2.tflite
+
+build/cifar10/.ready:
+	@mkdir -p build/cifar10
+	tar xf $(DATA)/cifar10-jpeg.tar.xz -C build/cifar10
+	@touch $@
 
 schemas: .venv-dev/.ready ## docs/schemas from the structs
 	.venv-dev/bin/python -m vedette.mqtt.schemas docs/schemas

@@ -68,3 +68,13 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, expected: str) -
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: recipe cannot be read: found No such file"):
         read_recipe(tmp_path / "nowhere.toml")
+
+
+def test_the_page_on_recipes_is_what_the_code_says() -> None:
+    from vedette_converter.recipe import document
+
+    written = Path(__file__).resolve().parents[2] / "docs" / "converter" / "recipe.md"
+    text = document.page()
+    assert written.read_text() == text, "python -m vedette_converter.recipe.document docs/converter/recipe.md"
+    undocumented = [line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert undocumented == []

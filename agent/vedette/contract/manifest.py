@@ -33,13 +33,21 @@ class ImageInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     """
 
     height: Annotated[int, Meta(ge=1, le=8192)]
+    """Of the input tensor, pixels."""
     width: Annotated[int, Meta(ge=1, le=8192)]
+    """Of the input tensor, pixels."""
     color: Literal["rgb", "bgr", "gray"] = "rgb"
+    """The order of the channels; `gray` has one."""
     resize: Literal["stretch", "letterbox", "center-crop"] = "stretch"
+    """How a frame of another shape becomes the input: stretched, whole with bars, or its middle."""
     interpolation: Literal["bilinear", "area", "nearest"] = "bilinear"
+    """OpenCV's; `area` averages what it shrinks."""
     pad_value: Annotated[int, Meta(ge=0, le=255)] = 0
+    """Of the bars of `letterbox`, 0..255."""
     mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] = (0.0,)
+    """Taken off each pixel, 0..255: one value, or one a channel."""
     std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] = (1.0,)
+    """What each pixel is divided by then: one value, or one a channel."""
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -66,8 +74,11 @@ class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     feature_maps: Annotated[tuple[tuple[Positive, Positive], ...], Meta(min_length=1, max_length=16)]
     """(rows, columns) of each feature map, finest first."""
     min_scale: Fraction = 0.2
+    """Of the finest map's anchors, as a share of the input's side."""
     max_scale: Fraction = 0.95
+    """Of the coarsest map's anchors."""
     aspect_ratios: Annotated[tuple[float, ...], Meta(min_length=1, max_length=16)] = (1.0, 2.0, 0.5, 3.0, 1 / 3)
+    """Width by height, one anchor each, on every map but a reduced finest one."""
     interpolated_scale_aspect_ratio: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
     """Aspect ratio of one more anchor, at the geometric mean of this scale and the next; 0 for none."""
     reduce_boxes_in_lowest_layer: bool = True
@@ -94,11 +105,15 @@ class SsdOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     """What the encodings were multiplied by in training, ``y, x, height, width`` (Faster R-CNN's box coder)."""
     activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    """What makes scores of the logits."""
     background: bool = True
     """Whether the first logit is the background's; class 0 is the one after it."""
     score_threshold: Fraction = 0.5
+    """Detections below it are left out."""
     nms_iou: Fraction = 0.6
+    """Of two boxes of a class that overlap more, the one with the lower score goes."""
     max_detections: Positive = 100
+    """The best so many are kept."""
 
     def __post_init__(self) -> None:
         if not all(0.001 <= scale <= 1000 for scale in self.box_scale):
@@ -131,10 +146,13 @@ class ClassifyOutput(
     """One score a class, (1, classes)."""
 
     scores: Index = 0
+    """Which output tensor holds them."""
     activation: Literal["softmax", "sigmoid", "none"] = "none"
     """What the network leaves to be done; ``none`` where it ends in a softmax of its own."""
     top_k: Positive = 5
+    """The best so many are told."""
     score_threshold: Fraction = 0.0
+    """Classes below it are left out."""
 
 
 OutputSpec: TypeAlias = SsdOutput | PostprocessOutput | ClassifyOutput

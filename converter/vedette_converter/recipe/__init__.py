@@ -23,6 +23,7 @@ from vedette.contract.errors import ConfigError
 from vedette.contract.manifest import ClassifyOutput, Fraction, ImageInput, Name, Positive, SsdOutput, Text
 
 from .quantisation import Quantise, Seed
+from .search import Search
 from .sources import Source
 from .training import Distil, Prune, Sparsify, Train, ZooSource
 
@@ -105,8 +106,11 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """See the module."""
 
     name: Name
+    """The bundle's name: lower case letters, digits, dots, dashes."""
     version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    """Its version, `1.0.0`."""
     task: Literal["detect", "classify"]
+    """What it finds: boxes, or classes."""
     source: Source | ZooSource
     input: ImageInput
     output: SsdOutput | ClassifyOutput
@@ -120,6 +124,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
     latency: Latency = Latency()
     gate: Gate = Gate()
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where two of them contradict one another."""

@@ -19,6 +19,7 @@ class ZooSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     """A network of `vedette_converter.zoo`, with random weights: ``[train]`` gives it better ones."""
 
     network: Literal["resnet8", "resnet20"]
+    """Residual networks for small pictures, arXiv 1512.03385: of MLPerf Tiny, and the paper's own."""
     filters: Annotated[int, Meta(ge=8, le=1024)] = 16
     """Channels of the first stage; the later ones have twice and four times as many."""
     seed: Seed = 1
@@ -75,6 +76,7 @@ class Prune(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ratio: Share = 0.0
     """Share of each group of channels that goes (``scope = "uniform"``), or of all of them together (``global``)."""
     scope: Literal["uniform", "global"] = "uniform"
+    """Each group of channels loses the same share, or those go that matter least anywhere."""
     latency: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
     """Instead of ``ratio``: the pruned network's latency by the whole one's, both in int8, measured here."""
     layers: dict[str, Share] = {}
@@ -128,6 +130,7 @@ class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     epochs: Epochs
+    """How many times each picture is looked at after the last cut."""
     batch: Positive = 128
     """Pictures a step."""
     learning_rate: Rate = 0.05
