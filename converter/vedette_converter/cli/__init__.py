@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import vedette
 from vedette.contract.errors import VedetteError
 
-from . import build, lint
+from . import build, lint, specialise
 
-COMMANDS = (build, lint)
+COMMANDS = (build, lint, specialise)
 
 _EPILOG = """\
 exit codes:
