@@ -1,5 +1,27 @@
-"""What a build found out, as a Markdown table for people and one object for programs."""
+"""What a build found out: as one page to look at, as Markdown, and as one object for programs.
 
+::
+
+    extras = gather(file, pair, base, product, samples=samples, pictures=pictures, plan=plan)
+    write_report(Path("build.html"), measured, extras)
+"""
+
+from .extras import Extras, gather
+from .page import page
+from .samples import SamplePicture, sample_pictures
 from .table import as_object, blame, markdown, written
+from .write import expect_report, write_report
 
-__all__ = ["as_object", "blame", "markdown", "written"]
+__all__ = [
+    "Extras",
+    "SamplePicture",
+    "as_object",
+    "blame",
+    "expect_report",
+    "gather",
+    "markdown",
+    "page",
+    "sample_pictures",
+    "write_report",
+    "written",
+]

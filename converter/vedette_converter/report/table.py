@@ -31,10 +31,12 @@ def stage_rows(measured: Measured) -> list[list[str]]:
     rows.append(
         row(
             f"latency, median of {latency.rounds}, {latency.threads} thread, {latency.runtime}",
-            lambda s: _ms(s.timing.p50_ms) + ("" if s is first else f" ({first.timing.p50_ms / s.timing.p50_ms:.2f}x)"),
+            lambda s: (
+                in_ms(s.timing.p50_ms) + ("" if s is first else f" ({first.timing.p50_ms / s.timing.p50_ms:.2f}x)")
+            ),
         )
     )
-    rows.append(row("latency, p90, p99", lambda s: f"{_ms(s.timing.p90_ms)}, {_ms(s.timing.p99_ms)}"))
+    rows.append(row("latency, p90, p99", lambda s: f"{in_ms(s.timing.p90_ms)}, {in_ms(s.timing.p99_ms)}"))
     accuracies = [stage.accuracy for stage in stages if stage.accuracy is not None]
     if accuracies:
         rows += _accuracy_rows(accuracies[0], stages)
@@ -124,11 +126,17 @@ def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...]) -> list[list[str]
 
 
 def _bytes(size: int, before: int) -> str:
-    text = f"{size / 1e6:.2f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} KB"
+    text = in_bytes(size)
     return text if size == before else f"{text} ({before / size:.1f}x smaller)"
 
 
-def _ms(value: float) -> str:
+def in_bytes(size: int) -> str:
+    """Decimal units, as downloads are counted."""
+    return f"{size / 1e6:.2f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} KB"
+
+
+def in_ms(value: float) -> str:
+    """Milliseconds, three figures or more."""
     return f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
 
 
