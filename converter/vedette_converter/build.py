@@ -26,6 +26,7 @@ from .agreement import Agreement
 from .calibrate import Calibration
 from .evaluate import Pair, Truth
 from .latency import Latency, Timing, machine, time_all
+from .lint import compile_edgetpu
 from .load import Network, load_network
 from .measured import Measured, Stage
 from .pictures import dataset, draw, list_pictures, read_picture
@@ -180,6 +181,10 @@ def build(
                 "golden.npz": package.encode_golden(golden),
                 "measurements.json": package.measurements(latency, len(after.flatbuffer), len(before.flatbuffer)),
             }
+            if recipe.edgetpu:
+                compiled = compile_edgetpu(after.flatbuffer, recipe.name)
+                members["edgetpu.tflite"] = compiled.flatbuffer
+                findings = [*findings, f"Edge TPU: {compiled.ops_on_tpu} operations on it, {compiled.ops_on_cpu} left"]
             manifest = package.make_manifest(file, content, members)
             manifest, verdicts = package.with_tolerances(manifest, after.path, golden, len(labels), runtime, file)
     rows = gate.judge(

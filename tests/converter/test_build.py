@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from converter_project import BUNDLE, RECIPE, ROOT, Tiny
+from edgetpu_stand_in import stand_in
 
 from vedette.contract import golden
 from vedette.contract.bundle import Bundle, open_bundle
@@ -59,6 +60,22 @@ def test_the_manifest_says_where_everything_came_from(built: tuple[Measured, Bun
     ]  # fmt: skip
     latency = json.loads(bundle.read("measurements.json"))["latency"]
     assert latency["before"]["p50_ms"] > 0 and latency["threads"] == 1
+
+
+def test_the_network_for_the_edge_tpu_goes_into_the_same_bundle(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tiny.recipe.read_text().replace('task = "detect"', 'task = "detect"\nedgetpu = true')
+    recipe = tiny.folder / "edgetpu.toml"
+    recipe.write_text(text)
+    inputs = Inputs(tiny.pictures, source=tiny.package, out=tmp_path / "both.tflite")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with pytest.raises(UserError, match="no edgetpu_compiler"):
+        build.build(read_recipe(recipe), inputs)
+    stand_in(tmp_path, monkeypatch)
+    measured, bundle = build.build(read_recipe(recipe), inputs)
+    assert bundle.read("edgetpu.tflite").startswith(b"TPU") and "edgetpu.tflite" in bundle.manifest.members
+    assert "Edge TPU: 1 operations on it, 3 left" in measured.findings
 
 
 def test_the_same_steps_make_the_same_bundle(built: tuple[Measured, Bundle], tiny: Tiny, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgetpu_stand_in import SAID, stand_in
 from lint_networks import Network, conv
 
 from vedette.contract.bundle import write_bundle
@@ -232,58 +233,6 @@ def test_a_float_network_runs_not_at_all(tmp_path: Path, monkeypatch: pytest.Mon
     report = lint(net.write(tmp_path / "network.tflite"), "edgetpu")
     assert not report.runs and report.findings[0].rule == "nothing-mapped"
     assert "quantise" in report.findings[0].fix
-
-
-LOG = """\
-Edge TPU Compiler version 16.0.384591198
-Input: model.tflite
-Output: model_edgetpu.tflite
-
-Operator                       Count      Status
-
-RELU                           1          Mapped to Edge TPU
-DEQUANTIZE                     2          Operation is working on an unsupported data type
-QUANTIZE                       1          Operation is otherwise supported, but not mapped due to some unspecified limitation
-"""
-SAID = """\
-Edge TPU Compiler version 16.0.384591198
-Started a compilation timeout timer of 180 seconds.
-
-Model compiled successfully in 12 ms.
-
-Total number of operations: 4
-Number of operations that will run on Edge TPU: 1
-Number of operations that will run on CPU: 3
-"""
-SCRIPT = """\
-#!/bin/sh
-out=.
-while [ $# -gt 0 ]; do
-  case $1 in
-    --out_dir) out=$2; shift ;;
-    --show_operations) ;;
-    -*) echo "unknown option $1"; exit 1 ;;
-    *) model=$1 ;;
-  esac
-  shift
-done
-{words}
-exit {code}
-"""
-
-
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, log: str = LOG, said: str = SAID, code: int = 0) -> None:
-    """A script in the compiler's place; it makes no file where it fails."""
-    name = '"$out/$(basename "${model%.tflite}")_edgetpu'
-    words = [f"cat <<'END'\n{said}END"]
-    if not code:
-        words.append(f'(printf TPU; cat "$model") > {name}.tflite"')
-        words.append(f"cat > {name}.log\" <<'END'\n{log}END" if log else ":")
-    (folder / "bin").mkdir()
-    script = folder / "bin" / "edgetpu_compiler"
-    script.write_text(SCRIPT.replace("{words}", "\n".join(words)).replace("{code}", str(code)))
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
 
 
 def test_the_compilers_file_and_log_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

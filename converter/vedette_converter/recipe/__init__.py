@@ -121,6 +121,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     distil: Distil | None = None
     sparsify: Sparsify | None = None
     quantise: Quantise = Quantise()
+    edgetpu: bool = False
+    """Whether the network, compiled for the Edge TPU, goes into the bundle too: int8 in, int8 out, and needs
+    ``edgetpu_compiler`` on PATH."""
     evaluate: Evaluate = Evaluate()
     latency: Latency = Latency()
     gate: Gate = Gate()
@@ -130,6 +133,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Raises `ValueError` where two of them contradict one another."""
         if (self.task == "classify") != isinstance(self.output, ClassifyOutput):
             raise ValueError(f"task: {self.task!r} does not go with this [output] decoder")
+        if self.edgetpu and not (self.quantise.precision == "int8" and "float32" not in (
+            self.quantise.input_dtype, self.quantise.output_dtype)):  # fmt: skip
+            raise ValueError("edgetpu: expected precision int8 with integer input and output, found another")
         if self.sparsify is not None and self.distil is None:
             raise ValueError("sparsify: expected [distil] too, which trains what is left; found none")
 
