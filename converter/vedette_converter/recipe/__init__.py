@@ -183,6 +183,8 @@ def _explain(message: str, file: Path, document: Any) -> ConfigError:
     assert parts is not None  # the pattern takes anything
     place = (parts["path"] or "$").removeprefix("$").removeprefix(".")
     unknown = _UNKNOWN.search(parts["problem"])
+    if unknown is None and parts["problem"].startswith("Invalid value") and (kinds := _tags(Recipe, place.split("."))):
+        return ConfigError(parts["problem"], where=f"{file}: {place}", expected="one of " + ", ".join(kinds))
     if unknown is None:
         return ConfigError(parts["problem"], where=f"{file}: {place}" if place else file)
     key = unknown["key"]
@@ -210,6 +212,21 @@ def _keys(kind: Any, path: list[str], found: Any) -> list[str]:
         return _keys(fields.get(path[0]), path[1:], found.get(path[0]) if isinstance(found, dict) else None)
     tag = kind.__struct_config__.tag_field
     return sorted([*fields, tag] if tag else fields)
+
+
+def _tags(kind: Any, path: list[str]) -> list[str]:
+    """What may stand at a path whose last part tells one kind of table from another."""
+    if typing.get_origin(kind) is Annotated:
+        return _tags(typing.get_args(kind)[0], path)
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return sorted(tag for member in typing.get_args(kind) for tag in _tags(member, path))
+    if not (isinstance(kind, type) and issubclass(kind, Struct)):
+        return []
+    config = kind.__struct_config__
+    if len(path) == 1:
+        return [str(config.tag)] if config.tag_field == path[0] else []
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    return _tags(fields.get(path[0]), path[1:])
 
 
 def _is_tagged(kind: Any, found: Any) -> bool:
