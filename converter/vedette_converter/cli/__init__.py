@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import vedette
 from vedette.contract.errors import VedetteError
 
-from . import build, lint, specialise
+from . import build, lint, search, specialise
 
-COMMANDS = (build, lint, specialise)
+COMMANDS = (build, lint, specialise, search)
 
 _EPILOG = """\
 exit codes:
