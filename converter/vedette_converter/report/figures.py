@@ -156,38 +156,46 @@ def trade(measured: Measured) -> Markup:
         parts.append(_text(left - 8, y(tick) + 4, f"{tick * 100:.4g} %", class_="tick", anchor="end"))
     parts.append(_text(width - right, height - 6, "median latency, ms", class_="axis", anchor="end"))
     parts.append(_text(left, 11, f"{score_name(measured)} (axis does not begin at 0)", class_="axis"))
-    taken: list[tuple[float, float]] = []
+    discs = [
+        (x(stage.timing.p50_ms), y(value), 5 + 21 * math.sqrt(stage.bytes / largest))
+        for stage, (value, _, _) in zip(stages, scores, strict=True)
+    ]
+    taken: list[Box] = [(at_x - r, at_y - r, at_x + r, at_y + r) for at_x, at_y, r in discs]
     for number, (stage, (value, least, greatest)) in enumerate(zip(stages, scores, strict=True)):
-        class_, radius = kind(measured, number), 5 + 21 * math.sqrt(stage.bytes / largest)
-        at_x, at_y = x(stage.timing.p50_ms), y(value)
-        said = f"{stage.name}: {percent(value, 2)}, {in_ms(stage.timing.p50_ms)}, {in_bytes(stage.bytes)}"
+        class_, (at_x, at_y, radius) = kind(measured, number), discs[number]
+        weights = f"{in_ms(stage.timing.p50_ms)}, {in_bytes(stage.bytes)}"
         if greatest > least:
             parts.append(_line(at_x, y(least), at_x, y(greatest), f"thick stroke-{class_}"))
             for end in (least, greatest):
                 parts.append(_line(at_x - 5, y(end), at_x + 5, y(end), f"thick stroke-{class_}"))
+        said = f"{stage.name}: {percent(value, 2)}, {weights}"
         parts.append(
             element("circle", _title(said), cx=round(at_x, 1), cy=round(at_y, 1), r=round(radius, 1),
                     class_=f"disc fill-{class_} stroke-{class_}")
         )  # fmt: skip
         parts.append(element("circle", cx=round(at_x, 1), cy=round(at_y, 1), r=2.5, class_=f"fill-{class_}"))
-        outward = at_x + radius + 8 < width - 150
-        text_x, anchor = (at_x + radius + 8, "start") if outward else (at_x - radius - 8, "end")
-        text_y = at_y - 2
-        while any(abs(text_y - other) < 30 and abs(text_x - beside) < 150 for beside, other in taken):
-            text_y += 30 if text_y < height - bottom - 40 else -150
-            if len(taken) > 12:
-                break
-        taken.append((text_x, text_y))
-        parts.append(_text(text_x, text_y, stage.name, class_="name", anchor=anchor))
-        parts.append(
-            _text(text_x, text_y + 14, f"{in_ms(stage.timing.p50_ms)}, {in_bytes(stage.bytes)}", class_="tick",
-                  anchor=anchor)
-        )  # fmt: skip
+        wide = 7.0 * max(len(stage.name), len(weights))
+        room = (left, top, width, height - bottom)
+        label_x, label_y = _free(at_x, at_y, radius + 8, wide, room, taken)
+        taken.append((label_x, label_y, label_x + wide, label_y + 30))
+        parts.append(_text(label_x, label_y + 12, stage.name, class_="name"))
+        parts.append(_text(label_x, label_y + 26, weights, class_="tick"))
     told = "; ".join(
         f"{stage.name} {percent(value, 2)}, {in_ms(stage.timing.p50_ms)}, {in_bytes(stage.bytes)}"
         for stage, (value, _, _) in zip(stages, scores, strict=True)
     )
     return _svg(width, height, f"{score_name(measured)} over latency and size: {told}", *parts)
+
+
+def _free(x: float, y: float, away: float, wide: float, room: Box, taken: Sequence[Box]) -> tuple[float, float]:
+    """Where a label of 30 pixels' height stands beside a point: right, below, above or left, else right all the same."""
+    places = [(x + away, y - 15), (x - wide / 2, y + away), (x - wide / 2, y - away - 30), (x - away - wide, y - 15)]
+    for place in places:
+        own = (place[0], place[1], place[0] + wide, place[1] + 30)
+        inside = own[0] >= room[0] and own[1] >= room[1] and own[2] <= room[2] and own[3] <= room[3]
+        if inside and not any(_touch(own, other) for other in taken):
+            return place
+    return places[0]
 
 
 def layer_strip(rows: Sequence[Layer]) -> Markup:
@@ -303,7 +311,7 @@ def seen(sample: SamplePicture, results: Sequence[Seen], who: str, picture_id: s
         boxes.append(_rect(box[0], box[1], box[2] - box[0], box[3] - box[1], f"box {class_}", _title(said)))
         if place < MOST_CAPTIONS or result.alone:
             wanted.append((said, box, class_))
-    captions = [_caption(*one, width, height, taken) for one in reversed(wanted)]
+    captions = [_caption(*one, width, height, taken) for one in sorted(wanted, key=lambda one: one[2])]
     label = f"{sample.name}, {who}: {described(results)}"
     return _svg(width, height, label, picture, *boxes, *captions, class_="picture")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from vedette.contract.errors import VedetteError
 
 from .. import lint
 from ..lint.report import place
-from ..quantise import LayerError, Samples, layer_errors
+from ..quantise import LayerError, Sample, Samples, layer_errors
 
 SAMPLES: Final = 16  # calibration samples that errors are measured on: TFLite's own kernels are slow
 
@@ -60,7 +61,14 @@ def layers(base: bytes, product: bytes, samples: Samples | None, notes: list[str
         except VedetteError as error:
             notes.append(f"where operations run is not known: {error.problem}")
             return None
-    errors = _errors(base, product, samples, notes) if samples is not None else {}
+    errors: Mapping[str, LayerError] = {}
+    shown: list[Sample] = []
+    if samples is not None:
+        try:
+            shown = list(itertools.islice(samples(), SAMPLES))
+            errors = _errors(base, product, shown)
+        except VedetteError as error:
+            notes.append(f"errors by layer are not known: {error.problem}")
     total = report.graph.macs
     rows = tuple(
         Layer(
@@ -70,18 +78,13 @@ def layers(base: bytes, product: bytes, samples: Samples | None, notes: list[str
         )
         for verdict in report.verdicts
     )  # fmt: skip
-    return Layers(rows, report.summary(), SAMPLES if errors else 0)
+    return Layers(rows, report.summary(), len(shown) if errors else 0)
 
 
-def _errors(base: bytes, product: bytes, samples: Samples, notes: list[str]) -> Mapping[str, LayerError]:
+def _errors(base: bytes, product: bytes, shown: Sequence[Sample]) -> Mapping[str, LayerError]:
     """By the tensor's name in the product, where the converter may have renamed the outputs."""
-    try:
-        found = layer_errors(base, product, samples, limit=SAMPLES)
-        before, after = (lint.parse_graph(flatbuffer, Path(name)) for flatbuffer, name in
-                         ((base, "float"), (product, "product")))  # fmt: skip
-    except VedetteError as error:
-        notes.append(f"errors by layer are not known: {error.problem}")
-        return {}
+    found = layer_errors(base, product, lambda: iter(shown))
+    before, after = lint.parse_graph(base, Path("float")), lint.parse_graph(product, Path("product"))
     renamed = {one.name: other.name for one, other in zip(before.outputs, after.outputs, strict=True)}
     return {name: error for error in found for name in (error.tensor, renamed.get(error.tensor, error.tensor))}
 
