@@ -176,7 +176,7 @@ def test_every_figure_of_every_network_is_there(metric: str, accurate: bool) -> 
         "load 1.5 s", "5.5× smaller", "4.6× faster", "✓ holds",
     ):  # fmt: skip
         assert said in page.text, said
-    assert ("−0.9 points" if accurate else "95.0 % kept") in page.text
+    assert ("−0.90 points" if accurate else "95.0 % kept") in page.text
     for pictured in (*page.named("svg"), *page.named("img")):
         assert pictured.get("aria-label") or pictured.get("alt")
 
@@ -234,6 +234,17 @@ def test_what_differs_is_marked_and_told_in_words() -> None:
     page = Page(report.page(measured(), extras(boxes=False)))
     assert "✗ another class" in page.text
     assert [a["alt"] for a in page.named("img")][1] == "other.png: float32 says dog and int8 says cat"
+
+
+def test_how_many_pictures_differ_is_said() -> None:
+    look = extras().look
+    assert look is not None
+    for agreeing, said in (
+        (20, "20 of 20 pictures that were looked at show the same. Shown"), (19, "; the other one stands last."),
+        (17, "; the worst 1 of 3 others stand last."),
+    ):  # fmt: skip
+        given = dataclasses.replace(extras(), look=dataclasses.replace(look, agreeing=agreeing))
+        assert said in Page(report.page(measured(), given)).text
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:

@@ -71,7 +71,7 @@ def _sentence(measured: Measured) -> str:
     accuracy = measured.accuracy
     if accuracy is not None:
         drop = accuracy.drop
-        kept = f"{abs(drop) * 100:.1f} points {'lower' if drop >= 0 else 'higher'} in {NAMES[accuracy.metric]}"
+        kept = f"{abs(drop) * 100:.2f} points {'lower' if drop >= 0 else 'higher'} in {NAMES[accuracy.metric]}"
         if accuracy.interval[0] <= 0 <= accuracy.interval[1]:
             kept += " (no change is within the 95 % interval)"
     else:
@@ -88,7 +88,7 @@ def _times(before: float, after: float, less: str, more: str) -> tuple[str, str]
 
 def _points(change: float) -> str:
     """Percentage points, with a sign that is a minus."""
-    return f"{change * 100:+.1f}".replace("-", "−")
+    return f"{change * 100:+.2f}".replace("-", "−")
 
 
 def _cards(measured: Measured) -> Markup:
@@ -135,7 +135,7 @@ def _kept(measured: Measured) -> Markup:
     low, high = accuracy.interval
     return _card(
         f"{NAMES[accuracy.metric]}, {accuracy.data.count} pictures", _points(-accuracy.drop), "points",
-        f"{figures.percent(accuracy.before, 1)} → {figures.percent(accuracy.after, 1)}; 95 % interval {_points(low)} to "
+        f"{figures.percent(accuracy.before, 2)} → {figures.percent(accuracy.after, 2)}; 95 % interval {_points(low)} to "
         f"{_points(high)}",
         figures.two_bars(accuracy.before, accuracy.after, f"{before.name} above, {after.name} below"),
     )  # fmt: skip
@@ -175,7 +175,8 @@ def _chosen(look: Look, extras: Extras, boxes: bool) -> str:
     text = f"{look.agreeing} of {look.looked_at} pictures that were looked at show the same"
     others, here = look.looked_at - look.agreeing, sum(sample.differing > 0 for sample in look.pictures)
     if others:
-        text += f"; {'all' if here == others else f'the worst {here} of'} {others} others stand last"
+        which = "the other one stands" if others == 1 else f"all {others} others stand"
+        text += f"; {which if here == others else f'the worst {here} of {others} others stand'} last"
     if boxes:
         text += (
             f". Shown from a score of {extras.confident:g} on; a result counts as the same with the same label in the "

@@ -97,12 +97,29 @@ def sample_pictures(
     candidates = compared(pair, chosen, options, step)
     same = [candidate for candidate in candidates if not candidate.differing]
     other = sorted((c for c in candidates if c.differing), key=lambda c: (-c.differing, -c.gap, c.path.name))
-    # an empty street agrees with itself: pictures with some results, and few enough to be told apart, show more
-    telling = sorted(same, key=lambda c: (-min(len(c.before), 4), len(c.before), c.path.name))
-    worst = other[: max(count // 2, count - len(telling))]
-    best = telling[: count - len(worst)]
+    worst = other[: max(count // 2, count - len(same))]
+    best = _varied(same, count - len(worst))
     taken = [*best, *reversed(worst)]
     return Look(tuple(_encode(candidate) for candidate in taken), len(candidates), len(same))
+
+
+def _varied(candidates: Sequence[_Candidate], count: int) -> list[_Candidate]:
+    """Pictures that show most: labels that no other one shows yet, then some results, but few enough to be told apart."""
+    # an empty street agrees with itself, and shows nothing
+    left = sorted(candidates, key=lambda c: (-min(len(c.before), 4), len(c.before), c.path.name))
+    chosen: list[_Candidate] = []
+    shown: set[str] = set()
+    while left and len(chosen) < count:
+        one = max(left, key=lambda c: len(_labels(c) - shown))  # the first of equals
+        left.remove(one)
+        chosen.append(one)
+        shown |= _labels(one)
+    return chosen
+
+
+def _labels(candidate: _Candidate) -> set[str]:
+    """Of a picture's boxes, or its best class."""
+    return {seen.label for place, seen in enumerate(candidate.before) if seen.box or place == 0}
 
 
 def _boxes(pair: Pair, pictures: Sequence[Path], options: Evaluate, step: Callable[[], None]) -> list[_Candidate]:
