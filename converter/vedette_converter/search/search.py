@@ -35,7 +35,7 @@ from .front import Point, choose, front
 from .space import Choice, Space, space_of
 from .split import split
 from .study import Done, Study, Tried
-from .trial import ORIGINAL, Outcome, Setting, build_again, labels_of, measure_front, run_trial
+from .trial import ORIGINAL, Outcome, Setting, build_again, check_sizes, labels_of, measure_front, run_trial
 from .written import as_toml, moved, promising
 
 NOISE: Final = 1.1  # times faster before a point is lost for latency, until all are timed in one run
@@ -179,6 +179,8 @@ def search(wanted: Wanted, *, progress: Progress | None = None) -> Result:
         for builder in builders:
             stack.callback(builder.close)
         told.begin("original", 1)
+        if len(space.sizes) > 1:
+            builders[0].run(check_sizes, setting, space.sizes, trains=file.recipe.trains)
         original = _original(setting, space, builders[0])
         told.reach(1)
         told.begin("trials", min(wanted.trials, sum(1 for _ in space.all())))

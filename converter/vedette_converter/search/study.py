@@ -128,7 +128,7 @@ class Study:
         done, failed, died = [], [], 0
         trials = self._trials()
         for trial in trials:
-            choice = self._space.choice(trial.params)
+            choice = self._choice(trial)
             if trial.state == TrialState.COMPLETE and choice is not None:
                 point = Point(trial.values[0], trial.values[1], int(trial.values[2]))
                 done.append(Done(trial.number, choice, point, Outcome(**trial.user_attrs["outcome"])))
@@ -206,7 +206,7 @@ class Study:
         """An earlier trial of the same choice that is through or under way."""
         for trial in self._trials(TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING):
             over = trial.state != TrialState.FAIL or "reason" in trial.user_attrs
-            if trial.number < number and over and self._space.choice(trial.params) == choice:
+            if trial.number < number and over and self._choice(trial) == choice:
                 return trial.number
         return None
 
@@ -216,18 +216,21 @@ class Study:
         for trial in self._trials():
             if trial.state == TrialState.FAIL and "reason" not in trial.user_attrs:
                 continue
-            waiting = trial.system_attrs.get("fixed_params", {}) if trial.state == TrialState.WAITING else trial.params
-            known.add(self._space.choice(waiting))
+            known.add(self._choice(trial))
         return [choice for choice in self._space.all() if choice not in known]
+
+    def _choice(self, trial: FrozenTrial) -> Choice | None:
+        """What a trial is of: what was proposed for it, or what it was put in the queue with."""
+        return self._space.choice({**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
     def _again(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Puts a trial that died back to be done, or gives it up for good."""
-        choice = self._space.choice(trial.params)
+        choice = self._choice(trial)
         if choice is None:
             return  # it died before anything was chosen
         deaths = sum(
             other.state == TrialState.FAIL and not {"reason", "twin"} & set(other.user_attrs)
-            and self._space.choice(other.params) == choice
+            and self._choice(other) == choice
             for other in study.get_trials(deepcopy=False)
         )  # fmt: skip
         if deaths < DEATHS:
@@ -236,7 +239,11 @@ class Study:
         reason = {"reason": f"the process that ran it ended {deaths} times in the middle"}
         study.add_trial(
             optuna.trial.create_trial(
-                state=TrialState.FAIL, params=trial.params, distributions=trial.distributions, user_attrs=reason
+                state=TrialState.FAIL,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=reason,
+                system_attrs={"fixed_params": self._space.parameters(choice)},
             )
         )
 

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from vedette.contract.bundle import Bundle, open_bundle
-from vedette.contract.errors import FaultError, UserError
+from vedette.contract.errors import FaultError, UserError, VedetteError
 from vedette.contract.labels import parse_labels
 from vedette.contract.manifest import ImageInput
 from vedette.engine import TfliteEngine, load_runtime
@@ -28,10 +28,13 @@ from .. import coco
 from ..build import Inputs, build
 from ..evaluate import Accuracy, Pair, measure_accuracy
 from ..latency import Timing, time_all
+from ..load import load_network
 from ..measured import Measured
 from ..pictures import list_pictures, read_picture
 from ..progress import Progress
 from ..recipe import Recipe, RecipeFile
+from ..recipe.training import ZooSource
+from ..source import read_source
 from ..subject import Classifier, Subject
 from ..train import data as training_data
 
@@ -127,6 +130,24 @@ def run_trial(setting: Setting, recipe: Recipe, stem: str, progress: Progress) -
         seconds=round(time.monotonic() - start, 1),
         host=socket.gethostname(),
     )
+
+
+def check_sizes(setting: Setting, sizes: tuple[tuple[int, int], ...], progress: Progress) -> None:
+    """Raises `UserError` where the source cannot be built at one of (height, width)."""
+    source = setting.file.recipe.source
+    if isinstance(source, ZooSource):
+        return
+    files = read_source(source, setting.source, setting.file.resolve)
+    advance = progress.begin("input sizes", len(sizes))
+    for height, width in sizes:
+        try:
+            load_network(source, files, (1, height, width, setting.file.recipe.input.channels))
+        except VedetteError as error:
+            raise UserError(
+                f"[search] sizes: the network cannot be built at {height}x{width}", where=error.where,
+                expected=error.expected, found=error.found, fix="leave that size out",
+            ) from None  # fmt: skip
+        advance()
 
 
 def measure_front(
