@@ -75,7 +75,7 @@ def _sentence(measured: Measured) -> str:
         if accuracy.interval[0] <= 0 <= accuracy.interval[1]:
             kept += " (no change is within the 95 % interval)"
     else:
-        kept = f"and keeps {figures.percent(measured.agreement.share, 1)} of its confident results"
+        kept = f"and keeps {figures.percent(measured.agreement.share, 1)} of the confident results"
     failed = [row.what for row in measured.rows if not row.holds]
     verdict = f"The gate does not hold: {', '.join(failed)}." if failed else "The gate holds."
     return f"{after.name} is {smaller} {smaller_word} and {faster} {faster_word} than {before.name}, {kept}. {verdict}"
