@@ -69,7 +69,7 @@ class Steps:
         activation = self._activation("train")
         if not len(samples.class_ids):
             raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
-        step = self.work.step("train", weights_digest(model), options, samples.sha256)
+        step = self.work.step("train", weights_digest(model), options, samples.sha256, samples.spec)
         done = step.load()
         if done is not None:
             return done
@@ -197,6 +197,7 @@ class Steps:
             options,
             sparsify,
             samples.sha256,
+            samples.spec,
             epochs,
         )
         step = self.work.step(name.replace(" ", "-"), *parts)

@@ -45,7 +45,8 @@ class Samples:
     class_ids: NDArray[np.int32]
     spec: ImageInput
     sha256: str
-    """Over the pictures' own files and their labels; what a resumed training must find again."""
+    """Over the pictures' own files, their labels and what became of them before their arithmetic; what a resumed
+    training must find again."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -115,7 +116,7 @@ def decode(listed: Labelled, spec: ImageInput, on_picture: Callable[[], None] = 
     for number, path in enumerate(listed.files):
         preprocess(read_picture(path), pixels[number : number + 1])
         on_picture()
-    digest = hashlib.sha256(listed.data.sha256.encode() + listed.class_ids.tobytes() + msgspec.json.encode(spec))
+    digest = hashlib.sha256(listed.data.sha256.encode() + listed.class_ids.tobytes() + msgspec.json.encode(plain))
     return Samples(pixels, listed.class_ids, spec, digest.hexdigest())
 
 
