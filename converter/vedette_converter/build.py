@@ -21,7 +21,7 @@ from vedette.contract.labels import parse_labels
 from vedette.contract.types import Tensor
 from vedette.engine import Runtime, TfliteEngine, load_runtime
 
-from . import calibrate, coco, evaluate, gate, package, quantise
+from . import calibrate, coco, evaluate, gate, package, quantise, report
 from .agreement import Agreement
 from .calibrate import Calibration
 from .evaluate import Pair, Truth
@@ -67,6 +67,8 @@ class Inputs:
     """Where long steps are kept; see `vedette_converter.train.work`."""
     float_out: Path | None = None
     """Where the float network goes that the bundle is compared with, ``.keras``."""
+    report: Path | None = None
+    """Where the report goes: a self-contained page where it ends in ``.html``, the table alone in ``.md``."""
     control_out: Path | None = None
     """Where the flatbuffer goes of the network that was trained from nothing, where the recipe asks for one."""
 
@@ -113,6 +115,8 @@ def build(
     out = inputs.out or Path(f"{recipe.name}.tflite")
     if not out.parent.is_dir() or out.is_dir():
         raise UserError("bundle cannot be written", where=out, expected="a file in a folder that exists")
+    if inputs.report is not None:
+        report.expect_report(inputs.report)
     label_bytes, labels = _labels(file)
     calibration = calibrate.choose(inputs.data, recipe.quantise.pictures, recipe.quantise.seed)
     truth = _truth(recipe, inputs, labels)
@@ -194,6 +198,12 @@ def build(
         recipe.name, recipe.quantise.precision, tuple(stages), product, latency, tuple(rows), verdicts,
         (*findings, *maker.findings()), clock.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )  # fmt: skip
+    if inputs.report is not None:
+        extras = report.gather(
+            file, pair, candidates[product - 1].flatbuffer, after.flatbuffer, samples=maker.samples(),
+            pictures=everything, plan=student.plan if student else None, progress=progress,
+        )  # fmt: skip
+        report.write_report(inputs.report, measured, extras)
     on_measured(measured)
     gate.enforce(rows)
     package.write(out, content, manifest, members)

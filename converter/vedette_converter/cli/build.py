@@ -82,6 +82,10 @@ def add(commands: Any) -> None:
         help="also write the network that a recipe's [distil] control trains from nothing, quantised, .tflite",
     )  # fmt: skip
     make.add_argument("--out", type=Path, metavar="FILE", help="the bundle (default: NAME.tflite right here)")
+    make.add_argument(
+        "--report", type=Path, metavar="FILE",
+        help="also write the report: .html for a page with plots and pictures, .md for the table",
+    )  # fmt: skip
     make.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     flags = make.add_argument_group("instead of a recipe")
     flags.add_argument(
@@ -138,7 +142,8 @@ def _from_model(options: argparse.Namespace) -> int:
         file, more = recipe_from_flags(options.recipe, source, image, classes, options.data, flags)
         return _build(file, options, [*assumed, *more])
     unused = {"labels": options.labels, "evaluate": options.evaluate or None, "train": options.train,
-              "float": options.float, "control": options.control, "max_drop": options.max_drop}  # fmt: skip
+              "float": options.float, "control": options.control, "report": options.report,
+              "max_drop": options.max_drop}  # fmt: skip
     if given := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]:
         raise UserError(
             "there is no decoder for this network's results, so nothing to judge them by", where=", ".join(given),
@@ -166,7 +171,7 @@ def _build(file: RecipeFile, options: argparse.Namespace, findings: list[str]) -
     inputs = Inputs(
         data=options.data, source=options.source, annotated=tuple(options.evaluate), training=options.train,
         out=options.out, work=options.work, float_out=options.float,
-        control_out=options.control,
+        control_out=options.control, report=options.report,
     )  # fmt: skip
     try:
         with Bars() as bars:
