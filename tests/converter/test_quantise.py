@@ -11,7 +11,7 @@ import pytest
 from converter_project import Tiny
 from tfjs_writer import SIDE
 
-from vedette.contract.errors import FaultError, PictureError
+from vedette.contract.errors import FaultError, ModelError, PictureError
 from vedette.engine import load_runtime
 from vedette_converter import calibrate, quantise
 from vedette_converter.load import Network, load_network
@@ -60,7 +60,7 @@ def test_an_op_without_an_int8_kernel_is_a_fault_in_one_line(tf: Any) -> None:
     from vedette.contract.types import TensorSpec
 
     spec = TensorSpec("x", (1, 4), np.dtype(np.float32))
-    with pytest.raises(FaultError, match="TensorFlow cannot convert the network: found") as caught:
+    with pytest.raises(ModelError, match="the network has ops that TFLite has not: found") as caught:
         quantise.to_int8(Network((spec,), (spec,), function), [np.zeros((1, 4), np.float32)])
     assert "\n" not in caught.value.line()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from quantise_networks import as_flatbuffer, as_network, classifier, outlier, samples, sourced, sqnr_db
 
-from vedette.contract.errors import FaultError
+from vedette.contract.errors import UserError
 from vedette_converter import quantise
 from vedette_converter.load.network import Network
 from vedette_converter.quantise.graph import read_graph
@@ -92,7 +92,7 @@ def test_a_range_clipped_too_small_for_the_runtime_is_refused_with_the_way_out(t
     network = as_network(tf, outlier(tf, gain=1e6, raised=1.0))
     quantise.convert(network, Quantise(), samples(network, 32))  # runs, if badly
     options = Quantise(ranges="percentile", percentile=99.9)
-    with pytest.raises(FaultError, match=r"the int8 network does not run with litert.*XNNPACK.*; raise percentile"):
+    with pytest.raises(UserError, match=r"the int8 network does not run with litert.*XNNPACK.*; raise percentile"):
         quantise.convert(network, options, samples(network, 32))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-from vedette.contract.errors import FaultError
+from vedette.contract.errors import FaultError, ModelError, UserError
 from vedette.contract.types import Float32Array
 
 from ..load import Network
@@ -36,8 +36,8 @@ def convert(
     ``samples``: needed where ``options.calibrated``; gone over twice or more. ``float32``: the network's float
     flatbuffer, where it was made already. ``holds``: for ``mixed``, see there. ``on_sample``: called once a sample.
 
-    Raises `ModelError` where weights or, over the samples, a layer's outputs are not finite, naming the layer;
-    `FaultError` where an op has no kernel of this precision, or the flatbuffer does not run; what ``samples`` raises.
+    Raises `ModelError` where weights or, over the samples, a layer's outputs are not finite, naming the layer, and where
+    an op has no kernel of this precision; `FaultError` where the flatbuffer does not run; what ``samples`` raises.
     """
     original = float32 if float32 is not None else to_float32(network)
     refuse_nan_constants(read_graph(original))
@@ -58,7 +58,7 @@ def convert(
         if options.clip_percentile is None:
             raise
         # XNNPACK has no room for a weight that is large against a range that was clipped small
-        raise FaultError(error.problem, found=error.found, fix='raise percentile, or ranges = "minmax"') from None
+        raise UserError(error.problem, found=error.found, fix='raise percentile, or ranges = "minmax"') from None
     return made
 
 
@@ -76,7 +76,7 @@ def to_int8(
 ) -> bytes:
     """Every op in int8 by TensorFlow's converter, or no flatbuffer; neither looked at nor proved: `convert` does both.
 
-    Raises `FaultError` where an op has no int8 kernel, and whatever ``samples`` raises.
+    Raises `ModelError` where an op has no int8 kernel, and whatever ``samples`` raises.
     """
     return tf_converter.integer(
         network, lambda: iter(samples), input_dtype=input_dtype, output_dtype=output_dtype
@@ -123,7 +123,7 @@ def _refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
     ]
     if left:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
-        raise FaultError(
+        raise ModelError(
             f"ops without an {precision} kernel would stay in float32", found=", ".join(left[:_NAMED]) + more,
             fix='precision = "mixed" allows that',
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from vedette.contract.errors import FaultError, ModelError
+from vedette.contract.errors import ModelError, UserError
 from vedette.contract.types import Float32Array
 
 from .graph import Graph, GraphOp, GraphTensor, read_graph
@@ -159,7 +159,7 @@ def _refuse(op: GraphOp | None, values: Float32Array, sample: int) -> None:
     bad = int((~np.isfinite(values)).sum())
     found = f"{bad} of {values.size} values NaN or infinite in sample {sample}"
     if op is None:
-        raise FaultError("a calibration sample is not finite", found=found)
+        raise UserError("a calibration sample is not finite", found=found)
     raise ModelError(
         f"layer {op.layer} ({op.name}) puts out what is no finite number", found=found,
         fix="look at this layer's weights and at what it is fed",

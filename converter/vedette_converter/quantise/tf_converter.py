@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
-from vedette.contract.errors import FaultError, VedetteError
+from vedette.contract.errors import FaultError, ModelError, VedetteError
 from vedette.contract.types import Float32Array
 
 from ..load import Network
@@ -55,7 +55,7 @@ def integer(
 ) -> bytes:
     """Every op in integers, or no flatbuffer. Ranges are the extremes over ``samples``.
 
-    Raises `FaultError` where an op has no such kernel, and whatever ``samples`` raises.
+    Raises `ModelError` where an op has no such kernel, and whatever ``samples`` raises.
     """
     tf = load_tensorflow()
     converter = _converter(network)
@@ -96,9 +96,10 @@ def _convert(converter: Any) -> bytes:
     except Exception as error:  # noqa: BLE001 - it raises classes of its own, ValueError, RuntimeError and more
         ops = _ops_without_kernel(str(error), native)
         if ops:
-            raise FaultError(
-                "TensorFlow cannot convert the network",
+            raise ModelError(
+                "the network has ops that TFLite has not",
                 found="no TFLite kernel of this precision for " + ", ".join(ops),
+                fix="put other ops in their place, or leave them out",
             ) from None
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         native_errors = [line for line in native if "rror" in line][-1:]

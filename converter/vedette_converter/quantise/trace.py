@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vedette.contract.errors import FaultError
+from vedette.contract.errors import FaultError, UserError
 from vedette.contract.types import Float32Array, Tensor
 from vedette.engine import load_runtime
 from vedette.engine.native_log import captured_stderr
@@ -49,7 +49,7 @@ class Trace:
         """Once; integer inputs are quantised as they state. Raises `FaultError`."""
         given = tensors(sample)
         if [t.shape for t in given] != [tuple(d["shape"]) for d in self._inputs]:
-            raise FaultError(
+            raise UserError(
                 "a calibration sample does not fit the network",
                 expected=[[int(n) for n in d["shape"]] for d in self._inputs],
                 found=[list(t.shape) for t in given],
