@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -25,11 +26,13 @@ import cv2
 import numpy as np
 
 from vedette.contract.bundle import open_bundle
-from vedette.contract.errors import PictureError, UserError
+from vedette.contract.errors import FaultError, PictureError, UserError
 from vedette_converter.build import Inputs, build
 from vedette_converter.cli import main
+from vedette_converter.progress import Progress
 from vedette_converter.recipe import Recipe, read_recipe
 from vedette_converter.recipe.search import Search
+from vedette_converter.search.builder import Builder
 from vedette_converter.search.front import Point, choose, dominates, front
 from vedette_converter.search.search import Wanted, search
 from vedette_converter.search.space import Choice, Space, space_of
@@ -205,6 +208,45 @@ def test_a_trial_that_died_is_done_again_but_not_for_ever(tmp_path: Path) -> Non
     assert given_up.choice.precision == "int8" and "ended 3 times" in given_up.reason
 
 
+def test_a_result_that_comes_too_late_is_no_fault(tmp_path: Path) -> None:
+    whole = space(ratios=(0.0,), precisions=("float32", "int8"))
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    slow, other = (Study(url, "late", whole, sampler="tpe", seed=1, trials=9) for _ in range(2))
+    given_up: list[Choice] = []
+
+    def run(number: int, choice: Choice) -> tuple[Point, Outcome]:
+        if not given_up:
+            given_up.append(choice)
+            assert other.bury() == 1
+        return Point(0.0, 1.0, 100), outcome(1.0)
+
+    slow.work(9, float("inf"), run)
+    tried = slow.tried()
+    assert (len(tried.done), len(tried.failed), tried.died) == (2, 0, 1)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_one_trial_that_failed() -> None:
+    heard: list[str] = []
+    builder = Builder(heard.append)
+    with pytest.raises(FaultError, match="the process that built it died"):
+        builder.run(_die, trains=False)
+    with pytest.raises(FaultError, match="the network cannot be made: found ZeroDivisionError"):
+        builder.run(_divide, 1, 0, trains=False)
+    assert builder.run(_divide, 6, 2, trains=False) == 3
+    builder.close()
+    assert heard[-1] == "division"
+
+
+def _die(progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _divide(one: int, other: int, progress: Progress) -> float:
+    progress.begin("division", 1)
+    return one / other
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(420)  # several processes load TensorFlow, one after the other
 def test_a_search_killed_in_the_middle_goes_on(project: Path, tmp_path: Path) -> None:
@@ -274,7 +316,7 @@ def test_each_recipe_of_the_front_rebuilds_its_network(project: Path, tmp_path: 
         (["--ratios", "a"], "--ratios: expected numbers"),
         (["--sizes", "16"], "--sizes: the flags say no [search]"),
         (["--storage", "nonsense"], "the database cannot be used"),
-        (["--storage", "postgresql://me:secret@nowhere/x"], "***"),
+        (["--storage", "postgresql://me:secret@nowhere/x"], "***@nowhere/x: the database"),
         (["--judge", "nowhere"], "nowhere"),
         (["--sizes", "16x16,24x24"], "24"),
     ],

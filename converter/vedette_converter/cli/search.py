@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     look.add_argument(
         "--storage", metavar="URL",
-        help="a database to share the search by: postgresql://..., mysql://..., sqlite:///FILE (default: in --work)",
+        help="a database to share the search by: postgresql://..., sqlite:///FILE (default: in --work)",
     )  # fmt: skip
     look.add_argument("--source", type=Path, metavar="PATH", help="where the recipe's weights lie")
     look.add_argument("--work", type=Path, metavar="DIR", help="where steps are kept (default: in the user's cache)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -16,12 +17,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from typing import Any, Final, TypeVar
 
 from vedette.contract.errors import FaultError, UserError, VedetteError
 
 TRIALS: Final = 8  # of one process
+WORDS: Final = 200  # characters, at most, of what is said of a step: far below what a pipe takes at once
 TELL_S: Final = 0.25  # between two words on how far a step is
 
 Result = TypeVar("Result")
@@ -52,8 +54,11 @@ class Builder:
     def __init__(self, tell: Tell) -> None:
         """``tell`` hears how far it is, a few words at a time, from another thread."""
         self._context = multiprocessing.get_context("spawn")
-        self._words: Any = self._context.SimpleQueue()
+        # No queue: a process that dies while it holds a queue's lock would stop all others. So short a write is whole.
+        self._heard, self._said = self._context.Pipe(duplex=False)
+        self._end, self._alive = self._context.Pipe(duplex=False)
         self._tell = tell
+        self._busy = False
         self._pools: dict[bool, ProcessPoolExecutor] = {}
         self._listener = threading.Thread(target=self._listen, name="search-progress", daemon=True)
         self._listener.start()
@@ -66,11 +71,18 @@ class Builder:
         pool = self._pools.get(trains)
         if pool is None:
             pool = self._pools[trains] = ProcessPoolExecutor(
-                1, mp_context=self._context, initializer=_start, initargs=(self._words,), max_tasks_per_child=TRIALS
+                1,
+                mp_context=self._context,
+                initializer=_start,
+                initargs=(self._said, self._end),
+                max_tasks_per_child=TRIALS,
             )
+        self._busy = True
         try:
             found = pool.submit(_guarded, function, arguments).result()
+            self._busy = False
         except BrokenProcessPool:
+            self._busy = False
             del self._pools[trains]
             pool.shutdown(wait=False)
             raise FaultError("the process that built it died", found="a crash, or no memory left") from None
@@ -80,36 +92,46 @@ class Builder:
         return result
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes, whatever they are at."""
+        if self._busy:
+            self._alive.close()
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
-        self._words.put(None)
+        self._alive.close()
+        self._said.send_bytes(b"")
         self._listener.join(timeout=5)
+        for end in (self._heard, self._said, self._end):
+            end.close()
 
     def _listen(self) -> None:
-        while (word := self._words.get()) is not None:
-            self._tell(word)
+        while word := self._heard.recv_bytes():
+            self._tell(word.decode(errors="replace"))
 
 
-_words: Any = None  # of this process, set once when it starts
+_said: connection.Connection | None = None  # of this process, set once when it starts
 
 
-def _start(words: Any) -> None:
-    global _words
-    _words = words
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+def _start(said: connection.Connection, end: connection.Connection) -> None:
+    global _said
+    _said = said
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears it too, and ends it
+    threading.Thread(target=_end_with_parent, args=(end,), name="parent", daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None  # this is a child
-    connection.wait([parent.sentinel])
+def _end_with_parent(end: connection.Connection) -> None:
+    """``end`` is at its end as soon as the parent closes its own, or is no more."""
+    connection.wait([end])
     os._exit(1)
+
+
+def _say(text: str) -> None:
+    if _said is not None and text:
+        _said.send_bytes(text[:WORDS].encode())
 
 
 def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
-        return function(*arguments, _Words(_words.put))
+        return function(*arguments, _Words(_say))
     except VedetteError as error:
         return Refused(
             error.problem, str(error.where), str(error.expected), str(error.found), error.fix,

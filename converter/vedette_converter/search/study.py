@@ -34,6 +34,7 @@ HEARTBEAT_S: Final = 10
 SILENCE_S: Final = 60
 DEATHS: Final = 3
 POLL_S: Final = 1.0  # between two looks at what others are at
+OPENINGS: Final = 5
 STARTUP: Final = 10  # trials, at most, that are drawn by chance before the estimator proposes
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a trial that fails is in the table, with its reason
@@ -89,30 +90,42 @@ class Study:
         """
         self._space = space
         self._seed = seed
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heartbeats are called experimental
-            try:
-                storage = optuna.storages.RDBStorage(
-                    url, heartbeat_interval=HEARTBEAT_S, grace_period=SILENCE_S,
-                    heartbeat_stale_trial_callback=self._again,
-                    engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None,
-                )  # fmt: skip
-                self._study = optuna.create_study(
-                    storage=storage, study_name=name, load_if_exists=True, directions=["minimize"] * 3,
-                    sampler=_PerTrial(sampler, seed, trials),
-                )  # fmt: skip
-            except ModuleNotFoundError as error:
-                raise MissingPackageError(
-                    "the database's driver is not installed", where=shown(url), found=str(error),
-                    fix=f"pip install {error.name}",
-                ) from None  # fmt: skip
-            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
-                raise UserError(
-                    "the database cannot be used", where=shown(url), expected="a URL of SQLAlchemy's, sqlite:///FILE, say",
-                    found=_first_line(error, url),
-                ) from None  # fmt: skip
-            for choice in space.first():
-                self._study.enqueue_trial(space.parameters(choice), skip_if_exists=True)
+        try:
+            self._study = self._opened(url, name, _PerTrial(sampler, seed, trials))
+        except ImportError as error:
+            cause = error.__cause__ or error.__context__ or error
+            raise MissingPackageError(
+                "the database's driver is not installed", where=shown(url), found=str(cause),
+                fix=f"pip install {getattr(cause, 'name', None) or 'its driver'}",
+            ) from None  # fmt: skip
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+            raise UserError(
+                "the database cannot be used", where=shown(url), expected="a URL of SQLAlchemy's, sqlite:///FILE, say",
+                found=_first_line(error, url),
+            ) from None  # fmt: skip
+        for choice in space.first():
+            self._study.enqueue_trial(space.parameters(choice), skip_if_exists=True)
+
+    def _opened(self, url: str, name: str, sampler: BaseSampler) -> optuna.Study:
+        """Several that begin at once make the same tables; those that come second find them when they try again."""
+        for left in reversed(range(OPENINGS)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # heartbeats are called experimental
+                try:
+                    storage = optuna.storages.RDBStorage(
+                        url, heartbeat_interval=HEARTBEAT_S, grace_period=SILENCE_S,
+                        heartbeat_stale_trial_callback=self._again,
+                        engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None,
+                    )  # fmt: skip
+                    return optuna.create_study(
+                        storage=storage, study_name=name, load_if_exists=True, directions=["minimize"] * 3,
+                        sampler=sampler,
+                    )  # fmt: skip
+                except sqlalchemy.exc.DBAPIError as error:
+                    if not left or not any(word in str(error) for word in ("already exists", "duplicate", "UNIQUE")):
+                        raise
+                    time.sleep(POLL_S)
+        raise AssertionError  # the last of them has returned or raised
 
     def bury(self) -> int:
         """Gives up every trial that is running, to be done again: for who knows that nobody else works here."""
@@ -180,7 +193,7 @@ class Study:
                 if tried.finished + tried.running >= trials or not (unseen or tried.waiting):
                     time.sleep(POLL_S)
                     continue
-                self._study.optimize(objective, n_trials=1, catch=(VedetteError, _TwinError))
+                self._one(objective)
                 newest = self._study.trials[-1]
                 if "twin" in newest.user_attrs and unseen:
                     chosen = unseen[int(np.random.default_rng([self._seed, newest.number]).integers(len(unseen)))]
@@ -198,6 +211,20 @@ class Study:
     def keep(self, key: str, value: Any) -> None:
         """Keeps a plain value with the search."""
         self._study.set_user_attr(key, value)
+
+    def _one(self, objective: Callable[[optuna.Trial], Sequence[float]]) -> None:
+        """One trial. Where this machine was silent for so long that another gave the trial up, its result is too late."""
+        mine: list[int] = []
+
+        def noted(trial: optuna.Trial) -> Sequence[float]:
+            mine.append(trial.number)
+            return objective(trial)
+
+        try:
+            self._study.optimize(noted, n_trials=1, catch=(VedetteError, _TwinError))
+        except (ValueError, RuntimeError):
+            if not mine or not self._trials()[mine[0]].state.is_finished():
+                raise
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
