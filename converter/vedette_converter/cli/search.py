@@ -55,7 +55,13 @@ def add(commands: Any) -> None:
         "--evaluate", type=Path, action="append", default=[], metavar="DIR",
         help="test pictures, for the front alone: nothing is chosen by them",
     )  # fmt: skip
-    look.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is found")
+    look.add_argument(
+        "--out",
+        type=Path,
+        default=Path("found"),
+        metavar="DIR",
+        help="folder for what is found (default: found right here)",
+    )
     look.add_argument(
         "--budget", type=float, default=0.01, metavar="DROP", help="accuracy that may be lost, 0..1 (default: 0.01)"
     )
