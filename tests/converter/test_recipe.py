@@ -53,7 +53,7 @@ def test_the_shipped_labels_are_the_91_column_network_less_its_background() -> N
         ("pictures = 160", "pictures = 0", "quantise.pictures: Expected `int` >= 1"),
         ('precision = "int8"', 'precision = "int7"', "quantise.precision: Invalid enum value 'int7'"),
         ("min_agreement = 0.90", "min_agreement = 90", "gate.min_agreement: Expected `float` <= 1.0"),
-        ('format = "tfjs"', 'format = "caffe"', "source.format: Invalid value 'caffe': expected one of graph_def, keras, onnx"),
+        ('format = "tfjs"', 'format = "caffe"', "source.format: Invalid value 'caffe': expected one of graph_def, keras"),
         ("std = [127.5]", "std = [0.0]", "input: std: expected numbers above 0"),
         ('task = "detect"\n', "", "Object missing required field `task`"),
         ('name = "coco-ssdlite-mobilenet-v2"', 'name = "../../x"', "name: Expected `str` matching regex"),

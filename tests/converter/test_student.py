@@ -184,7 +184,8 @@ def test_the_float_network_is_kept_where_asked_for(built: tuple[Measured, Bundle
 
 def test_a_gate_that_fails_says_which_step_lost_it(project: Path, tmp_path: Path) -> None:
     text = RECIPE.replace("max_drop = 0.05", "max_drop = 0.0\nmin_agreement = 1.0").replace("epochs = 4", "epochs = 1")
-    (project / "bad.toml").write_text(text.replace("ratio = 0.5", "ratio = 0.8").replace("control = true", "learning_rate = 0.000001"))
+    text = text.replace("ratio = 0.5", "ratio = 0.8").replace("control = true", "learning_rate = 0.000001")
+    (project / "bad.toml").write_text(text)
     told: list[Measured] = []
     with pytest.raises(gate.GateError, match="the gate does not hold, no bundle was written"):
         build(read_recipe(project / "bad.toml"), inputs(project, out=tmp_path / "bad.tflite"), on_measured=told.append)

@@ -7,7 +7,6 @@ teacher, so there are no statistics to learn, and nothing is refolded afterwards
 from __future__ import annotations
 
 import math
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from vedette.contract.types import Float32Array, UInt8Array
 
 from ..progress import Progress
 from ..tensorflow import load_tensorflow
+from ..train.kept import save_arrays
 from ..train.loop import computing_in_bfloat16
 
 LEAST_RATE: Final = 0.02  # of the learning rate, at the end of the cosine
@@ -155,18 +155,7 @@ def _rate(course: Course, step: int, passed: float) -> float:
 
 def _save(path: Path, variables: list[Any], steps: int, seconds: float) -> None:
     arrays = {f"{number}": np.asarray(variable) for number, variable in enumerate(variables)}
-    half = path.with_name(f"{path.name}.part")
-    try:
-        with half.open("wb") as file:
-            np.savez(file, done=np.array([steps, seconds]), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            "the training's state cannot be kept", where=path, found=error.strerror or str(error), fix="make room"
-        ) from None
+    save_arrays(path, {**arrays, "done": np.array([steps, seconds])}, "the training's state")
 
 
 def _restore(path: Path, variables: list[Any]) -> tuple[int, float]:

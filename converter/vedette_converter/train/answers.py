@@ -4,7 +4,6 @@ student learns from it. (That student and teacher see the very same look is what
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from vedette.contract.errors import FaultError, UserError
 from ..progress import Progress
 from ..tensorflow import load_tensorflow
 from .data import Batches, Samples
+from .kept import save_arrays
 from .loop import computing_in_bfloat16
 
 BATCH: Final = 250
@@ -73,15 +73,5 @@ def _kept(path: Path | None, count: int) -> list[NDArray[np.float32]]:
 
 
 def _keep(path: Path, answers: list[NDArray[np.float32]]) -> None:
-    half = path.with_name(f"{path.name}.part")
-    try:
-        with half.open("wb") as file:
-            np.savez(file, **{f"view_{n}": answer for n, answer in enumerate(answers)})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            "the teacher's answers cannot be kept", where=path, found=error.strerror or str(error), fix="make room"
-        ) from None
+    answered = {f"view_{n}": answer for n, answer in enumerate(answers)}
+    save_arrays(path, answered, "the teacher's answers")

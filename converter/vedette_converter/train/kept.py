@@ -1,10 +1,14 @@
-"""Keras networks in files of their own, there whole or not at all."""
+"""Networks and arrays in files of their own, there whole or not at all."""
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vedette.contract.errors import UserError
 
@@ -38,6 +42,25 @@ def read_network(path: Path, *, fix: str = "") -> Any:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             "the network cannot be read", where=path, expected="a .keras file", found=_first_line(error), fix=fix
+        ) from None
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any], what: str) -> None:
+    """Writes ``.npz``, on disk before it takes the old one's place. ``what``: for the error.
+
+    Raises `UserError` where it cannot be written.
+    """
+    half = path.with_name(f"{path.name}.part")
+    try:
+        with half.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise UserError(
+            f"{what} cannot be kept", where=path, found=error.strerror or str(error), fix="make room"
         ) from None
 
 

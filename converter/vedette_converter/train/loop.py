@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from vedette.contract.errors import FaultError, UserError
 from ..progress import Progress
 from ..tensorflow import load_tensorflow
 from .data import Batches
+from .kept import save_arrays
 from .sparsity import Masks, Sparsity
 
 LEAST_SHARE: Final = 0.01  # of the highest learning rate, at the end of the cosine
@@ -143,18 +143,7 @@ def _save(path: Path, model: Any, optimizer: Any, history: History) -> None:
     arrays = {f"weight_{n}": np.asarray(v) for n, v in enumerate(model.weights)}
     arrays.update({f"state_{n}": np.asarray(v) for n, v in enumerate(optimizer.variables)})
     arrays["losses"] = np.array(history.losses, np.float64)
-    half = path.with_name(f"{path.name}.part")
-    try:
-        with half.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            "the training's state cannot be kept", where=path, found=error.strerror or str(error), fix="make room"
-        ) from None
+    save_arrays(path, arrays, "the training's state")
 
 
 def _restore(path: Path, model: Any, optimizer: Any) -> History:
