@@ -10,9 +10,9 @@ from converter_project import BUNDLE, RECIPE, ROOT
 from vedette.contract import golden
 from vedette.contract.bundle import open_bundle
 from vedette.engine import TfliteEngine, load_runtime, run_self_test
-from vedette_converter.subject import Detector
 from vedette_converter.pictures import list_pictures, read_picture
 from vedette_converter.recipe import read_recipe
+from vedette_converter.subject import Detector
 
 PICTURES = ROOT / "models" / "golden"
 
