@@ -76,5 +76,5 @@ def enforce(rows: Sequence[GateRow]) -> None:
         raise GateError(
             "the gate does not hold, no bundle was written",
             expected=", ".join(f"{row.what} {row.target}" for row in failed),
-            found=", ".join(f"{row.value:.3f}" for row in failed),
+            found=", ".join(f"{row.value:.4g}" for row in failed),
         )
