@@ -18,6 +18,7 @@ class Search(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = (
         "float32", "float16", "dynamic", "int8", "int16x8", "mixed",
     )  # fmt: skip
+    """Which are tried; `[quantise]` says more of each."""
     ratios: Annotated[tuple[Share, ...], Meta(min_length=1)] | None = None
     """What ``[prune] ratio`` may be; 0 leaves the network whole. Where the recipe's ``[prune]`` names layers and no
     ratio, it is the share of those layers. Default: 0, 0.125, 0.25, ... 0.75 with ``[distil]``, which mends what was
