@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec
 from vedette.engine import TfliteEngine, load_runtime
@@ -194,7 +196,7 @@ class Steps:
             weights_digest(student),
             weights_digest(teacher.model),
             teacher.samples.spec,
-            options,
+            msgspec.structs.replace(options, control=False),  # says nothing of what is trained here
             sparsify,
             samples.sha256,
             samples.spec,
