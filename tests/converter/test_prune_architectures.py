@@ -7,7 +7,6 @@ nothing and takes minutes.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,19 +150,13 @@ def test_the_pruned_network_is_a_smaller_tflite_network_that_runs(tf: Any, tmp_p
     assert latency.ratio < 0.9  # a quarter of the work: at least a tenth faster on any machine, however busy
 
 
-def milliseconds(tf: Any, path: Path) -> Callable[[Any], float]:
-    """Measures with the agent's engine: the fastest of 30 runs, what else the machine does being no part of it."""
+def by_turns(tf: Any, model: Any, folder: Path) -> Callable[[Any], float]:
+    """Measures against the whole network, by turns: what else the machine does hits both alike."""
+    whole = engine_of(tf, model, folder / "whole.tflite")
 
-    def measure(model: Any) -> float:
-        engine = engine_of(tf, model, path)
-        inputs, results = engine.allocate()
-        np.copyto(inputs[0], sample_for(engine))
-        taken = []
-        for _ in range(30):
-            start = time.perf_counter_ns()
-            engine.invoke(inputs, results)
-            taken.append((time.perf_counter_ns() - start) / 1e6)
-        return min(taken)
+    def measure(candidate: Any) -> float:
+        other = engine_of(tf, candidate, folder / "candidate.tflite")
+        return time_both(whole, other, (sample_for(whole), sample_for(other)), 100).ratio
 
     return measure
 
@@ -171,9 +164,8 @@ def milliseconds(tf: Any, path: Path) -> Callable[[Any], float]:
 @pytest.mark.slow
 def test_pruning_to_a_measured_latency(tf: Any, tmp_path: Path) -> None:
     model = randomise(bottlenecks())
-    # far from the least that can be reached, for a busy machine wavers
-    found = plan_for_latency(model, L1Norm(), milliseconds(tf, tmp_path / "m.tflite"), ratio=0.8)
-    assert found.after_ms <= 0.8 * found.before_ms
+    found = plan_for_latency(model, L1Norm(), by_turns(tf, model, tmp_path), ratio=0.6)
+    assert found.after_ms <= 0.6 * found.before_ms
     assert 0 < found.plan.ratio < 0.75
     prove(model, found.plan)
 
