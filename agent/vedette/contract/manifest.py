@@ -22,6 +22,9 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 Index = Annotated[int, Meta(ge=0, le=1023)]
 
+Task: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
+"""What a network is for; its decoder says it."""
+
 EngineClass: TypeAlias = Literal["xnnpack", "builtin", "reference", "edgetpu"]
 """What runs the ops: XNNPACK's kernels, TFLite's own optimised ones, its reference ones, or an Edge TPU."""
 
@@ -62,6 +65,55 @@ class ImageInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     def channels(self) -> int:
         """3, or 1 for grey."""
         return 1 if self.color == "gray" else 3
+
+
+class Channel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One quantity that a sensor measures, or a network estimates."""
+
+    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,64}$(?!\n)")]
+    """As a source calls it: the key of a JSON object, the head of a CSV column."""
+    unit: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,32}$(?!\n)")] = ""
+    """Such as `m/s2`, `degC`; empty where it has none, or nobody knows."""
+
+
+class SeriesInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="series"):
+    """How readings become the input tensor: windows of ``length`` samples at ``rate_hz``, one every ``stride`` samples,
+    ``real = (value - mean) / std`` for each channel, then the tensor's own quantisation.
+    """
+
+    channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=256)]
+    """In the order of the tensor."""
+    length: Annotated[int, Meta(ge=1, le=65_536)]
+    """Samples in a window."""
+    stride: Annotated[int, Meta(ge=1, le=65_536)]
+    """Samples from the beginning of one window to that of the next."""
+    rate_hz: Annotated[float, Meta(gt=0.0, le=1_000_000.0)] | None = None
+    """Samples a second; readings that come at another rate are resampled. None: readings as they come, whenever."""
+    max_gap: Annotated[float, Meta(ge=1.0, le=1000.0)] = 5.0
+    """Of ``1 / rate_hz``: readings further apart are a gap. No window spans a gap; nothing is made up in it."""
+    interpolation: Literal["linear", "previous"] = "linear"
+    """Between two readings, where they are resampled."""
+    layout: Literal["time-channel", "channel-time"] = "time-channel"
+    """The order in the tensor: (1, length, channels) or (1, channels, length); further axes of size 1, or all in one
+    axis, are the same."""
+    mean: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (0.0,)
+    """Taken off each value, in the sensor's units: one for all, or one a channel."""
+    std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (1.0,)
+    """What each value is divided by then: one for all, or one a channel."""
+
+    def __post_init__(self) -> None:
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) != len(names):
+            raise ValueError(f"channels: expected names that differ, found {names}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, len(names)):
+                raise ValueError(f"{name}: expected 1 or {len(names)} values, found {len(values)}")
+            if not all(abs(v) < 1e30 for v in values):
+                raise ValueError(f"{name}: expected finite numbers, found {list(values)}")
+        if not all(v > 0 for v in self.std):
+            raise ValueError(f"std: expected numbers above 0, found {list(self.std)}")
+        if self.length * len(names) > MAX_CELLS:
+            raise ValueError(f"length: expected at most {MAX_CELLS} values in a window, found {self.length * len(names)}")
 
 
 class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,8 +207,43 @@ class ClassifyOutput(
     """Classes below it are left out."""
 
 
-OutputSpec: TypeAlias = SsdOutput | PostprocessOutput | ClassifyOutput
-InputSpec: TypeAlias = ImageInput
+class AnomalyOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="anomaly"):
+    """An autoencoder's reconstruction of its own input; the score is how far it is off, in normalised units.
+
+    Over window and channels: ``mean((input - reconstruction) ** 2)`` or ``mean(abs(input - reconstruction))``, both
+    tensors as reals. ``labels.txt`` names the channels.
+    """
+
+    reconstruction: Index = 0
+    """Which output tensor holds it; as many values as the input, in the same order."""
+    error: Literal["mse", "mae"] = "mse"
+    """Squared, or absolute."""
+    threshold: Annotated[float, Meta(gt=0.0, le=1e12)]
+    """A score above it is an anomaly; found at conversion, on data that is known to be normal."""
+
+
+class RegressOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="regress"):
+    """Numbers: ``value = real * scale + offset``. ``labels.txt`` names them."""
+
+    values: Index = 0
+    """Which output tensor holds them, (1, n)."""
+    quantities: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=256)]
+    """What each of them is."""
+    scale: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (1.0,)
+    """One for all, or one a value."""
+    offset: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (0.0,)
+    """One for all, or one a value, in its unit."""
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("scale", self.scale), ("offset", self.offset)):
+            if len(numbers) not in (1, len(self.quantities)):
+                raise ValueError(f"{name}: expected 1 or {len(self.quantities)} values, found {len(numbers)}")
+            if not all(abs(v) < 1e30 for v in numbers):
+                raise ValueError(f"{name}: expected finite numbers, found {list(numbers)}")
+
+
+OutputSpec: TypeAlias = SsdOutput | PostprocessOutput | ClassifyOutput | AnomalyOutput | RegressOutput
+InputSpec: TypeAlias = ImageInput | SeriesInput
 
 
 class Dataset(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -219,7 +306,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     format: Literal[1] = FORMAT
     name: Name
     version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$(?!\n)")]
-    task: Literal["detect", "classify"]
+    task: Task
     input: InputSpec
     output: OutputSpec
     evaluation: list[Evaluation]
@@ -240,9 +327,10 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     extensions: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        detects = isinstance(self.output, SsdOutput | PostprocessOutput)
-        if detects != (self.task == "detect"):
+        if task_of(self.output) != self.task:
             raise ValueError(f"task: {self.task!r} does not go with the decoder {decoder_name(self.output)!r}")
+        if isinstance(self.input, SeriesInput) == (self.task == "detect"):
+            raise ValueError(f"task: {self.task!r} does not go with an input of kind {kind_name(self.input)!r}")
 
 
 def decoder_name(output: OutputSpec) -> str:
@@ -258,3 +346,17 @@ def encode(manifest: Manifest) -> bytes:
 def decode(raw: bytes) -> Manifest:
     """Parses strictly. Raises ``msgspec.ValidationError`` or ``msgspec.DecodeError``, whose text names the field."""
     return msgspec.json.decode(raw, type=Manifest)
+
+
+def kind_name(spec: InputSpec) -> str:
+    """What a manifest calls this kind of input."""
+    return str(spec.__struct_config__.tag)
+
+
+def task_of(output: OutputSpec) -> Task:
+    """What a network with this head is for."""
+    if isinstance(output, SsdOutput | PostprocessOutput):
+        return "detect"
+    if isinstance(output, ClassifyOutput):
+        return "classify"
+    return "anomaly" if isinstance(output, AnomalyOutput) else "regress"

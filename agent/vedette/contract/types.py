@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 UInt8Array: TypeAlias = NDArray[np.uint8]
 Float32Array: TypeAlias = NDArray[np.float32]
 Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
 Tensor: TypeAlias = NDArray[Any]
 
 
@@ -37,6 +38,47 @@ class Frame:
     def height(self) -> int:
         """Pixels."""
         return int(self.pixels.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Readings of one sensor that arrived together, in the order they arrived.
+
+    ``values``: (n, channels) float32, in the sensor's units, finite. ``times_ns``: (n,) int64, nanoseconds: by the
+    sensor's own clock where ``timed`` (any zero, it may jump or run backwards), else CLOCK_BOOTTIME of arrival.
+    ``arrived_ns``: CLOCK_BOOTTIME when the last of them was complete in memory.
+    """
+
+    values: Float32Array
+    times_ns: Int64Array
+    arrived_ns: int
+    timed: bool
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.times_ns.shape != self.values.shape[:1]:
+            raise ValueError(
+                f"values must have shape (n, channels) and times_ns (n,), but got shapes {self.values.shape} and "
+                f"{self.times_ns.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of readings of the length that a network takes.
+
+    ``values``: (length, channels) float32, in the sensor's units, at the network's rate. ``seq``: counts the windows of
+    its source, from 1, dropped ones included. ``captured_ns``: CLOCK_BOOTTIME when its last reading was complete in
+    memory. ``first_ns``, ``last_ns``: the times of its first and last sample by the sensor's clock (`Readings`).
+    """
+
+    seq: int
+    captured_ns: int
+    first_ns: int
+    last_ns: int
+    values: Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +169,33 @@ class Classes:
         return Classes(self.scores[index], self.class_ids[index])
 
 
-Result: TypeAlias = Detections | Classes
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """How far a window is from what the network has learned to reproduce.
+
+    ``score``: the reconstruction's error over the whole window, in normalised units (see
+    `vedette.contract.manifest.AnomalyOutput`). ``threshold``: above it the window counts as anomalous.
+    ``errors``: (channels,) float32, the same error of each channel alone, in the order of ``labels.txt``.
+    """
+
+    score: float
+    threshold: float
+    errors: Float32Array
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a regression network estimates. ``values``: (n,) float32, in the units and order of its manifest."""
+
+    values: Float32Array
+
+
+Scored: TypeAlias = Detections | Classes
+"""Results with a score and a class each."""
+
+Result: TypeAlias = Scored | Anomaly | Values
