@@ -17,7 +17,7 @@ from vedette import clock
 from vedette.delivery import Stream
 from vedette.demo.broker import LOOPBACK, loopback_broker
 from vedette.mqtt import Link, LinkOptions, Topics
-from vedette.mqtt.payloads import (
+from vedette.mqtt.results import (
     DetectedObject,
     DetectionsBody,
     DetectionsMessage,

@@ -21,7 +21,8 @@ from vedette.contract.types import Classes, Detections, Frame, Tensor, TensorSpe
 from vedette.delivery import Stream
 from vedette.engine.base import EngineDescription
 from vedette.model import Model, ModelSpec
-from vedette.mqtt.payloads import MAX_OBJECTS, MAX_PAYLOAD, DetectionsMessage, render
+from vedette.mqtt.envelope import MAX_PAYLOAD, render
+from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage
 from vedette.mqtt.topics import Topics
 from vedette.outbox import MemoryOutbox
 from vedette.pipeline import Pipeline, make_filter

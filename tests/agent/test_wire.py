@@ -20,7 +20,8 @@ from real import BUNDLE, CLIP, ROOT, Agent, Message, Subscriber, agent_config, w
 from vedette import clock
 from vedette.delivery import Entry, Key, Stream
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.mqtt.payloads import MESSAGES, Envelope, render
+from vedette.mqtt.envelope import Envelope, render
+from vedette.mqtt.payloads import MESSAGES
 from vedette.mqtt.schemas import main as write_schemas
 from vedette.mqtt.schemas import schemas
 from vedette.mqtt.topics import Topics

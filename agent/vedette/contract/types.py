@@ -170,6 +170,65 @@ class Classes:
 
 
 @dataclass(frozen=True, slots=True)
+class Poses:
+    """Bodies, hands or faces that a network found in one picture by their key points, best score first.
+
+    ``scores``: (n,) float32 in 0..1. ``keypoints``: (n, k, 3) float32, ``x, y, score`` of each point, in the order of
+    ``labels.txt``; x and y as fractions of the picture, a little outside 0..1 where the network puts a point there.
+    ``boxes``: (n, 4) float32 as in `Detections`, or None where the network has none.
+    """
+
+    scores: Float32Array
+    keypoints: Float32Array
+    boxes: Float32Array | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.keypoints.ndim != 3 or self.keypoints.shape[0] != n or self.keypoints.shape[2] != 3:
+            raise ValueError(f"keypoints must have shape ({n}, k, 3), but got shape {self.keypoints.shape}")
+        if self.boxes is not None and self.boxes.shape != (n, 4):
+            raise ValueError(f"boxes must have shape ({n}, 4), but got shape {self.boxes.shape}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Poses:
+        """Those chosen by a mask or by positions, in that order."""
+        boxes = None if self.boxes is None else self.boxes[index]
+        return Poses(self.scores[index], self.keypoints[index], boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Which classes cover how much of one picture, largest share first.
+
+    ``class_ids``: (n,) int32, the line of ``labels.txt``, from 0. ``shares``: (n,) float32, of the picture's area, above
+    0. ``boxes``: (n, 4) float32 as in `Detections`, around all the class's pixels. ``centroids``: (n, 2) float32,
+    ``x, y``, their mean, as fractions of the picture.
+    """
+
+    class_ids: Int32Array
+    shares: Float32Array
+    boxes: Float32Array
+    centroids: Float32Array
+
+    def __post_init__(self) -> None:
+        n = len(self.class_ids)
+        if self.shares.shape != (n,) or self.boxes.shape != (n, 4) or self.centroids.shape != (n, 2):
+            raise ValueError(
+                f"shares must have shape ({n},), boxes ({n}, 4) and centroids ({n}, 2), but got shapes "
+                f"{self.shares.shape}, {self.boxes.shape} and {self.centroids.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.intp]) -> Segments:
+        """Those chosen by a mask or by positions, in that order."""
+        return Segments(self.class_ids[index], self.shares[index], self.boxes[index], self.centroids[index])
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """How far a window is from what the network has learned to reproduce.
 
@@ -198,4 +257,4 @@ class Values:
 Scored: TypeAlias = Detections | Classes
 """Results with a score and a class each."""
 
-Result: TypeAlias = Scored | Anomaly | Values
+Result: TypeAlias = Scored | Poses | Segments | Anomaly | Values

@@ -13,7 +13,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from vedette.contract.errors import BrokerUnreachableError
-from vedette.mqtt.payloads import DetectionsMessage, LedgerMessage, ModelMessage, StatsMessage, StatusMessage
+from vedette.mqtt.payloads import LedgerMessage, ModelMessage, StatsMessage, StatusMessage
+from vedette.mqtt.results import DetectionsMessage
 from vedette.mqtt.topics import Topics
 from vedette.stats import EMPTY, Latency
 

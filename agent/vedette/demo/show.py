@@ -18,7 +18,7 @@ from rich.live import Live
 from vedette.contract.errors import FaultError
 from vedette.contract.types import Detections, UInt8Array
 from vedette.model import read_model, share_folder
-from vedette.mqtt.payloads import DetectionsMessage
+from vedette.mqtt.results import DetectionsMessage
 from vedette.mqtt.topics import Topics
 from vedette.pictures import draw, write_picture
 from vedette.sources import SourceOptions, make_source, masked_url

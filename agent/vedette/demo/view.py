@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vedette.mqtt.payloads import DetectionsMessage
+from vedette.mqtt.results import DetectionsMessage
 from vedette.stats import STAGES, Latency
 
 from .listener import Heard

@@ -24,7 +24,7 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Entry, Key, Outbox
 
 from .connection import CONNECT_TIMEOUT_S, POLL_S, Connection, LinkOptions
-from .payloads import render
+from .envelope import render
 from .topics import Topics
 
 log = logging.getLogger(__name__)

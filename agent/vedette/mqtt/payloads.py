@@ -1,7 +1,7 @@
 """Payloads, as structs: their JSON schemas in docs/schemas are generated from these very classes.
 
-Messages of the outbox (`Detections`, `Classifications`) come in two parts: a body that the pipeline writes once, and an
-envelope (`render`) that is written each time it is sent, for only then is the wall clock looked at.
+Messages of the outbox come in two parts: a body that is written once (`vedette.mqtt.results`), and an envelope
+(`vedette.mqtt.envelope`) that is written each time it is sent, for only then is the wall clock looked at.
 """
 
 from __future__ import annotations
@@ -12,143 +12,24 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from vedette import clock
 from vedette.clock import ClockState
-from vedette.delivery import Entry, LedgerRow
+from vedette.delivery import LedgerRow
 from vedette.stats import Latency
 
-from .topics import Topics
-
-VERSION: Final = 1
-MAX_PAYLOAD: Final = 128 * 1024  # bytes; AWS IoT Core's limit, and plenty
-MAX_BODY: Final = MAX_PAYLOAD - 1024  # bytes; the rest is the envelope's, at its longest names
-MAX_OBJECTS: Final = 600  # of usually 100 bytes each; long labels make it fewer
+from .envelope import MAX_BODY as MAX_BODY
+from .envelope import VERSION as VERSION
+from .results import MAX_OBJECTS as MAX_OBJECTS
+from .results import RESULT_MESSAGES
+from .results import ClassesBody as ClassesBody
+from .results import DetectedObject as DetectedObject
+from .results import DetectionsBody as DetectionsBody
+from .results import EngineRef as EngineRef
+from .results import FrameInfo as FrameInfo
+from .results import FrameLatency as FrameLatency
+from .results import ModelRef as ModelRef
+from .results import SeenClass as SeenClass
 
 State = Literal["init", "ready", "alert", "stopped", "lost"]
-
-
-class FrameInfo(Struct, frozen=True):
-    """Which picture. ``seq`` counts what the source gave; width and height in pixels."""
-
-    seq: int
-    width: int
-    height: int
-
-
-class DetectedObject(Struct, frozen=True, omit_defaults=True):
-    """``box``: x_min, y_min, x_max, y_max as fractions of the frame."""
-
-    label: str
-    class_id: int
-    score: float
-    box: tuple[float, float, float, float]
-    track: int | None = None
-
-
-class SeenClass(Struct, frozen=True):
-    """One class of a classifier."""
-
-    label: str
-    class_id: int
-    score: float
-
-
-class ModelRef(Struct, frozen=True):
-    """Which model spoke."""
-
-    name: str
-    version: str
-    sha256: str
-
-
-class EngineRef(Struct, frozen=True):
-    """Which engine ran it."""
-
-    runtime: str
-    delegate: str
-
-
-class FrameLatency(Struct, frozen=True):
-    """Of this very frame, milliseconds a stage."""
-
-    capture: float
-    queue: float
-    preprocess: float
-    infer: float
-    decode: float
-    total: float
-
-
-class DetectionsBody(Struct, frozen=True, omit_defaults=True):
-    """The part of a detections message that never changes. ``cut``: objects left out because the message was full."""
-
-    frame: FrameInfo
-    objects: list[DetectedObject]
-    model: ModelRef
-    engine: EngineRef
-    latency_ms: FrameLatency
-    cut: int = 0
-
-
-class ClassesBody(Struct, frozen=True):
-    """The same for a classifier: ``classes`` in the place of ``objects``."""
-
-    frame: FrameInfo
-    classes: list[SeenClass]
-    model: ModelRef
-    engine: EngineRef
-    latency_ms: FrameLatency
-
-
-class Envelope(Struct, frozen=True):
-    """The part that is written when a message is sent. ``ts``: capture by the wall clock, as it is set now.
-
-    ``mono_us``: CLOCK_BOOTTIME in microseconds of the boot ``boot`` (nanoseconds pass 2**53 after 104 days).
-    """
-
-    v: int
-    id: str
-    epoch: int
-    seq: int
-    ts: str
-    mono_us: int
-    boot: str
-    clock: ClockState
-    replay: bool
-    device: str
-    pipeline: str
-
-
-class DetectionsMessage(DetectionsBody, frozen=True, omit_defaults=True, kw_only=True):
-    """A whole message on ``.../detections`` of a detector, as a consumer reads it."""
-
-    v: int
-    id: str
-    epoch: int
-    seq: int
-    ts: str
-    mono_us: int
-    boot: str
-    clock: ClockState
-    replay: bool
-    device: str
-    pipeline: str
-
-
-class ClassesMessage(ClassesBody, frozen=True, kw_only=True):
-    """A whole message on ``.../detections`` of a classifier, as a consumer reads it."""
-
-    v: int
-    id: str
-    epoch: int
-    seq: int
-    ts: str
-    mono_us: int
-    boot: str
-    clock: ClockState
-    replay: bool
-    device: str
-    pipeline: str
 
 
 class StatusMessage(Struct, frozen=True):
@@ -274,8 +155,7 @@ class HealthMessage(Struct, frozen=True):
 
 MESSAGES: Final[dict[str, type[Struct]]] = {
     "status": StatusMessage,
-    "detections": DetectionsMessage,
-    "classes": ClassesMessage,
+    **RESULT_MESSAGES,
     "stats": StatsMessage,
     "ledger": LedgerMessage,
     "health": HealthMessage,
@@ -289,26 +169,6 @@ _encoder = msgspec.json.Encoder()
 def encode(message: Struct) -> bytes:
     """JSON, UTF-8."""
     return _encoder.encode(message)
-
-
-def render(entry: Entry, topics: Topics, *, replay: bool) -> bytes:
-    """The message as it goes out now: envelope and body as one JSON object."""
-    this_boot = entry.boot == clock.boot_id()
-    captured = clock.wall_time(entry.captured_ns) if this_boot else ""
-    envelope = Envelope(
-        v=VERSION,
-        id=topics.message_id(entry.key),
-        epoch=entry.key.epoch,
-        seq=entry.key.seq,
-        ts=captured,
-        mono_us=entry.captured_ns // 1000,
-        boot=entry.boot,
-        clock=entry.clock,
-        replay=replay,
-        device=topics.device,
-        pipeline=entry.key.stream.pipeline,
-    )
-    return _encoder.encode(envelope)[:-1] + b"," + entry.body[1:]
 
 
 def ledger_message(rows: Sequence[LedgerRow], device: str, epoch: int, ts: str) -> LedgerMessage:
