@@ -8,6 +8,7 @@
     │   ├── ModelError            a model file that cannot be used
     │   │   └── BundleError       a bundle that is malformed, truncated, oversized or tampered with
     │   ├── PictureError          a picture that cannot be used
+    │   ├── ReadingsError         readings that cannot be used
     │   ├── SourceError           a source that cannot be opened at all (no such file, unknown scheme)
     │   ├── StateError            the state folder cannot be used
     │   ├── BrokerRefusedError    the broker answered, and said no (credentials, client id, protocol)
@@ -80,6 +81,10 @@ class BundleError(ModelError):
 
 class PictureError(UserError):
     """A picture cannot be used: corrupt, too small, too large, or of a kind that is not read."""
+
+
+class ReadingsError(UserError):
+    """Readings cannot be used: a malformed recording, channels that are not there, numbers that are not finite."""
 
 
 class SourceError(UserError):

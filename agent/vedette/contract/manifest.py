@@ -329,7 +329,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if task_of(self.output) != self.task:
             raise ValueError(f"task: {self.task!r} does not go with the decoder {decoder_name(self.output)!r}")
-        if isinstance(self.input, SeriesInput) == (self.task == "detect"):
+        if isinstance(self.input, SeriesInput) and self.task == "detect":
             raise ValueError(f"task: {self.task!r} does not go with an input of kind {kind_name(self.input)!r}")
 
 
