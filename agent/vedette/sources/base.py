@@ -3,15 +3,10 @@
 A source is read by a thread of its own, the grabber, into a slot that holds the newest frame. A live source goes on
 whether or not anybody takes its frames: the older one is replaced and counted as stale. A source read flat out waits
 until its frame was taken, so that nothing is lost and the pipeline sets the pace.
-
-How a source can end has four names (`Outcome`), never one mixed up with another.
 """
 
 from __future__ import annotations
 
-import enum
-import logging
-import random
 import sys
 import threading
 import time
@@ -21,23 +16,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vedette import clock
-from vedette.contract.errors import RetryableError, SourceError, SourceLostError, SourceStalledError
+from vedette.contract.errors import SourceLostError
 from vedette.contract.types import Frame, UInt8Array
 
-log = logging.getLogger(__name__)
+from .supervise import Outcome, SourceThread
 
-BACKOFF_MIN_S: Final = 0.5
-BACKOFF_MAX_S: Final = 15.0
 _FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
-
-
-class Outcome(enum.Enum):
-    """How reading came to an end, or why it cannot begin."""
-
-    END = "end"  # a file or folder was read to its end and does not loop
-    LOST = "lost"  # the camera or its server broke off
-    STALLED = "stalled"  # open, but no frame within stall_timeout_s
-    FROZEN = "frozen"  # frames come, and all show the very same picture for frozen_timeout_s
 
 
 class Source(Protocol):
@@ -153,7 +137,7 @@ class _Buffers:
         self._arrays = [*same_size[-(self._most - 1) :], array]
 
 
-class Grabber:
+class Grabber(SourceThread):
     """The thread that reads one source into its slot, and opens it again with back-off when it is lost.
 
     ``stall_timeout_s``: no frame for so long is `Outcome.STALLED`. ``frozen_timeout_s``: one and the same picture for so
@@ -170,20 +154,12 @@ class Grabber:
         frozen_timeout_s: float,
         on_change: Callable[[Outcome | None, str], None],
     ) -> None:
+        super().__init__(
+            source, name=f"grab-{name}", thing="frame", stall_timeout_s=stall_timeout_s, on_change=on_change
+        )
         self.slot = Slot()
         self._source = source
-        self._name = name
-        self._stall_timeout_s = stall_timeout_s
         self._frozen_timeout_s = frozen_timeout_s
-        self._on_change = on_change
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"grab-{name}", daemon=True)
-        self._lock = threading.Lock()
-        self._frames = 0
-        self._reopened = 0
-        self._outcome: Outcome | None = None
-        self._why = "opening"
-        self._last_frame_ns = clock.now_ns()
         self._frozen_fingerprint = -1
 
     @property
@@ -191,65 +167,13 @@ class Grabber:
         """Whether the newest frame wins."""
         return self._source.live
 
-    def start(self) -> None:
-        """Begins to read. A `SourceError` while opening for the first time is raised here, for it is the user's.
-
-        A camera is opened by the thread: it may be away, or take long to answer, and the agent runs all the same.
-        """
-        if not self._source.endless:
-            self._source.open()
-        self._last_frame_ns = clock.now_ns()
-        self._thread.start()
-
     def status(self) -> SourceStatus:
-        """May be called by any thread. A stall is noticed here, for a stalled reader cannot say so itself."""
-        with self._lock:
-            outcome, why = self._outcome, self._why
-            silent_s = (clock.now_ns() - self._last_frame_ns) / 1e9
-            if outcome is None and self._source.endless and silent_s > self._stall_timeout_s:
-                outcome, why = Outcome.STALLED, f"no frame for {silent_s:.1f} s"
-            return SourceStatus(self._frames, self.slot.stale, self._reopened, outcome, why)
+        """May be called by any thread."""
+        frames, reopened, outcome, why = self._standing()
+        return SourceStatus(frames, self.slot.stale, reopened, outcome, why)
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Ends the thread; one that hangs in native code is left behind, a daemon."""
-        self._stop.set()
+    def _no_more(self) -> None:
         self.slot.close()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        backoff_s = BACKOFF_MIN_S
-        is_open = was_open = not self._source.endless  # start() has opened it
-        while not self._stop.is_set():
-            try:
-                if not is_open:
-                    self._source.open()
-                    is_open = True
-                    with self._lock:
-                        self._reopened += was_open
-                        self._last_frame_ns = clock.now_ns()
-                    was_open = True
-                before = self._frames
-                outcome, why = self._read_to_end()
-                if self._frames > before:
-                    backoff_s = BACKOFF_MIN_S
-            except RetryableError as error:
-                stalled = isinstance(error, SourceStalledError)
-                outcome, why = (Outcome.STALLED if stalled else Outcome.LOST), error.line()
-            except SourceError as error:
-                # it could be opened once: a device that is unplugged, a file that is being replaced
-                outcome, why = Outcome.LOST, error.line()
-            self._source.close()
-            is_open = False
-            if self._stop.is_set():
-                return
-            self._set(outcome, why)
-            if outcome is Outcome.END:
-                self.slot.close()
-                return
-            # half to whole of the step: many devices must not come back to one camera server at once
-            self._stop.wait(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     def _read_to_end(self) -> tuple[Outcome, str]:
         buffers = _Buffers()
@@ -262,10 +186,7 @@ class Grabber:
                 if self._source.endless:
                     raise SourceLostError("the stream ended")
                 return Outcome.END, "read to its end"
-            with self._lock:
-                self._frames += 1
-                self._last_frame_ns = now
-                seq = self._frames
+            seq = self._arrived(1, now)
             if self._frozen_timeout_s:
                 sample = reading.pixels[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
                 previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
@@ -284,13 +205,6 @@ class Grabber:
             self.slot.put(frame, wait=not self._source.live)
             del frame
         return Outcome.END, "stopped"
-
-    def _set(self, outcome: Outcome | None, why: str) -> None:
-        with self._lock:
-            changed = outcome != self._outcome
-            self._outcome, self._why = outcome, why
-        if changed:
-            self._on_change(outcome, why)
 
 
 class Pace:
