@@ -7,52 +7,89 @@ fractions of the input tensor; `vedette.contract.image.Placement` takes them to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..errors import ModelError
-from ..manifest import ClassifyOutput, OutputSpec, PostprocessOutput, SsdOutput
+from ..manifest import (
+    AnomalyOutput,
+    InputSpec,
+    OutputSpec,
+    PostprocessOutput,
+    RegressOutput,
+    SeriesInput,
+    SsdOutput,
+    task_of,
+)
 from ..types import Result, Tensor, TensorSpec
+from .anomaly import AnomalyDecoder
 from .classify import ClassifyDecoder
 from .postprocess import PostprocessDecoder
+from .regress import RegressDecoder
 from .ssd import SsdDecoder
 
 
 class Decoder(Protocol):
-    """Reads raw output tensors. Stateless between calls, so threads may share one."""
+    """Reads raw tensors. Stateless between calls, so threads may share one."""
 
     @property
     def classes(self) -> int | None:
-        """How many classes the network tells apart; None where its tensors do not say."""
+        """How many labels the network needs; None where its tensors do not say."""
         ...
 
-    def __call__(self, outputs: Sequence[Tensor]) -> Result:
-        """``outputs``: every output tensor of the network, raw, in the network's order."""
+    def __call__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Result:
+        """``outputs``: every output tensor of the network, raw, in the network's order. ``inputs``: what it was run on,
+        for decoders that compare the two; the others do not look at it.
+        """
         ...
 
 
 def make_decoder(
-    spec: OutputSpec, tensors: Sequence[TensorSpec], labels: int, *, score_threshold: float | None = None
+    spec: OutputSpec,
+    tensors: Sequence[TensorSpec],
+    labels: int,
+    *,
+    inputs: Sequence[TensorSpec] = (),
+    input_spec: InputSpec | None = None,
+    score_threshold: float | None = None,
 ) -> Decoder:
     """The decoder that a manifest names, for a network with these outputs and this many labels.
 
-    ``score_threshold`` takes the place of the manifest's. Raises `ModelError` when the tensors do not fit.
+    ``inputs``, ``input_spec``: the network's input tensors and the manifest's input; only the decoder ``anomaly`` needs
+    them, and raises `ValueError` without. ``score_threshold`` takes the place of the manifest's, the anomaly's own
+    included. Raises `ModelError` when the tensors do not fit.
     """
-    threshold = spec.score_threshold if score_threshold is None else score_threshold
     decoder: Decoder
-    if isinstance(spec, SsdOutput):
-        decoder = SsdDecoder(spec, tensors, threshold)
-    elif isinstance(spec, PostprocessOutput):
-        decoder = PostprocessDecoder(spec, tensors, threshold, labels)
-    elif isinstance(spec, ClassifyOutput):
-        decoder = ClassifyDecoder(spec, tensors, threshold)
+    if isinstance(spec, RegressOutput):
+        decoder = RegressDecoder(spec, tensors)
+    elif isinstance(spec, AnomalyOutput):
+        if input_spec is None:
+            raise ValueError("input_spec must be given for the decoder anomaly")
+        decoder = AnomalyDecoder(
+            spec,
+            tensors,
+            inputs,
+            channels=len(input_spec.channels) if isinstance(input_spec, SeriesInput) else input_spec.channels,
+            channels_last=not isinstance(input_spec, SeriesInput) or input_spec.layout == "time-channel",
+            threshold=spec.threshold if score_threshold is None else score_threshold,
+        )
+    else:
+        threshold = spec.score_threshold if score_threshold is None else score_threshold
+        if isinstance(spec, SsdOutput):
+            decoder = SsdDecoder(spec, tensors, threshold)
+        elif isinstance(spec, PostprocessOutput):
+            decoder = PostprocessDecoder(spec, tensors, threshold, labels)
+        else:
+            decoder = ClassifyDecoder(spec, tensors, threshold)
     if decoder.classes is not None and labels != decoder.classes:
         raise ModelError(
             "labels do not fit the network",
-            expected=f"{decoder.classes} labels, one a class",
+            expected=f"{decoder.classes} labels, one {_LABELLED[task_of(spec)]}",
             found=f"{labels}",
             fix="give the labels file that belongs to this model",
         )
     return decoder
 
+
+_LABELLED: Final = {"detect": "a class", "classify": "a class", "anomaly": "a channel", "regress": "a value"}
 
 __all__ = ["Decoder", "make_decoder"]

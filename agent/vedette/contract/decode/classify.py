@@ -27,7 +27,7 @@ class ClassifyDecoder:
         """How many classes the network tells apart."""
         return self._tensor.shape[1]
 
-    def __call__(self, outputs: Sequence[Tensor]) -> Classes:
+    def __call__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Classes:
         """The best classes, best first; equal scores in the order of their ids."""
         scores = self._tensor.to_real(outputs[self._index].reshape(-1))
         if self._activation == "softmax":

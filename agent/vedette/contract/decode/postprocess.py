@@ -37,7 +37,7 @@ class PostprocessDecoder:
         """The op's tensors do not say how many classes there are."""
         return None
 
-    def __call__(self, outputs: Sequence[Tensor]) -> Detections:
+    def __call__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Detections:
         """Boxes as fractions of the input tensor. Detections of a class that has no label are left out."""
         spec = self._spec
         # the op fills its slots from the front; NaN and negative counts are a broken network's, and mean none

@@ -78,7 +78,7 @@ class SsdDecoder:
         """How many classes the network tells apart, the background not counted."""
         return self._columns - self._background
 
-    def __call__(self, outputs: Sequence[Tensor]) -> Detections:
+    def __call__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Detections:
         """Boxes as fractions of the input tensor."""
         raw = outputs[self._scores_index].reshape(-1)
         if self._raw_threshold is not None:
