@@ -45,6 +45,22 @@ class Placement:
         scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
         return np.asarray(np.clip((boxes - offset) * scale, 0.0, 1.0), np.float32)
 
+    def points_to_frame(self, points: Float32Array) -> Float32Array:
+        """Points (..., 2), x and y, in fractions of the input tensor -> fractions of the frame, not cut off."""
+        offset = np.array([self.offset_x, self.offset_y], np.float32)
+        scale = np.array([self.scale_x, self.scale_y], np.float32)
+        return np.asarray((points - offset) * scale, np.float32)
+
+    @property
+    def seen(self) -> tuple[float, float, float, float]:
+        """The part of the input tensor in which the frame is, bars left out: x_min, y_min, x_max, y_max as fractions."""
+        return (
+            max(0.0, self.offset_x),
+            max(0.0, self.offset_y),
+            min(1.0, self.offset_x + 1 / self.scale_x),
+            min(1.0, self.offset_y + 1 / self.scale_y),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:

@@ -22,7 +22,7 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 Index = Annotated[int, Meta(ge=0, le=1023)]
 
-Task: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
+Task: TypeAlias = Literal["detect", "classify", "pose", "segment", "anomaly", "regress"]
 """What a network is for; its decoder says it."""
 
 EngineClass: TypeAlias = Literal["xnnpack", "builtin", "reference", "edgetpu"]
@@ -87,7 +87,7 @@ class SeriesInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     """Samples in a window."""
     stride: Annotated[int, Meta(ge=1, le=65_536)]
     """Samples from the beginning of one window to that of the next."""
-    rate_hz: Annotated[float, Meta(gt=0.0, le=1_000_000.0)] | None = None
+    rate_hz: Annotated[float, Meta(ge=0.000_001, le=1_000_000.0)] | None = None
     """Samples a second; readings that come at another rate are resampled. None: readings as they come, whenever."""
     max_gap: Annotated[float, Meta(ge=1.0, le=1000.0)] = 5.0
     """Of ``1 / rate_hz``: readings further apart are a gap. No window spans a gap; nothing is made up in it."""
@@ -113,7 +113,8 @@ class SeriesInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
         if not all(v > 0 for v in self.std):
             raise ValueError(f"std: expected numbers above 0, found {list(self.std)}")
         if self.length * len(names) > MAX_CELLS:
-            raise ValueError(f"length: expected at most {MAX_CELLS} values in a window, found {self.length * len(names)}")
+            found = self.length * len(names)
+            raise ValueError(f"length: expected at most {MAX_CELLS} values in a window, found {found}")
 
 
 class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -207,6 +208,112 @@ class ClassifyOutput(
     """Classes below it are left out."""
 
 
+class YoloOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="yolo"):
+    """One tensor of candidates: the box's centre x, y, its width and height, then objectness or not, then a score a class.
+
+    YOLOv5's and YOLOX's rows have objectness; YOLOv8's columns have none. A candidate's score is that of its best class,
+    times its objectness.
+    """
+
+    predictions: Index = 0
+    """Which output tensor holds them."""
+    layout: Literal["rows", "columns"] = "rows"
+    """(1, candidates, numbers), or (1, numbers, candidates)."""
+    objectness: bool = True
+    """Whether the fifth number says how sure it is that there is anything."""
+    units: Literal["fractions", "pixels"] = "fractions"
+    """Of the input tensor; boxes that are still on the grid are neither."""
+    strides: Annotated[tuple[Positive, ...], Meta(max_length=8)] = ()
+    """Input pixels a cell of each feature map, in the order of the candidates, where the network leaves the boxes on the
+    grid (YOLOX): ``x = (x + column) * stride``, ``width = exp(width) * stride``. Empty where it does not."""
+    activation: Literal["none", "sigmoid"] = "none"
+    """What makes scores of the class numbers and of the objectness."""
+    score_threshold: Fraction = 0.25
+    """Detections below it are left out."""
+    nms_iou: Fraction = 0.45
+    """Of two boxes of a class that overlap more, the one with the lower score goes."""
+    max_detections: Positive = 100
+    """The best so many are kept."""
+
+
+class PoseOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="pose"):
+    """Key points as numbers, of one body or of several: MoveNet, BlazePose and the like. ``labels.txt`` names the points."""
+
+    keypoints: Index = 0
+    """Which output tensor holds them: all the numbers of one body, or (1, bodies, numbers)."""
+    point: Annotated[tuple[Literal["x", "y", "z", "score", "-"], ...], Meta(min_length=2, max_length=16)] = (
+        "y",
+        "x",
+        "score",
+    )
+    """What the numbers of one point are; ``-`` and ``z`` are passed over."""
+    tail: Annotated[tuple[Literal["x_min", "y_min", "x_max", "y_max", "score", "-"], ...], Meta(max_length=64)] = ()
+    """What the numbers behind a body's points are."""
+    units: Literal["fractions", "pixels"] = "fractions"
+    """Of the input tensor."""
+    point_activation: Literal["none", "sigmoid"] = "none"
+    """What makes a score of a point's number."""
+    score: Annotated[int, Meta(ge=-1, le=1023)] = -1
+    """Which output tensor holds how sure it is of each body; -1 where that stands in the tail, or is the mean of the points'
+    scores."""
+    score_activation: Literal["none", "sigmoid"] = "none"
+    """What makes a score of a body's number."""
+    score_threshold: Fraction = 0.3
+    """Bodies below it are left out."""
+    max_poses: Positive = 20
+    """The best so many are kept."""
+
+    def __post_init__(self) -> None:
+        for name, names in (("point", self.point), ("tail", self.tail)):
+            if any(names.count(part) > 1 for part in names if part not in ("-", "z")):
+                raise ValueError(f"{name}: expected each but '-' once, found {list(names)}")
+        if not {"x", "y"} <= set(self.point):
+            raise ValueError(f"point: expected x and y among them, found {list(self.point)}")
+        corners = len({"x_min", "y_min", "x_max", "y_max"} & set(self.tail))
+        if corners not in (0, 4):
+            raise ValueError(f"tail: expected all four sides of a box or none, found {list(self.tail)}")
+        if self.score < 0 and "score" not in (*self.point, *self.tail):
+            raise ValueError("score: expected one, of the points, in the tail or in a tensor, found none")
+
+
+class HeatmapOutput(
+    Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="pose-heatmap"
+):
+    """Key points of one body as the highest cell of a map each: (1, rows, columns, points). ``labels.txt`` names them.
+
+    Papandreou et al., arXiv 1701.01779, for one person: the cell, and where in it by the offsets.
+    """
+
+    heatmaps: Index = 0
+    """Which output tensor holds the maps."""
+    offsets: Annotated[int, Meta(ge=-1, le=1023)] = -1
+    """Which holds (1, rows, columns, 2 x points), in input pixels, first how far down of each point, then how far to the
+    right; -1 where there are none."""
+    cells: Literal["corners", "centers"] = "centers"
+    """Where a cell's place is: ``corners`` puts the first and the last on the input's edges (PoseNet)."""
+    activation: Literal["sigmoid", "none"] = "sigmoid"
+    """What makes a score of a cell's number."""
+    score_threshold: Fraction = 0.3
+    """The body is left out when the mean of its points' scores is below it."""
+
+
+class SegmentOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="segment"):
+    """A score a class for each cell of a grid: (1, rows, columns, classes). What is reported is each class's share of the
+    picture, the box around its cells, and their centroid.
+    """
+
+    scores: Index = 0
+    """Which output tensor holds them. One class alone: a cell belongs to it from ``score_threshold`` on."""
+    activation: Literal["softmax", "sigmoid", "none"] = "none"
+    """What the network leaves to be done."""
+    score_threshold: Fraction = 0.5
+    """Cells whose best class scores less belong to none."""
+    background: bool = False
+    """Whether class 0 is whatever is nothing else; it is then never reported."""
+    min_share: Fraction = 0.001
+    """Classes that cover less of the picture are left out."""
+
+
 class AnomalyOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="anomaly"):
     """An autoencoder's reconstruction of its own input; the score is how far it is off, in normalised units.
 
@@ -242,7 +349,17 @@ class RegressOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 raise ValueError(f"{name}: expected finite numbers, found {list(numbers)}")
 
 
-OutputSpec: TypeAlias = SsdOutput | PostprocessOutput | ClassifyOutput | AnomalyOutput | RegressOutput
+OutputSpec: TypeAlias = (
+    SsdOutput
+    | PostprocessOutput
+    | YoloOutput
+    | ClassifyOutput
+    | PoseOutput
+    | HeatmapOutput
+    | SegmentOutput
+    | AnomalyOutput
+    | RegressOutput
+)
 InputSpec: TypeAlias = ImageInput | SeriesInput
 
 
@@ -329,8 +446,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def __post_init__(self) -> None:
         if task_of(self.output) != self.task:
             raise ValueError(f"task: {self.task!r} does not go with the decoder {decoder_name(self.output)!r}")
-        if isinstance(self.input, SeriesInput) and self.task == "detect":
+        if isinstance(self.input, SeriesInput) and self.task in ("detect", "pose", "segment"):
             raise ValueError(f"task: {self.task!r} does not go with an input of kind {kind_name(self.input)!r}")
+        if self.task in ("pose", "segment"):
+            # `vedette.contract.golden` has no measure of agreement for them yet
+            raise ValueError(f"task: expected one that golden vectors can prove, found {self.task!r}")
 
 
 def decoder_name(output: OutputSpec) -> str:
@@ -355,8 +475,12 @@ def kind_name(spec: InputSpec) -> str:
 
 def task_of(output: OutputSpec) -> Task:
     """What a network with this head is for."""
-    if isinstance(output, SsdOutput | PostprocessOutput):
+    if isinstance(output, SsdOutput | PostprocessOutput | YoloOutput):
         return "detect"
+    if isinstance(output, PoseOutput | HeatmapOutput):
+        return "pose"
+    if isinstance(output, SegmentOutput):
+        return "segment"
     if isinstance(output, ClassifyOutput):
         return "classify"
     return "anomaly" if isinstance(output, AnomalyOutput) else "regress"

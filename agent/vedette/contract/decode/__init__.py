@@ -12,20 +12,28 @@ from typing import Final, Protocol
 from ..errors import ModelError
 from ..manifest import (
     AnomalyOutput,
+    ClassifyOutput,
+    HeatmapOutput,
     InputSpec,
     OutputSpec,
+    PoseOutput,
     PostprocessOutput,
     RegressOutput,
     SeriesInput,
     SsdOutput,
+    YoloOutput,
     task_of,
 )
 from ..types import Result, Tensor, TensorSpec
 from .anomaly import AnomalyDecoder
 from .classify import ClassifyDecoder
+from .heatmap import HeatmapDecoder
+from .pose import PoseDecoder
 from .postprocess import PostprocessDecoder
 from .regress import RegressDecoder
+from .segment import SegmentDecoder
 from .ssd import SsdDecoder
+from .yolo import YoloDecoder
 
 
 class Decoder(Protocol):
@@ -54,9 +62,9 @@ def make_decoder(
 ) -> Decoder:
     """The decoder that a manifest names, for a network with these outputs and this many labels.
 
-    ``inputs``, ``input_spec``: the network's input tensors and the manifest's input; only the decoder ``anomaly`` needs
-    them, and raises `ValueError` without. ``score_threshold`` takes the place of the manifest's, the anomaly's own
-    included. Raises `ModelError` when the tensors do not fit.
+    ``inputs``, ``input_spec``: the network's input tensors and the manifest's input; decoders that compare with the input,
+    or measure in its pixels, raise `ValueError` without. ``score_threshold`` takes the place of the manifest's, the
+    anomaly's own included. Raises `ModelError` when the tensors do not fit.
     """
     decoder: Decoder
     if isinstance(spec, RegressOutput):
@@ -78,8 +86,16 @@ def make_decoder(
             decoder = SsdDecoder(spec, tensors, threshold)
         elif isinstance(spec, PostprocessOutput):
             decoder = PostprocessDecoder(spec, tensors, threshold, labels)
-        else:
+        elif isinstance(spec, YoloOutput):
+            decoder = YoloDecoder(spec, tensors, threshold, inputs=inputs)
+        elif isinstance(spec, PoseOutput):
+            decoder = PoseDecoder(spec, tensors, threshold, labels, inputs=inputs)
+        elif isinstance(spec, HeatmapOutput):
+            decoder = HeatmapDecoder(spec, tensors, threshold, inputs=inputs)
+        elif isinstance(spec, ClassifyOutput):
             decoder = ClassifyDecoder(spec, tensors, threshold)
+        else:
+            decoder = SegmentDecoder(spec, tensors, threshold)
     if decoder.classes is not None and labels != decoder.classes:
         raise ModelError(
             "labels do not fit the network",
@@ -90,6 +106,9 @@ def make_decoder(
     return decoder
 
 
-_LABELLED: Final = {"detect": "a class", "classify": "a class", "anomaly": "a channel", "regress": "a value"}
+_LABELLED: Final = {
+    "detect": "a class", "classify": "a class", "pose": "a key point", "segment": "a class", "anomaly": "a channel",
+    "regress": "a value",
+}  # fmt: skip
 
-__all__ = ["Decoder", "make_decoder"]
+__all__ = ["Decoder", "SegmentDecoder", "make_decoder"]

@@ -1,13 +1,18 @@
-"""What decoders share: checks of tensors, and the sigmoid."""
+"""What decoders share: checks of tensors, bounds, and the sigmoid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from ..errors import ModelError
 from ..types import Float32Array, TensorSpec
+
+CANDIDATES: Final = 5000  # before NMS; bounds the time of one decode, and is only reached at thresholds near 0
+MAX_ENCODED_SIDE: Final = 10.0  # exp() of more is a box 22,000 times its anchor; keeps rubbish finite
+MAX_COORDINATE: Final = 1e6  # a float network that overflowed; such a box, or one of NaN, is no detection
 
 
 def pick(tensors: Sequence[TensorSpec], index: int, role: str) -> TensorSpec:
@@ -33,3 +38,20 @@ def sigmoid(real: Float32Array) -> Float32Array:
     """``1 / (1 + exp(-x))`` as float32; 0 where ``exp`` overflows, silently."""
     with np.errstate(over="ignore"):
         return np.asarray(1.0 / (1.0 + np.exp(-real)), np.float32)
+
+
+def to_score(real: Float32Array, activation: str) -> Float32Array:
+    """A score in 0..1 after ``activation``, "sigmoid" or "none"; what lies beyond counts as 0 or 1, NaN stays."""
+    return np.asarray(sigmoid(real) if activation == "sigmoid" else np.clip(real, 0.0, 1.0), np.float32)
+
+
+def picture_sides(inputs: Sequence[TensorSpec]) -> tuple[int, int]:
+    """Width and height of the network's input. Raises `ModelError` where that is no picture, `ValueError` for no input."""
+    if not inputs:
+        raise ValueError("inputs must be given for this decoder")
+    shape = inputs[0].shape
+    if len(shape) != 4:
+        raise ModelError(
+            f"input tensor {inputs[0].name}", expected="shape [1, height, width, channels]", found=f"{list(shape)}"
+        )
+    return shape[2], shape[1]

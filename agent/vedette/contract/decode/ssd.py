@@ -18,12 +18,9 @@ from ..boxes import nms
 from ..errors import ModelError
 from ..manifest import SsdAnchors, SsdOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import expect_shape, pick, sigmoid
+from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, sigmoid
 
 _SURE: Final = 1e-7  # scores this near to 0 or 1 are beyond float32
-CANDIDATES: Final = 5000  # before NMS; bounds the time of one decode, and is only reached at thresholds near 0
-_MAX_ENCODED_SIDE: Final = 10.0  # exp() of more is a box 22,000 times its anchor; keeps rubbish finite
-_MAX_COORDINATE: Final = 1e6  # a float network that overflowed; such a box, or one of NaN, is no detection
 
 
 def anchor_boxes(spec: SsdAnchors) -> Float32Array:
@@ -104,7 +101,7 @@ class SsdDecoder:
             return Detections.none()
         class_ids = (columns - self._background).astype(np.int32)
         boxes = self._decode_boxes(outputs[self._boxes_index].reshape(-1, 4), anchors)
-        sane = (np.abs(boxes) < _MAX_COORDINATE).all(axis=1)  # False for NaN
+        sane = (np.abs(boxes) < MAX_COORDINATE).all(axis=1)  # False for NaN
         if not sane.all():
             boxes, scores, class_ids = boxes[sane], scores[sane], class_ids[sane]
         kept = nms(boxes, scores, class_ids, iou_threshold=self._nms_iou, limit=self._limit)
@@ -116,7 +113,7 @@ class SsdDecoder:
         with np.errstate(over="ignore", invalid="ignore"):  # the caller drops what is not finite
             encoded = self._box_tensor.to_real(raw[index]) / self._box_scale
             center = encoded[:, :2] * anchors[:, 2:] + anchors[:, :2]
-            half = np.exp(np.minimum(encoded[:, 2:], _MAX_ENCODED_SIDE)) * anchors[:, 2:] / 2
+            half = np.exp(np.minimum(encoded[:, 2:], MAX_ENCODED_SIDE)) * anchors[:, 2:] / 2
             low = center - half
             high = center + half
         return np.stack([low[:, 1], low[:, 0], high[:, 1], high[:, 0]], axis=1).astype(np.float32)

@@ -1,0 +1,106 @@
+"""Segmentation, summed up: how much of the picture each class covers, and where. No mask leaves the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+from ..manifest import SegmentOutput
+from ..types import Segments, Tensor, TensorSpec
+from ._tensors import expect_shape, pick, to_score
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+class SegmentDecoder:
+    """See the module."""
+
+    def __init__(self, spec: SegmentOutput, tensors: Sequence[TensorSpec], score_threshold: float) -> None:
+        self._spec = spec
+        self._tensor = pick(tensors, spec.scores, "scores")
+        expect_shape(self._tensor, "scores", (1, None, None, None))
+        _, self._rows, self._columns, self._classes = self._tensor.shape
+        if self._classes == 1 and (spec.activation == "softmax" or spec.background):
+            raise ModelError(
+                "output: one class alone", expected='activation "sigmoid" or "none", and no background',
+                found=f"{spec.activation}, background = {str(spec.background).lower()}",
+            )  # fmt: skip
+        self._threshold = score_threshold
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart, the background counted: it has a label too."""
+        return self._classes
+
+    def __call__(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] = (),
+        seen: tuple[float, float, float, float] = WHOLE,
+    ) -> Segments:
+        """Boxes and centroids as fractions of the input tensor, shares of ``seen``: the part of it, x_min, y_min, x_max,
+        y_max, in which the picture is. What the network says of the bars beside it does not count."""
+        columns = _inside(self._columns, seen[0], seen[2])
+        rows = _inside(self._rows, seen[1], seen[3])
+        grid = outputs[self._spec.scores].reshape(self._rows, self._columns, self._classes)[rows, columns]
+        class_ids = self._class_of(grid)
+        # class 0 of these counts is for the cells of none
+        cells = np.nonzero(class_ids >= 0)
+        found = class_ids[cells]
+        by_row = _histogram(found, cells[0], self._classes, grid.shape[0])
+        by_column = _histogram(found, cells[1], self._classes, grid.shape[1])
+        counts = by_row.sum(axis=1)
+        shares = counts / max(1, class_ids.size)
+        chosen = (counts > 0) & (shares >= self._spec.min_share)
+        if self._spec.background:
+            chosen[0] = False
+        index = np.flatnonzero(chosen)
+        index = index[np.argsort(-shares[index], kind="stable")]
+        x_min, x_mean, x_max = _extent(by_column[index], columns.start, self._columns)
+        y_min, y_mean, y_max = _extent(by_row[index], rows.start, self._rows)
+        return Segments(
+            index.astype(np.int32),
+            shares[index].astype(np.float32),
+            np.stack([x_min, y_min, x_max, y_max], axis=1).astype(np.float32),
+            np.stack([x_mean, y_mean], axis=1).astype(np.float32),
+        )
+
+    def _class_of(self, grid: Tensor) -> NDArray[np.intp]:
+        """(rows, columns): the best class of each cell, -1 where it scores too little or is no number."""
+        activation = self._spec.activation
+        if activation == "softmax":
+            # the best one's probability: 1 / sum(exp(x - max))
+            real = self._tensor.to_real(grid)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scores = 1.0 / np.exp(real - real.max(axis=2, keepdims=True)).sum(axis=2)
+        else:
+            scores = to_score(self._tensor.to_real(grid.max(axis=2)), activation)
+        return np.where(scores >= self._threshold, grid.argmax(axis=2), -1)
+
+
+def _inside(cells: int, low: float, high: float) -> slice:
+    """The cells whose centres lie between two fractions."""
+    first = math.ceil(low * cells - 0.5)
+    last = math.ceil(high * cells - 0.5)
+    return slice(max(0, first), min(cells, max(first, last)))
+
+
+def _histogram(class_ids: NDArray[np.intp], places: NDArray[np.intp], classes: int, size: int) -> NDArray[np.intp]:
+    """(classes, size): how many cells of each class lie in each row or column."""
+    return np.bincount(class_ids * size + places, minlength=classes * size).reshape(classes, size)
+
+
+def _extent(
+    histogram: NDArray[np.intp], start: int, cells: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Where each class of a (classes, size) histogram begins, is on average, and ends, as fractions of all cells."""
+    size = histogram.shape[1]
+    taken = histogram > 0
+    first = taken.argmax(axis=1)
+    last = size - taken[:, ::-1].argmax(axis=1)
+    mean = histogram @ (np.arange(size) + 0.5) / np.maximum(1, histogram.sum(axis=1))
+    return (first + start) / cells, (mean + start) / cells, (last + start) / cells
