@@ -20,13 +20,13 @@ def assign(gains: NDArray[np.float64]) -> Pairs:
     Problems", Computing 38, 1987, the augmentation phase). Deterministic.
     """
     possible = gains > 0.0
-    rows = possible.any(axis=1).nonzero()[0]
+    rows = np.flatnonzero(possible.any(axis=1))
     if not len(rows):
         return rows, rows
     best = gains.argmax(axis=1)[rows]
     if len(set(best.tolist())) == len(rows):
         return rows, best
-    columns = possible.any(axis=0).nonzero()[0]
+    columns = np.flatnonzero(possible.any(axis=0))
     best = gains.argmax(axis=0)[columns]
     if len(set(best.tolist())) == len(columns):
         order = best.argsort()

@@ -28,8 +28,8 @@ MIN_SIDE: Final = 1e-4  # of the frame; a box without an area has no overlap wit
 UNCONFIRMED: Final = 0.5  # weight of a track that is none yet, against one that is
 LOW_IOU: Final = 0.4  # a poor detection must lie well upon the prediction
 NEAR_SCALE: Final = np.array([1.0, 1.0, 2.0, 2.0])  # for the third look, boxes of twice the size
-NEAR_IOU: Final = 0.15  # of boxes so enlarged
-GATE: Final = 18.47  # squared Mahalanobis distance: chi-square, four degrees of freedom, 99.9 %
+NEAR_IOU: Final = 0.3  # of boxes so enlarged
+GATE: Final = 9.49  # squared Mahalanobis distance: chi-square, four degrees of freedom, 95 % (DeepSORT's)
 KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, however long they took
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving
 
@@ -46,7 +46,7 @@ class TrackOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     low_score: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
     """Detections from this score up to the threshold may go on with a track, and never begin one."""
     min_hits: Annotated[int, Meta(ge=1, le=100)] = 2
-    """In how many frames in a row an object must be found before it is a track."""
+    """In how many frames in a row an object must be found before it is a track, the first by a good detection."""
     min_iou: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
     """Overlap of a detection with where its track was expected."""
     keep_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 2.0
@@ -119,7 +119,7 @@ class Tracker:
         """Whether a track that was seen in the last frame moves: no time to look away."""
         moving = np.abs(self._reals[_SPEED, :, :2]) > FAST * self._reals[_AT, :, 2:]
         seen = (self._ints[:, _MISSES] == 0) & (self._ints[:, _ID] > 0)
-        return bool(moving.any(axis=1)[seen].any())
+        return bool(moving[seen].any())
 
     def hold(self, until_ns: int) -> None:
         """Nothing moved until then, and nobody looked: no track ages, and none is carried on."""
@@ -200,9 +200,7 @@ class Tracker:
         gains = overlap * found.scores * np.where(confirmed, 1.0, UNCONFIRMED)[:, None]
         pair(np.where(likely & (overlap >= self._options.min_iou), gains, 0.0), free, left)
         if poor.any():
-            pair(
-                np.where(likely & (overlap >= LOW_IOU), overlap, 0.0), free & confirmed & (ints[:, _MISSES] == 1), poor
-            )
+            pair(np.where(likely & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] == 1), poor)
         if left.any() and free.any():
             near = _iou(at * NEAR_SCALE, measured * NEAR_SCALE)
             pair(np.where(likely & (near >= NEAR_IOU), near, 0.0), free, left)
