@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vedette.contract.golden import match
 from vedette.contract.types import Classes, Detections
+from vedette.contract.verdict import match
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from quantise_networks import SIDE, as_network, classifier, samples
 
 from vedette.contract.bundle import open_bundle
 from vedette.contract.errors import UserError
-from vedette.contract.golden import Verdict
 from vedette.contract.manifest import ClassifyOutput, Dataset, ImageInput
 from vedette.contract.types import Tensor
+from vedette.contract.verdict import Verdict
 from vedette.engine import TfliteEngine, load_runtime
 from vedette_converter import quantise, report
 from vedette_converter.agreement import Agreement

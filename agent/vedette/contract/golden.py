@@ -2,16 +2,33 @@
 
 ``golden.npz`` holds, for ``n`` inputs already preprocessed:
 
-=====================  =======================================================================================
-``inputs``             (n, height, width, channels), the input tensor's dtype
-``offsets``            (n + 1,) int32: the float reference's results of input i are rows offsets[i]..offsets[i+1]
-``boxes``              (m, 4) float32, fractions of the input tensor; (0, 4) where the task has none
-``scores``             (m,) float32
-``class_ids``          (m,) int32
-``raw_K``              (r, ...) raw output K of the converter's machine for the first r inputs
-``picture``            (h, w, 3) uint8 BGR, one small picture
-``picture_tensor``     (height, width, channels), what preprocessing must make of it
-=====================  =======================================================================================
+======================  ======================================================================================
+``inputs``              (n, ...) the input tensor without its first axis, in its dtype
+``offsets``             (n + 1,) int32: the float reference's results of input i are rows offsets[i]..offsets[i+1]
+``boxes``               (m, 4) float32, fractions of the input tensor; (0, 4) where the task has none
+``scores``              (m,) float32
+``class_ids``           (m,) int32
+``raw_K``               (r, ...) raw output K of the converter's machine for the first r inputs
+======================  ======================================================================================
+
+For the task anomaly there is one row an input, with class id 1 where its score is above the threshold, else 0; for the
+task regress there are no rows:
+
+======================  ======================================================================================
+``threshold``           () float32, above 0; anomaly alone
+``values``              (n, q) float32, the float reference's; regress alone
+``value_scale``         (q,) float32, above 0: the size of each value, in its unit, that differences are measured by
+======================  ======================================================================================
+
+What proves that preprocessing is the same, for an input of kind image or series:
+
+======================  ======================================================================================
+``picture``             (h, w, 3) uint8 BGR, one small picture
+``picture_tensor``      (height, width, channels), what preprocessing must make of it
+``recording``           (r, channels) float32, some readings in the sensor's units
+``recording_times_ns``  (r,) int64, their times by the sensor's clock
+``window_tensor``       (...) one input: what preprocessing must make of the first window of the recording
+======================  ======================================================================================
 """
 
 from __future__ import annotations
@@ -23,20 +40,27 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from .boxes import iou
 from .errors import BundleError
-from .manifest import Tolerance
-from .types import Classes, Detections, Float32Array, Int32Array, Result, Tensor, UInt8Array
+from .types import (
+    Anomaly,
+    Classes,
+    Detections,
+    Float32Array,
+    Int32Array,
+    Int64Array,
+    Result,
+    Tensor,
+    UInt8Array,
+    Values,
+)
 
 MAX_EXPANDED: Final = 256 * 1024 * 1024  # bytes; a small npz can hide a large array
-CONFIDENT: Final = 0.5  # reference results below this score are not judged
-MATCH_IOU: Final = 0.5
-MATCH_SCORE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,73 +73,152 @@ class Golden:
     scores: Float32Array
     class_ids: Int32Array
     raw: tuple[Tensor, ...]
-    picture: UInt8Array
-    picture_tensor: Tensor
+    threshold: Float32Array | None = None
+    values: Float32Array | None = None
+    value_scale: Float32Array | None = None
+    picture: UInt8Array | None = None
+    picture_tensor: Tensor | None = None
+    recording: Float32Array | None = None
+    recording_times_ns: Int64Array | None = None
+    window_tensor: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.inputs), len(self.scores)
-        offsets = self.offsets
         if n < 1:
             raise ValueError("inputs: expected at least one, found none")
-        if offsets.shape != (n + 1,) or offsets.dtype != np.int32:
-            raise ValueError(f"offsets: expected shape ({n + 1},) int32, found {offsets.shape} {offsets.dtype}")
-        if offsets[0] != 0 or offsets[-1] != m or (np.diff(offsets) < 0).any():
+        _expect("offsets", self.offsets, (n + 1,), np.int32)
+        if self.offsets[0] != 0 or self.offsets[-1] != m or (np.diff(self.offsets) < 0).any():
             raise ValueError(f"offsets: expected to rise from 0 to {m}")
-        if self.boxes.shape not in ((m, 4), (0, 4)) or self.class_ids.shape != (m,):
-            raise ValueError(f"boxes and class_ids: expected {m} rows, found {self.boxes.shape} {self.class_ids.shape}")
-        if self.picture_tensor.shape != self.inputs.shape[1:] or self.picture_tensor.dtype != self.inputs.dtype:
-            raise ValueError("picture_tensor: expected the shape and dtype of one input")
-        for name, array, dtype in (
-            ("boxes", self.boxes, np.float32),
-            ("scores", self.scores, np.float32),
-            ("class_ids", self.class_ids, np.int32),
-        ):
-            if array.dtype != dtype:
-                raise ValueError(f"{name}: expected {np.dtype(dtype)}, found {array.dtype}")
-        if self.picture.ndim != 3 or self.picture.shape[2] != 3 or self.picture.dtype != np.uint8:
-            raise ValueError(
-                f"picture: expected shape (height, width, 3) uint8, found {self.picture.shape} {self.picture.dtype}"
-            )
-        if not np.isfinite(self.scores).all() or not np.isfinite(self.boxes).all():
-            raise ValueError("boxes and scores: expected finite numbers")
+        _expect("boxes", self.boxes, (m if len(self.boxes) else 0, 4), np.float32)
+        _expect("scores", self.scores, (m,), np.float32)
+        _expect("class_ids", self.class_ids, (m,), np.int32)
+        self._check_anomaly()
+        self._check_values()
+        self._check_proof()
+
+    def _check_anomaly(self) -> None:
+        if self.threshold is None:
+            return
+        _expect("threshold", self.threshold, (), np.float32, above_0=True)
+        if len(self.boxes) or (np.diff(self.offsets) != 1).any():
+            raise ValueError("threshold: expected one row an input beside it, and no boxes")
+        if ((self.scores > self.threshold) != self.class_ids).any():
+            raise ValueError("class_ids: expected 1 where the score is above the threshold, else 0")
+
+    def _check_values(self) -> None:
+        if self.values is None and self.value_scale is None:
+            return
+        if self.values is None or self.value_scale is None or self.values.ndim != 2:
+            raise ValueError("values and value_scale: expected both, with shapes (inputs, values) and (values,)")
+        _expect("values", self.values, (len(self.inputs), self.values.shape[1]), np.float32)
+        _expect("value_scale", self.value_scale, self.values.shape[1:], np.float32, above_0=True)
+        if len(self.scores) or self.threshold is not None:
+            raise ValueError("values: expected no rows and no threshold beside them")
+
+    def _check_proof(self) -> None:
+        picture, recording = self.picture, self.recording
+        times_ns = self.recording_times_ns
+        if picture is not None and recording is None and times_ns is None and self.window_tensor is None:
+            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+                raise ValueError(
+                    f"picture: expected shape (height, width, 3) uint8, found {picture.shape} {picture.dtype}"
+                )
+            name, tensor = "picture_tensor", self.picture_tensor
+        elif recording is not None and picture is None and self.picture_tensor is None:
+            if recording.ndim != 2 or times_ns is None:
+                raise ValueError("recording: expected shape (readings, channels), and recording_times_ns beside it")
+            _expect("recording", recording, recording.shape, np.float32)
+            _expect("recording_times_ns", times_ns, recording.shape[:1], np.int64)
+            name, tensor = "window_tensor", self.window_tensor
+        else:
+            raise ValueError("expected a picture and its tensor, or a recording, its times and its window's tensor")
+        if tensor is None or tensor.shape != self.inputs.shape[1:] or tensor.dtype != self.inputs.dtype:
+            raise ValueError(f"{name}: expected the shape and dtype of one input")
 
     def reference(self, index: int) -> Result:
-        """The float reference's results for one input."""
+        """The float reference's results for one input; of an anomaly without the single channels' errors."""
+        if self.values is not None:
+            return Values(self.values[index])
+        if self.threshold is not None:
+            return Anomaly(float(self.scores[index]), float(self.threshold), np.empty(0, np.float32))
         rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         if len(self.boxes):
             return Detections(self.boxes[rows], self.scores[rows], self.class_ids[rows])
         return Classes(self.scores[rows], self.class_ids[rows])
 
 
+def _expect(name: str, array: Tensor, shape: tuple[int, ...], dtype: DTypeLike, *, above_0: bool = False) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name}: expected shape {shape} {np.dtype(dtype)}, found {array.shape} {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers")
+    if above_0 and not (array > 0).all():
+        raise ValueError(f"{name}: expected numbers above 0")
+
+
 def from_results(
     inputs: Tensor, results: Sequence[Result], raw: Sequence[Tensor], picture: UInt8Array, picture_tensor: Tensor
 ) -> Golden:
-    """Golden vectors out of what the float reference found in each input."""
-    boxes = [r.boxes for r in results if isinstance(r, Detections)]
+    """Golden vectors out of what the float reference found in each input, with a picture and what it must become."""
+    return _assemble(inputs, results, raw, picture=picture, picture_tensor=picture_tensor)
+
+
+def from_windows(
+    inputs: Tensor,
+    results: Sequence[Result],
+    raw: Sequence[Tensor],
+    recording: Float32Array,
+    recording_times_ns: Int64Array,
+    window_tensor: Tensor,
+    *,
+    value_scale: Float32Array | None = None,
+) -> Golden:
+    """As `from_results`, with a recording, and what its first window must become.
+
+    ``value_scale``: (q,) float32, above 0, for results that are values: a difference of so much is one of size 1, such as
+    the standard deviation of what each value may be.
+    """
+    return _assemble(
+        inputs, results, raw, recording=recording, recording_times_ns=recording_times_ns, window_tensor=window_tensor,
+        value_scale=value_scale,
+    )  # fmt: skip
+
+
+def _assemble(inputs: Tensor, results: Sequence[Result], raw: Sequence[Tensor], **rest: Tensor | None) -> Golden:
+    rows = [r for r in map(_as_rows, results) if r is not None]
+    boxes = [r.boxes for r in rows if isinstance(r, Detections)]
+    values = [r.values for r in results if isinstance(r, Values)]
+    thresholds = {r.threshold for r in results if isinstance(r, Anomaly)}
+    if len(thresholds) > 1:
+        raise ValueError(f"results: expected one threshold, found {sorted(thresholds)}")
+    counts = [len(r) for r in rows] if rows else [0] * len(results)
     return Golden(
         inputs=inputs,
-        offsets=np.concatenate([[0], np.cumsum([len(r) for r in results])]).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         boxes=np.concatenate(boxes).astype(np.float32) if boxes else np.empty((0, 4), np.float32),
-        scores=np.concatenate([r.scores for r in results]).astype(np.float32),
-        class_ids=np.concatenate([r.class_ids for r in results]).astype(np.int32),
+        scores=np.concatenate([np.empty(0, np.float32), *(r.scores for r in rows)]).astype(np.float32),
+        class_ids=np.concatenate([np.empty(0, np.int32), *(r.class_ids for r in rows)]).astype(np.int32),
         raw=tuple(raw),
-        picture=picture,
-        picture_tensor=picture_tensor,
+        threshold=np.array(thresholds.pop(), np.float32) if thresholds else None,
+        values=np.stack(values).astype(np.float32) if values else None,
+        **rest,
     )
+
+
+def _as_rows(result: Result) -> Detections | Classes | None:
+    if isinstance(result, Anomaly):
+        score = np.array([result.score], np.float32)
+        return Classes(score, (score > np.float32(result.threshold)).astype(np.int32))
+    return result if isinstance(result, Detections | Classes) else None
 
 
 def encode(golden: Golden) -> bytes:
     """As npz, the same bytes for the same arrays (and zlib)."""
     out = io.BytesIO()
     arrays: dict[str, Tensor] = {
-        "inputs": golden.inputs,
-        "offsets": golden.offsets,
-        "boxes": golden.boxes,
-        "scores": golden.scores,
-        "class_ids": golden.class_ids,
-        "picture": golden.picture,
-        "picture_tensor": golden.picture_tensor,
-    }
+        field.name: array for field in fields(golden)
+        if field.name != "raw" and (array := getattr(golden, field.name)) is not None
+    }  # fmt: skip
     arrays.update({f"raw_{k}": raw for k, raw in enumerate(golden.raw)})
     np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
     return out.getvalue()
@@ -145,64 +248,3 @@ def decode(data: bytes, where: object) -> Golden:
             KeyError, EOFError, OSError, NotImplementedError, SyntaxError, RuntimeError, MemoryError,
             OverflowError) as error:  # fmt: skip
         raise BundleError("bad golden vectors", where=where, found=str(error) or type(error).__name__) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How well results agree with the reference, over all golden inputs.
-
-    ``judged``: reference results with a score of at least 0.5. ``agreement``: the share of them found again (1.0 when
-    there are none). ``mean_score_error``: mean absolute difference of the scores of those with the same label and place.
-    """
-
-    judged: int
-    agreement: float
-    mean_score_error: float
-
-    def holds(self, tolerance: Tolerance) -> bool:
-        """Whether the manifest's bound for this engine class is kept."""
-        return self.agreement >= tolerance.min_agreement and self.mean_score_error <= tolerance.max_mean_score_error
-
-
-def judge(golden: Golden, results: Sequence[Result]) -> Verdict:
-    """Compares what was found in each golden input with the reference."""
-    judged = found = 0
-    errors: list[float] = []
-    for index, result in enumerate(results):
-        reference = golden.reference(index)
-        chosen = np.flatnonzero(reference.scores >= CONFIDENT)
-        if isinstance(reference, Classes):
-            chosen = chosen[:1]  # the best class alone
-        confident = reference.take(chosen)
-        judged += len(confident)
-        if isinstance(confident, Detections) and isinstance(result, Detections):
-            partners = match(confident, result)
-            for i, j in enumerate(partners):
-                if j >= 0:
-                    error = abs(float(confident.scores[i]) - float(result.scores[j]))
-                    errors.append(error)
-                    found += error <= MATCH_SCORE
-        elif len(confident) and len(result):
-            found += int(confident.class_ids[0] == result.class_ids[0])
-            errors.append(abs(float(confident.scores[0]) - float(result.scores[0])))
-    return Verdict(judged, found / judged if judged else 1.0, float(np.mean(errors)) if errors else 0.0)
-
-
-def match(reference: Detections, found: Detections, *, min_iou: float = MATCH_IOU) -> list[int]:
-    """For each reference detection, the position of its partner in ``found``, or -1.
-
-    Partners have one label and overlap by at least ``min_iou``; each of ``found`` is taken once, best overlaps first.
-    """
-    partners = [-1] * len(reference)
-    if not len(reference) or not len(found):
-        return partners
-    overlap = iou(reference.boxes, found.boxes)
-    overlap[reference.class_ids[:, None] != found.class_ids[None, :]] = 0.0
-    while True:
-        best = int(np.argmax(overlap))
-        i, j = divmod(best, overlap.shape[1])
-        if overlap[i, j] < min_iou:
-            return partners
-        partners[i] = j
-        overlap[i, :] = 0.0
-        overlap[:, j] = 0.0

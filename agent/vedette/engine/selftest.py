@@ -8,14 +8,18 @@ import numpy as np
 
 from vedette.contract.decode import make_decoder
 from vedette.contract.errors import SelfTestError
-from vedette.contract.golden import Golden, Verdict, judge
+from vedette.contract.golden import Golden
 from vedette.contract.image import ImagePreprocessor
-from vedette.contract.manifest import Manifest
-from vedette.contract.types import Tensor, TensorSpec
+from vedette.contract.manifest import AnomalyOutput, ImageInput, Manifest, RegressOutput, SeriesInput
+from vedette.contract.types import Readings, Tensor, TensorSpec
+from vedette.contract.verdict import Verdict, judge
+from vedette.contract.window import SeriesPreprocessor, WindowBuilder
 
 from .base import Engine
 
 MAX_PREPROCESSING_STEPS = 2  # grey levels of 256: OpenCV 4 and 5 round their bilinear weights differently
+MAX_SERIES_STEPS = 1  # of the tensor, where it is quantised: a value between two may go either way
+SERIES_STEP = 1e-3  # of a float tensor: its values have a standard deviation of about 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,9 @@ class SelfTest:
     passed: bool | None
     verdict: Verdict
     preprocessing_steps: int
-    """The largest difference between the golden picture's tensor and what preprocessing made of it here, in grey levels
-    (raw steps where one is more than a level)."""
+    """The largest difference between the golden tensor and what preprocessing made of the golden picture or recording
+    here: in grey levels (raw steps where one is more than a level), or of a series in raw steps (`SERIES_STEP` where the
+    tensor is float)."""
     reason: str
 
 
@@ -39,20 +44,24 @@ def run_self_test(engine: Engine, manifest: Manifest, labels: int, golden: Golde
             "golden inputs do not fit the network", where=where, expected=str(tensor),
             found=f"{golden.inputs.dtype} {list(golden.inputs.shape[1:])}",
         )  # fmt: skip
-    decoder = make_decoder(manifest.output, engine.outputs, labels, score_threshold=_lowest(manifest))
+    decoder = make_decoder(
+        manifest.output, engine.outputs, labels, inputs=engine.inputs, input_spec=manifest.input,
+        score_threshold=_lowest(manifest),
+    )  # fmt: skip
     results = []
     for sample in golden.inputs:
         np.copyto(inputs[0][0], sample)
         engine.invoke(inputs, outputs)
-        results.append(decoder(outputs))
+        results.append(decoder(outputs, inputs))
     verdict = judge(golden, results)
-    ImagePreprocessor(manifest.input, tensor)(golden.picture, inputs[0])
-    steps = _grey_levels(inputs[0][0], golden.picture_tensor, tensor, manifest.input.std)
+    steps, allowed = _preprocessing(manifest.input, golden, tensor, inputs[0], where)
     engine_class = engine.description.engine_class
     tolerance = manifest.tolerances.get(engine_class)
-    if steps > MAX_PREPROCESSING_STEPS:
-        reason = f"preprocessing differs by {steps} of 256 steps, at most {MAX_PREPROCESSING_STEPS} are allowed"
-        return SelfTest(False, verdict, steps, reason)
+    if steps > allowed:
+        unit = "of 256 steps" if isinstance(manifest.input, ImageInput) else "steps"
+        return SelfTest(
+            False, verdict, steps, f"preprocessing differs by {steps} {unit}, at most {allowed} are allowed"
+        )
     if tolerance is None:
         return SelfTest(None, verdict, steps, f"the bundle states no tolerance for {engine_class}")
     passed = verdict.holds(tolerance)
@@ -61,6 +70,34 @@ def run_self_test(engine: Engine, manifest: Manifest, labels: int, golden: Golde
         f"mean score error {verdict.mean_score_error:.3f} (at most {tolerance.max_mean_score_error:.3f})"
     )
     return SelfTest(passed, verdict, steps, reason)
+
+
+def _preprocessing(
+    spec: ImageInput | SeriesInput, golden: Golden, tensor: TensorSpec, out: Tensor, where: object
+) -> tuple[int, int]:
+    """How far preprocessing is off here, and how far it may be. ``out``: a buffer of the tensor's."""
+    if isinstance(spec, ImageInput) and golden.picture is not None and golden.picture_tensor is not None:
+        ImagePreprocessor(spec, tensor)(golden.picture, out)
+        return _grey_levels(out[0], golden.picture_tensor, tensor, spec.std), MAX_PREPROCESSING_STEPS
+    if isinstance(spec, SeriesInput) and golden.recording is not None and golden.window_tensor is not None:
+        assert golden.recording_times_ns is not None
+        readings = Readings(golden.recording, golden.recording_times_ns, 0, timed=True)
+        fits = golden.recording.shape[1] == len(spec.channels)
+        windows = WindowBuilder(spec).push(readings) if fits else []
+        if not windows:
+            raise SelfTestError(
+                "golden recording makes no window", where=where,
+                expected=f"{spec.length} or more readings of {len(spec.channels)} channels",
+                found=f"shape {golden.recording.shape}",
+            )  # fmt: skip
+        SeriesPreprocessor(spec, tensor)(windows[0].values, out)
+        off = np.abs(out[0].astype(np.float64) - golden.window_tensor.astype(np.float64)).max()
+        return int(np.rint(off / (1.0 if tensor.dtype != np.float32 else SERIES_STEP))), MAX_SERIES_STEPS
+    raise SelfTestError(
+        "golden vectors do not fit the manifest's input", where=where,
+        expected="a picture" if isinstance(spec, ImageInput) else "a recording",
+        found="a picture" if golden.recording is None else "a recording",
+    )  # fmt: skip
 
 
 def _grey_levels(a: Tensor, b: Tensor, tensor: TensorSpec, std: tuple[float, ...]) -> int:
@@ -72,6 +109,9 @@ def _grey_levels(a: Tensor, b: Tensor, tensor: TensorSpec, std: tuple[float, ...
     return int(np.rint(levels.max()))
 
 
-def _lowest(manifest: Manifest) -> float:
+def _lowest(manifest: Manifest) -> float | None:
+    """From which score on results are decoded; None: as the manifest says."""
+    if isinstance(manifest.output, AnomalyOutput | RegressOutput):
+        return None
     # a reference detection just above 0.5 may come back just below it, and is judged by its score's distance
     return min(manifest.output.score_threshold, 0.3)

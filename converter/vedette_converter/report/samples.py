@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from vedette.contract.errors import FaultError
-from vedette.contract.golden import match
 from vedette.contract.types import Classes, Detections, UInt8Array
+from vedette.contract.verdict import match
 
 from ..evaluate import Pair
 from ..pictures import draw, read_picture
@@ -39,6 +39,8 @@ class Seen:
     """x_min, y_min, x_max, y_max as fractions of the picture; None for a class."""
     alone: bool
     """The other network does not see it."""
+    told: str = ""
+    """What is shown in the place of the score."""
 
 
 @dataclass(frozen=True, slots=True)
