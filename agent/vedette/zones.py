@@ -35,18 +35,7 @@ class ZoneOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Which labels it looks at; none for all that are reported."""
 
     def __post_init__(self) -> None:
-        if len(self.polygon) < 3:
-            raise ValueError(f"polygon: expected at least 3 corners, found {len(self.polygon)}")
-        if self.polygon[0] == self.polygon[-1]:
-            raise ValueError(f"polygon: expected no corner twice, found {self.polygon[0]} as the first and the last")
-        if crossing := _self_crossing(self.polygon):
-            first, second = crossing
-            raise ValueError(
-                f"polygon: expected edges that do not cross or touch, found the edge from corner {first + 1} and the one "
-                f"from corner {second + 1} doing so"
-            )
-        if (area := abs(_area(self.polygon))) < MIN_AREA:
-            raise ValueError(f"polygon: expected an area of at least {MIN_AREA:g} of the frame, found {area:.2g}")
+        check_polygon("polygon", self.polygon)
 
 
 class WireOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,6 +60,22 @@ class WireOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )
         if self.rightward == self.leftward:
             raise ValueError(f"leftward: expected another name than rightward's, found {self.leftward!r}")
+
+
+def check_polygon(key: str, polygon: Sequence[Point]) -> None:
+    """Raises ValueError, ``KEY: expected ..., found ...``, where it has no inside or nobody could say which it is."""
+    if len(polygon) < 3:
+        raise ValueError(f"{key}: expected at least 3 corners, found {len(polygon)}")
+    if polygon[0] == polygon[-1]:
+        raise ValueError(f"{key}: expected no corner twice, found {polygon[0]} as the first and the last")
+    if crossing := _self_crossing(polygon):
+        first, second = crossing
+        raise ValueError(
+            f"{key}: expected edges that do not cross or touch, found those from corners {first + 1} and {second + 1} "
+            "doing so"
+        )
+    if (area := abs(_area(polygon))) < MIN_AREA:
+        raise ValueError(f"{key}: expected an area of at least {MIN_AREA:g} of the frame, found {area:.2g}")
 
 
 def anchors(boxes: Float32Array, point: Anchor) -> Float64Array:
