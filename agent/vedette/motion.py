@@ -52,9 +52,11 @@ class MotionCounts:
 class MotionGate:
     """Says of each frame of one camera whether it may be skipped. Owned by one thread.
 
-    A background and the mean absolute difference to it, each a moving average of every pixel, after Manzanera and Richefeu, "A robust
-    and computationally efficient motion detection algorithm based on sigma-delta background estimation", ICVGIP 2004. A pixel has changed when it differs by more than both ``min_change`` and `DEVIATIONS` of its own noise, after the
-    median of all differences, which is the light's, is taken off; and when most of its neighbours have changed with it.
+    A background and the mean absolute difference to it, each a moving average of every pixel, after Manzanera and
+    Richefeu, "A robust and computationally efficient motion detection algorithm based on sigma-delta background
+    estimation", ICVGIP 2004. A pixel has changed when it differs by more than both ``min_change`` and `DEVIATIONS` times
+    its own noise, after the median of all differences, which is the light's, is taken off; and when most of its neighbours
+    have changed with it.
     """
 
     def __init__(self, options: MotionOptions) -> None:
