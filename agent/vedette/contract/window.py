@@ -16,8 +16,8 @@ of what lies above half of it. What is done with a reading, by the time of the s
 
 Readings without times of their own count as evenly spaced, whenever they arrive, so they are not resampled. They come in
 bursts (a buffer that a driver reads, a message with a second of readings), and after a burst of n a source may be silent
-until it has the next n: a gap is a silence of more than ``(max_gap + n) / rate_hz``, n at most a window. A silence that
-ends in all that was buffered meanwhile is taken for a gap, too: nothing proves that nothing was lost.
+until it has the next n: a gap is a silence of more than ``(max_gap + n) / rate_hz``, n at most a window or `MAX_BURST_S`.
+A silence that ends in all that was buffered meanwhile is taken for a gap, too: nothing proves that nothing was lost.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .types import Float32Array, Int64Array, Readings, Tensor, TensorSpec, Windo
 CLOCK_BACK_NS: Final = 1_000_000_000
 BURST: Final = 0.5  # of 1 / rate_hz: what arrives within so little after another is of the same burst
 INTERVALS: Final = 512  # what the cadence is measured over
+MAX_BURST_S: Final = 10.0
 FEW: Final = 16  # readings of which Python looks at each faster than numpy at all
 
 
@@ -139,6 +140,7 @@ class WindowBuilder:
         self._gap_ns = int(spec.max_gap * period_ns)  # 0: nothing is a gap
         self._back_ns = max(CLOCK_BACK_NS, self._gap_ns)
         self._period_ns = period_ns
+        self._max_burst = max(spec.length, MAX_BURST_S * (spec.rate_hz or 0.0))
         self._samples = Samples(spec.length, self._channels, stride or spec.stride)
         self._resampler = Resampler(spec, period_ns, self._samples) if spec.rate_hz else None
         self._recent = _Recent()
@@ -260,7 +262,7 @@ class WindowBuilder:
             if step < self._period_ns * BURST:
                 self._burst += 1
                 continue
-            allowed = self._gap_ns + min(self._burst, self.spec.length) * self._period_ns
+            allowed = self._gap_ns + min(self._burst, self._max_burst) * self._period_ns
             self._burst = 1
             if self._gap_ns and step > allowed:
                 self._gaps += 1
