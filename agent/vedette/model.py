@@ -18,13 +18,13 @@ import numpy as np
 
 from .contract import golden
 from .contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
-from .contract.decode import Decoder, make_decoder
+from .contract.decode import Decoder, SegmentDecoder, make_decoder
 from .contract.errors import ModelError, SelfTestError, VedetteError
 from .contract.image import ImagePreprocessor, Placement
 from .contract.labels import is_used, parse_third_party_labels
-from .contract.manifest import ImageInput, Manifest, OutputSpec
+from .contract.manifest import ImageInput, Manifest, OutputSpec, task_of
 from .contract.tflite_metadata import read_normalization
-from .contract.types import Detections, Frame, Result, Tensor, TensorSpec, UInt8Array
+from .contract.types import Classes, Detections, Frame, Poses, Result, Segments, Tensor, TensorSpec, UInt8Array
 from .engine import Engine, SelfTest, TfliteEngine, load_runtime, probe, run_self_test
 
 SUFFIX: Final = ".tflite"
@@ -119,9 +119,9 @@ def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
     if plain.output is None:
         raise ModelError(
             "has no manifest, so nobody knows what its output tensors mean", where=path, expected="a decoder",
-            fix="give one: --decoder classify, ssd or tflite-detection-postprocess (in a config: [pipeline.NAME.plain])",
+            fix="give one: --decoder NAME (in a config: [pipeline.NAME.plain.output], see the end of vedette.toml)",
         )  # fmt: skip
-    labels = _plain_labels(path, plain)
+    labels = _plain_labels(path, plain, plain.output)
     data = path.read_bytes()
     return ModelSpec(
         path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or ImageInput(height=1, width=1),
@@ -129,21 +129,37 @@ def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
     )  # fmt: skip
 
 
-def _plain_labels(path: Path, plain: PlainModel) -> tuple[str, ...]:
+def _plain_labels(path: Path, plain: PlainModel, output: OutputSpec) -> tuple[str, ...]:
+    # key points, channels and quantities are told apart by their names alone
+    unique = task_of(output) in ("pose", "anomaly", "regress")
     if plain.labels_file is not None:
         try:
             raw = plain.labels_file.read_bytes()
         except OSError as error:
             raise ModelError("labels cannot be read", where=plain.labels_file, found=error.strerror or "") from None
-        return parse_third_party_labels(raw, plain.labels_file)
+        return parse_third_party_labels(raw, plain.labels_file, unique=unique)
     carried = third_party_archive(path)
     if len(carried) == 1:
         name, raw = next(iter(carried.items()))
-        return parse_third_party_labels(raw, f"{path}: {name}")
+        return parse_third_party_labels(raw, f"{path}: {name}", unique=unique)
     raise ModelError(
         "has no labels", where=path, expected="a labels file", found=f"{len(carried)} text files inside the model",
         fix="give one: --labels FILE (in a config: labels_file in [pipeline.NAME.plain])",
     )  # fmt: skip
+
+
+def to_frame(result: Result, placement: Placement) -> Result:
+    """Boxes, key points and centroids in fractions of the input tensor -> fractions of the frame."""
+    if isinstance(result, Detections):
+        return Detections(placement.to_frame(result.boxes), result.scores, result.class_ids)
+    if isinstance(result, Poses):
+        keypoints = result.keypoints.copy()
+        keypoints[:, :, :2] = placement.points_to_frame(keypoints[:, :, :2])
+        return Poses(result.scores, keypoints, None if result.boxes is None else placement.to_frame(result.boxes))
+    if isinstance(result, Segments):
+        centroids = placement.points_to_frame(result.centroids)
+        return Segments(result.class_ids, result.shares, placement.to_frame(result.boxes), centroids)
+    return result
 
 
 class Model:
@@ -157,7 +173,12 @@ class Model:
         try:
             self._preprocess = ImagePreprocessor(input_spec, engine.inputs[0])
             self._decode: Decoder = make_decoder(
-                spec.output, engine.outputs, len(spec.labels), score_threshold=score_threshold
+                spec.output,
+                engine.outputs,
+                len(spec.labels),
+                inputs=engine.inputs,
+                input_spec=input_spec,
+                score_threshold=score_threshold,
             )
         except ModelError as error:
             raise ModelError(
@@ -188,13 +209,15 @@ class Model:
         self.engine.invoke(self._inputs, self._outputs)
 
     def decode(self, placement: Placement) -> Result:
-        """What the last inference found, boxes as fractions of the frame; classes without a label left out."""
-        result = self._decode(self._outputs)
-        if not len(result):
-            return result
-        if isinstance(result, Detections):
-            result = Detections(placement.to_frame(result.boxes), result.scores, result.class_ids)
-        return result.take(np.flatnonzero(self._used[result.class_ids]))
+        """What the last inference found, places as fractions of the frame; classes without a label left out."""
+        if isinstance(self._decode, SegmentDecoder):
+            result: Result = self._decode(self._outputs, seen=placement.seen)
+        else:
+            result = self._decode(self._outputs, self._inputs)
+        result = to_frame(result, placement)
+        if isinstance(result, Detections | Classes | Segments):
+            return result.take(np.flatnonzero(self._used[result.class_ids]))
+        return result
 
     def __call__(self, frame: Frame | UInt8Array) -> Result:
         """All three."""

@@ -52,16 +52,16 @@ def parse_labels(raw: bytes, where: object, *, unique: bool = True) -> tuple[str
     return tuple(labels)
 
 
-def parse_third_party_labels(raw: bytes, where: object) -> tuple[str, ...]:
+def parse_third_party_labels(raw: bytes, where: object, *, unique: bool = False) -> tuple[str, ...]:
     """As `parse_labels`, and also reads files whose every line is ``ID LABEL`` (Coral's): gaps become ``???``.
 
-    An empty line between others is an unused class id as well. A label may stand twice: ImageNet's files have two
-    cranes, the bird and the machine; what is said of that label is then said of both.
+    An empty line between others is an unused class id as well. Unless ``unique``, a label may stand twice: ImageNet's
+    files have two cranes, the bird and the machine; what is said of that label is then said of both.
     """
     try:
         lines = raw.decode("utf-8-sig").rstrip().split("\n")
     except UnicodeDecodeError:
-        return parse_labels(raw, where, unique=False)  # names the bad byte
+        return parse_labels(raw, where, unique=unique)  # names the bad byte
     matches = [_NUMBERED.match(line) for line in lines if line.strip()]
     if matches and all(matches):
         numbered = {int(m[1]): m[2].strip() for m in matches if m}
@@ -69,4 +69,4 @@ def parse_third_party_labels(raw: bytes, where: object) -> tuple[str, ...]:
             lines = [numbered.get(i, UNUSED) for i in range(max(numbered) + 1)]
     if any(line.strip() for line in lines):
         lines = [line if line.strip() else UNUSED for line in lines]
-    return parse_labels("\n".join(lines).encode(), where, unique=False)
+    return parse_labels("\n".join(lines).encode(), where, unique=unique)
