@@ -20,7 +20,12 @@ from msgspec import Meta, Struct
 from .contract.errors import ConfigError
 from .contract.manifest import ImageInput, OutputSpec
 from .delivery import WhenFull
+from .events import SceneOptions
+from .motion import MotionOptions
 from .sources import masked_url
+from .steady import SteadyOptions
+from .track import TrackOptions
+from .zones import WireOptions, ZoneOptions
 
 MAX_BYTES: Final = 1024 * 1024
 RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")
@@ -73,6 +78,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     runtime: Literal["auto", "litert", "tflite-runtime"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    interpreters: Annotated[int, Meta(ge=0, le=64)] = 0
 
 
 class IntervalsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,7 +95,11 @@ class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     url: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=2048)]
     loop: bool = False
     pace: Literal["native", "max"] = "native"
-    fps: Annotated[float, Meta(ge=0.1, le=1000.0)] = 1.0
+    fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    width: Annotated[int, Meta(ge=0, le=16384)] = 0
+    height: Annotated[int, Meta(ge=0, le=16384)] = 0
+    fourcc: Annotated[str, Meta(pattern=r"^([A-Za-z0-9 ]{4})?$")] = ""
+    stride: Annotated[int, Meta(ge=0, le=65536)] = 0
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     open_timeout_s: Seconds = 10.0
     stall_timeout_s: Seconds = 5.0
@@ -110,11 +120,27 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     source: SourceConfig | str
     model: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=1024)]
     labels: list[str] = []
-    threshold: Score | None = None
+    threshold: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
     thresholds: dict[str, Score] = {}
+    weight: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
     max_fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    stride: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    detections: bool = True
+    max_detections_hz: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
     publish_empty: bool = True
     plain: PlainConfig | None = None
+    motion: MotionOptions | None = None
+    track: TrackOptions | None = None
+    zones: Annotated[dict[Identifier, ZoneOptions], Meta(max_length=64)] = {}
+    wires: Annotated[dict[Identifier, WireOptions], Meta(max_length=64)] = {}
+    events: SceneOptions | None = None
+    steady: SteadyOptions | None = None
+
+    @property
+    def follows(self) -> TrackOptions | None:
+        """How objects are followed: as ``track`` says, and by its defaults where zones, wires or events need it."""
+        needed = bool(self.zones or self.wires) or self.events is not None
+        return TrackOptions() if self.track is None and needed else self.track
 
     @property
     def source_config(self) -> SourceConfig:
@@ -264,13 +290,18 @@ class _Places:
         )  # fmt: skip
 
 
-_PATH = re.compile(r"(?s)^(?P<text>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$")
+_PATH = re.compile(r"(?s)^(?P<text>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$")
 _PATTERNS: Final = {
     "root": "levels of a topic, such as plant-7/vedette, without +, # and control characters",
     "host": "a name or address without spaces",
+    "fourcc": "four letters or digits, such as MJPG",
+    "zones": "names of 1 to 64 letters, digits, - and _",
+    "wires": "names of 1 to 64 letters, digits, - and _",
+    "rightward": "1 to 64 letters, digits, - and _",
+    "leftward": "1 to 64 letters, digits, - and _",
 }
 """What a key's pattern means, for people; of the others: some text without NUL bytes."""
 
@@ -282,7 +313,7 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
         match = _PATH.match(str(error))
         text = match["text"] if match else str(error)
         inner = tuple(re.findall(r"\.\.\.|[^.\[\]]+", match["path"] or "")) if match else ()
-        key = _name_dict_keys((*table, *inner), value, table)
+        key = _name_dict_keys((*table, *inner), value, table, kind)
         found = _look_up(value, key[len(table) :])
         if unknown := _UNKNOWN.match(text):
             struct = _struct_at(kind, key[len(table) :])
@@ -294,13 +325,14 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
             wanted = expected["expected"].replace("`", "")
             if "matching regex" in wanted:
                 wanted = _PATTERNS.get(key[-1], "some text without NUL bytes")
+                if isinstance(found, dict):  # one of its keys
+                    found = next((name for name in found if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)), found)
             raise ConfigError("bad value", where=places.at(key), expected=wanted, found=_shown(found, key)) from None
         head, _, rest = text.partition(": ")
         if rest and re.fullmatch(r"[a-z_]+", head):
             # a struct's own check: "field: expected X, found Y"
-            raise ConfigError(
-                "bad value", where=places.at((*key, head)), found=rest.removeprefix("expected ")
-            ) from None
+            wanted, _, what = rest.removeprefix("expected ").partition(", found ")
+            raise ConfigError("bad value", where=places.at((*key, head)), expected=wanted, found=what) from None
         options = _choices(kind, key[len(table) :])
         raise ConfigError(
             "bad value", where=places.at(key), expected=options, found=_shown(found, key) if options else text
@@ -317,14 +349,21 @@ def _shown(value: Any, key: tuple[str, ...]) -> str:
     return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
 
 
-def _name_dict_keys(path: tuple[str, ...], value: Any, table: tuple[str, ...]) -> tuple[str, ...]:
-    """msgspec writes ``[...]`` for a dict's key; the offending one is the first that is no score."""
+def _name_dict_keys(path: tuple[str, ...], value: Any, table: tuple[str, ...], kind: Any) -> tuple[str, ...]:
+    """msgspec writes ``[...]`` for a dict's key; the offending one is the first that is no score, or no such table."""
     if "..." not in path:
         return path
     index = path.index("...")
     inner = _look_up(value, path[len(table) : index])
+    struct = _struct_at(kind, (*path[len(table) : index], "..."))
     if isinstance(inner, dict):
         for name, item in inner.items():
+            if struct is not None:
+                try:
+                    msgspec.convert(item, struct)
+                except msgspec.ValidationError:
+                    return (*path[:index], name, *path[index + 1 :])
+                continue
             bad = isinstance(item, bool) or not isinstance(item, int | float) or not 0 <= item <= 1
             if bad:
                 return (*path[:index], name, *path[index + 1 :])
@@ -349,7 +388,9 @@ def _struct_at(kind: Any, path: tuple[str, ...]) -> Any:
         if isinstance(info, msgspec.inspect.UnionType):
             structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
             info = structs[0] if structs else info
-        if isinstance(info, msgspec.inspect.StructType):
+        if isinstance(info, msgspec.inspect.DictType):
+            info = info.value_type
+        elif isinstance(info, msgspec.inspect.StructType):
             fields = {field.name: field.type for field in info.fields}
             if part not in fields:
                 return None
@@ -362,10 +403,15 @@ def _struct_at(kind: Any, path: tuple[str, ...]) -> Any:
 
 def _choices(kind: Any, path: tuple[str, ...]) -> str:
     """What a field with few values may be."""
+    if path and path[-1].isdigit():  # of a list
+        path = path[:-1]
     struct = _struct_at(kind, path[:-1]) if path else None
     if struct is None:
         return ""
     for field in msgspec.inspect.type_info(struct).fields:  # type: ignore[attr-defined]
-        if path and field.name == path[-1] and isinstance(field.type, msgspec.inspect.LiteralType):
-            return "one of " + ", ".join(repr(v) for v in field.type.values)
+        info = field.type
+        if isinstance(info, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
+            info = info.item_type
+        if path and field.name == path[-1] and isinstance(info, msgspec.inspect.LiteralType):
+            return "one of " + ", ".join(repr(v) for v in info.values)
     return ""

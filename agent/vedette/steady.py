@@ -33,16 +33,16 @@ class SteadyOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Times the threshold: a score below this speaks against the anomaly that holds."""
     enter: Windows = 3
     """So many windows must speak for it ..."""
-    of: Windows = 3
-    """... of the last so many; as many as `enter` means one after the other."""
+    of: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """... of the last so many; 0: one after the other."""
     leave: Windows = 3
     """So many windows one after the other must speak against what holds before it is over."""
     every_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 10.0
     """Least time between two states that differ in nothing but a score or a value, seconds."""
 
     def __post_init__(self) -> None:
-        if self.of < self.enter:
-            raise ValueError(f"of: expected at least enter = {self.enter}, found {self.of}")
+        if 0 < self.of < self.enter:
+            raise ValueError(f"of: expected 0, or at least enter = {self.enter}, found {self.of}")
         if self.off_score > self.on_score:
             raise ValueError(f"off_score: expected at most on_score = {self.on_score}, found {self.off_score}")
         if self.off_factor > self.on_factor:
@@ -146,7 +146,7 @@ class _Classes:
     def __init__(self, options: SteadyOptions, labels: Sequence[str]) -> None:
         self._options = options
         self._labels = labels
-        self._tops = _Run(options.enter, options.of)
+        self._tops = _Run(options.enter, options.of or options.enter)
         self._doubts = _Run(options.leave, options.leave)
         self._held: int | None = None
         self._since_ns: int | None = None
@@ -193,7 +193,7 @@ class _Classes:
 class _Anomaly:
     def __init__(self, options: SteadyOptions) -> None:
         self._options = options
-        self._for = _Run(options.enter, options.of)
+        self._for = _Run(options.enter, options.of or options.enter)
         self._against = _Run(options.leave, options.leave)
         self._active = False
         self._since_ns: int | None = None

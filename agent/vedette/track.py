@@ -103,7 +103,7 @@ class Tracker:
         """``thresholds``: the score from which on a detection is good, one for all or (labels,), one a class; of a class
         above 1, nothing is tracked."""
         self._options = options
-        self._thresholds = np.asarray(thresholds, np.float32)
+        self.retune(thresholds)
         self._keep_ns = int(options.keep_s * 1e9)
         self._last_id = 0
         self._now_ns = 0
@@ -120,6 +120,10 @@ class Tracker:
         moving = np.abs(self._reals[_SPEED, :, :2]) > FAST * self._reals[_AT, :, 2:]
         seen = (self._ints[:, _MISSES] == 0) & (self._ints[:, _ID] > 0)
         return bool(moving[seen].any())
+
+    def retune(self, thresholds: Float32Array | float) -> None:
+        """Other thresholds, as of the constructor, from the next frame on."""
+        self._thresholds = np.asarray(thresholds, np.float32)
 
     def hold(self, until_ns: int) -> None:
         """Nothing moved until then, and nobody looked: no track ages, and none is carried on."""

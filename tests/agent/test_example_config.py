@@ -21,7 +21,7 @@ OPTION = re.compile(r"^#(?=\[|[a-z_]+ = )")  # "# " begins prose
 # Worked out where the agent runs, so that no default can stand in a file
 DEVICE = "device"
 # TOML has no null; absent means "the bundle's own", "none"
-NULLS = {"threshold"}
+NULLS = {"threshold", "stride"}
 
 
 @pytest.fixture
@@ -124,8 +124,9 @@ def _differences(config: Config) -> Iterator[tuple[str, Any, Any]]:
             if field.default_factory is not msgspec.NODEFAULT:
                 default = field.default_factory()
             value = getattr(struct, field.name)
-            if default is msgspec.NODEFAULT or field.name in NULLS or isinstance(value, msgspec.Struct):
-                continue  # needed; or null; or a table, whose own fields are looked at
+            tables = isinstance(value, dict) and any(isinstance(item, msgspec.Struct) for item in value.values())
+            if default is msgspec.NODEFAULT or field.name in NULLS or isinstance(value, msgspec.Struct) or tables:
+                continue  # needed; or null; or tables, whose own fields are looked at
             if value != default:
                 yield f"{type(struct).__name__}.{field.name}", value, default
 
@@ -137,10 +138,12 @@ def _keys_by_struct(text: str) -> dict[type[msgspec.Struct], set[str]]:
     found: dict[type[msgspec.Struct], set[str]] = {}
 
     def walk(table: dict[str, Any], value: Any) -> None:
-        found.setdefault(type(value), set()).update(table)
+        if isinstance(value, msgspec.Struct):
+            found.setdefault(type(value), set()).update(table)
         for key, inner in table.items():
-            if isinstance(inner, dict) and isinstance(getattr(value, key, None), msgspec.Struct):
-                walk(inner, getattr(value, key))
+            found_there = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+            if isinstance(inner, dict) and isinstance(found_there, msgspec.Struct | dict):
+                walk(inner, found_there)
 
     for name in ("mqtt", "outbox", "engine", "intervals"):
         walk(document[name], getattr(config, name))

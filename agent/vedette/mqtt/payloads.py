@@ -18,6 +18,9 @@ from vedette.stats import Latency
 
 from .envelope import MAX_BODY as MAX_BODY
 from .envelope import VERSION as VERSION
+from .events import EVENT_MESSAGES
+from .events import EventBody as EventBody
+from .events import StateMessage as StateMessage
 from .results import MAX_OBJECTS as MAX_OBJECTS
 from .results import RESULT_MESSAGES
 from .results import ClassesBody as ClassesBody
@@ -33,7 +36,10 @@ State = Literal["init", "ready", "alert", "stopped", "lost"]
 
 
 class StatusMessage(Struct, frozen=True):
-    """Birth and will. ``since``: when this state began; of a will, when the connection was made."""
+    """Birth and will. ``since``: when this state began; of a will, when the connection was made.
+
+    ``degraded``: the pipelines that get less than 0.9 of the inferences they want, for others need the machine too.
+    """
 
     v: int
     state: State
@@ -42,6 +48,7 @@ class StatusMessage(Struct, frozen=True):
     why: str | None
     agent: str
     pipelines: list[str]
+    degraded: list[str]
 
 
 class SourceInfo(Struct, frozen=True):
@@ -51,6 +58,31 @@ class SourceInfo(Struct, frozen=True):
     outcome: Literal["end", "lost", "stalled", "frozen"] | None
     why: str
     reopened: int
+
+
+class LoadInfo(Struct, frozen=True):
+    """``weight``: the pipeline's, as configured. ``share``: of the samples that it wanted in this interval, how many were
+    inferred, 0 to 1; null where none came, or its source waits for it."""
+
+    weight: float
+    share: float | None
+
+
+class SensorInfo(Struct, frozen=True):
+    """What became of a sensor's readings, since the start. ``rate_hz``, ``jitter_ms``: of the last readings.
+
+    ``gaps``: how often readings were too far apart for one window; ``late``: those left out, for they were not later than
+    the one before; ``clock_back``: how often the sensor's clock was set back; ``malformed``: lines by reason.
+    """
+
+    readings: int
+    windows: int
+    rate_hz: float | None
+    jitter_ms: float | None
+    gaps: int
+    late: int
+    clock_back: int
+    malformed: dict[str, int]
 
 
 class OutboxInfo(Struct, frozen=True):
@@ -75,6 +107,8 @@ class StatsMessage(Struct, frozen=True):
     inferred: int
     latency_ms: dict[str, Latency]
     dropped: dict[str, int]
+    load: LoadInfo
+    sensor: SensorInfo | None
     source: SourceInfo
     outbox: OutboxInfo
 
@@ -156,6 +190,7 @@ class HealthMessage(Struct, frozen=True):
 MESSAGES: Final[dict[str, type[Struct]]] = {
     "status": StatusMessage,
     **RESULT_MESSAGES,
+    **EVENT_MESSAGES,
     "stats": StatsMessage,
     "ledger": LedgerMessage,
     "health": HealthMessage,
