@@ -1,7 +1,27 @@
-"""Where frames come from: each source opens a URL. `open_source` knows which file reads which."""
+"""Where frames and readings come from: each source opens a URL.
+
+`make_source` knows which file reads a camera's or a video's, `make_sensor_source` which reads a sensor's.
+"""
 
 from .base import Grabber, Slot, Source, SourceStatus
 from .registry import SourceOptions, make_source, masked_url
+from .sensor import Listener, ListenerStatus, SensorOptions, SensorSource
+from .sensor_urls import is_sensor_url, make_sensor_source
 from .supervise import Outcome
 
-__all__ = ["Grabber", "Outcome", "Slot", "Source", "SourceOptions", "SourceStatus", "make_source", "masked_url"]
+__all__ = [
+    "Grabber",
+    "Listener",
+    "ListenerStatus",
+    "Outcome",
+    "SensorOptions",
+    "SensorSource",
+    "Slot",
+    "Source",
+    "SourceOptions",
+    "SourceStatus",
+    "is_sensor_url",
+    "make_sensor_source",
+    "make_source",
+    "masked_url",
+]

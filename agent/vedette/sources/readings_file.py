@@ -1,0 +1,173 @@
+"""``csv:///PATH`` and ``ndjson:///PATH``: recordings, at their own pace or flat out, once or again and again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import IO, Final, Literal
+
+import numpy as np
+
+from vedette import clock
+from vedette.contract.errors import SourceError
+from vedette.contract.types import Int64Array, Readings
+
+from .lines import LineCutter, LineParser, Parsed, Tally
+from .sensor import SensorOptions, as_readings, no_readings
+
+CHUNK_BYTES: Final = 65_536
+BATCH_NS: Final = 10_000_000  # at its own pace, readings due within so long of one another are handed on together
+JUMP_NS: Final = (
+    3600 * 1_000_000_000
+)  # a recording that is silent for longer goes on at once, as one that turns back does
+
+
+class RecordingSource:
+    """See `vedette.sources.sensor.SensorSource`. A recording without times is one of evenly spaced readings."""
+
+    def __init__(
+        self,
+        path: Path,
+        format: Literal["csv", "ndjson"],
+        columns: tuple[str, ...],
+        rate_hz: float | None,
+        options: SensorOptions,
+    ) -> None:
+        """``rate_hz``: of a recording without times; None for what the options say."""
+        self._path = path
+        self._format: Literal["csv", "ndjson"] = format
+        self._columns = columns
+        self._rate_hz = rate_hz or options.rate_hz
+        self._options = options
+        self.tally = Tally()
+        self._file: IO[bytes] | None = None
+        self._parser: LineParser
+        self._cutter: LineCutter
+        self._pending: Readings = no_readings(len(options.channels))
+        self._count = 0  # readings since the file's begin
+        self._first_ns = 0  # time of the reading that was due at _begun_ns, CLOCK_BOOTTIME
+        self._begun_ns = 0
+        self._last_ns: int | None = None
+
+    @property
+    def live(self) -> bool:
+        """At its own pace a recording behaves as a sensor does."""
+        return self._options.pace == "native"
+
+    @property
+    def endless(self) -> bool:
+        """A recording has an end."""
+        return False
+
+    @property
+    def reopens_when_silent(self) -> bool:
+        """A recording may be silent."""
+        return False
+
+    def open(self) -> None:
+        """Raises `SourceError` when the file is missing, or its first reading cannot be used as it is asked for."""
+        self.close()
+        try:
+            self._file = self._path.open("rb")
+        except OSError as error:
+            raise SourceError("cannot be opened", where=self._path, found=error.strerror) from None
+        self._begin()
+        first = self._next()
+        if first is None:
+            raise SourceError("not one reading", where=self._path)
+        self._pending = first
+        if self.live and not self._pending.timed and not self._rate_hz:
+            raise SourceError(
+                "no times", where=self._path, expected='a column or key "t"', fix='add ?rate=HZ, or set pace = "max"'
+            )
+
+    def read(self, timeout_s: float) -> Readings | None:
+        """See `SensorSource.read`."""
+        readings: Readings | None = self._pending
+        if not len(self._pending):
+            readings = self._next()
+            if readings is None:
+                return None
+        assert readings is not None
+        if not self.live or not len(readings):
+            self._pending = no_readings(readings.values.shape[1])
+            return readings
+        return self._due(readings, timeout_s)
+
+    def close(self) -> None:
+        """See `SensorSource.close`."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._pending = no_readings(len(self._options.channels))
+
+    def _begin(self) -> None:
+        """At the file's first line."""
+        assert self._file is not None
+        self._file.seek(0)
+        self._cutter = LineCutter(self.tally)
+        self._parser = LineParser(self._options.channels, self.tally, format=self._format, columns=self._columns)
+        self._count = 0
+        self._last_ns = None
+
+    def _next(self) -> Readings | None:
+        """The readings of the next piece of the file, times made from the rate where there are none. None at the end."""
+        assert self._file is not None
+        while True:
+            refused = self.tally.total()
+            data = self._file.read(CHUNK_BYTES)
+            lines = self._cutter.feed(data) if data else self._cutter.end(broken=False)
+            parsed = self._parser.parse(lines)
+            if not self._count and not len(parsed) and self.tally.total() > refused:
+                self._complain()
+            if len(parsed):
+                readings = self._timed(parsed)
+                self._count += len(parsed)
+                return readings
+            if data:
+                continue
+            if not self._options.loop:
+                return None
+            if not self._count:
+                raise SourceError("not one reading", where=self._path)
+            self._begin()
+
+    def _complain(self) -> None:
+        """Raises `SourceError` where the file's whole beginning is of no use."""
+        reason, example = list(self.tally.problems.items())[-1]
+        raise SourceError(
+            f"no reading can be used ({reason.replace('_', ' ')})", where=self._path,
+            expected=", ".join(self._options.channels), found=repr(example),
+        )  # fmt: skip
+
+    def _timed(self, parsed: Parsed) -> Readings:
+        if parsed.times_ns is not None or not self._rate_hz:
+            return as_readings(parsed, clock.now_ns())
+        index = np.arange(self._count, self._count + len(parsed))
+        times_ns: Int64Array = np.rint(index * (1e9 / self._rate_hz)).astype(np.int64)
+        return Readings(parsed.values, times_ns, clock.now_ns(), True)
+
+    def _due(self, readings: Readings, timeout_s: float) -> Readings:
+        """Waits for the first of them, and hands on those that are due with it; the others go on pending."""
+        now = clock.now_ns()
+        first = int(readings.times_ns[0])
+        late_ns = now - self._begun_ns - (first - self._first_ns)
+        step_ns = 0 if self._last_ns is None else first - self._last_ns
+        if self._last_ns is None or step_ns < 0 or step_ns > JUMP_NS or late_ns > 1_000_000_000:
+            self._first_ns, self._begun_ns = first, now
+        wait_ns = self._begun_ns + (first - self._first_ns) - now
+        if wait_ns > timeout_s * 1e9:
+            time.sleep(timeout_s)
+            self._pending = readings
+            return no_readings(readings.values.shape[1])
+        time.sleep(max(0, wait_ns) / 1e9)
+        now = clock.now_ns()
+        times = readings.times_ns
+        # up to the first that is not due yet, or goes back in time
+        held = (times > max(first, now - self._begun_ns + self._first_ns) + BATCH_NS) | (
+            np.diff(times, prepend=first) < 0
+        )
+        count = int(np.argmax(held)) if held.any() else len(times)
+        self._pending = Readings(readings.values[count:], times[count:], now, True)
+        self._last_ns = int(times[count - 1])
+        return Readings(readings.values[:count], times[:count], now, True)
