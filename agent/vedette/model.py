@@ -1,4 +1,4 @@
-"""From a name or a path to something that turns frames into results.
+"""From a name or a path to something that turns frames, or windows of readings, into results.
 
 A bundle says all of itself. A plain third-party ``.tflite`` says little: a `PlainModel` stands in for its manifest, with
 what the user gave; nothing is guessed silently.
@@ -22,12 +22,35 @@ from .contract.decode import Decoder, SegmentDecoder, make_decoder
 from .contract.errors import ModelError, SelfTestError, VedetteError
 from .contract.image import ImagePreprocessor, Placement
 from .contract.labels import is_used, parse_third_party_labels
-from .contract.manifest import ImageInput, Manifest, OutputSpec, task_of
+from .contract.manifest import (
+    AnomalyOutput,
+    ImageInput,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    RegressOutput,
+    SeriesInput,
+    task_of,
+)
 from .contract.tflite_metadata import read_normalization
-from .contract.types import Classes, Detections, Frame, Poses, Result, Segments, Tensor, TensorSpec, UInt8Array
+from .contract.types import (
+    Classes,
+    Detections,
+    Float32Array,
+    Frame,
+    Poses,
+    Result,
+    Segments,
+    Tensor,
+    TensorSpec,
+    UInt8Array,
+    Window,
+)
+from .contract.window import SeriesPreprocessor
 from .engine import Engine, SelfTest, TfliteEngine, load_runtime, probe, run_self_test
 
 SUFFIX: Final = ".tflite"
+WHOLE: Final = Placement(0.0, 0.0, 1.0, 1.0)  # a sample that fills the input tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,7 @@ class PlainModel:
     """What a user says of a model that carries no manifest. None: as the file's own tensors say."""
 
     output: OutputSpec | None = None
-    input: ImageInput | None = None
+    input: InputSpec | None = None
     labels_file: Path | None = None
 
 
@@ -49,7 +72,7 @@ class ModelSpec:
     sha256: str
     """Of a bundle's manifest, which names all the rest; of a plain model, the file's."""
     labels: tuple[str, ...]
-    input: ImageInput
+    input: InputSpec
     output: OutputSpec
     bundle: Bundle | None
 
@@ -103,7 +126,17 @@ def share_folder(name: str) -> Path:
 
 def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
     """Reads and checks everything but the network itself. Raises `ModelError` or `BundleError`."""
-    path = find_model(name)
+    spec = _read(find_model(name), plain)
+    named = _named(spec.input, spec.output)
+    if named is not None and spec.labels != named:
+        raise ModelError(
+            "labels are not the names that the model says", where=spec.path, expected=", ".join(named),
+            found=", ".join(spec.labels),
+        )  # fmt: skip
+    return spec
+
+
+def _read(path: Path, plain: PlainModel | None) -> ModelSpec:
     if has_archive(path):
         bundle = open_bundle(path)
         if plain is not None and plain != PlainModel():
@@ -142,10 +175,21 @@ def _plain_labels(path: Path, plain: PlainModel, output: OutputSpec) -> tuple[st
     if len(carried) == 1:
         name, raw = next(iter(carried.items()))
         return parse_third_party_labels(raw, f"{path}: {name}", unique=unique)
+    if plain.input is not None and (named := _named(plain.input, output)) is not None:
+        return named
     raise ModelError(
         "has no labels", where=path, expected="a labels file", found=f"{len(carried)} text files inside the model",
         fix="give one: --labels FILE (in a config: labels_file in [pipeline.NAME.plain])",
     )  # fmt: skip
+
+
+def _named(input: InputSpec, output: OutputSpec) -> tuple[str, ...] | None:
+    """What the labels must be, where input or output name channels or quantities; None where labels say more."""
+    if isinstance(output, RegressOutput):
+        return tuple(quantity.name for quantity in output.quantities)
+    if isinstance(output, AnomalyOutput) and isinstance(input, SeriesInput):
+        return tuple(channel.name for channel in input.channels)
+    return None
 
 
 def to_frame(result: Result, placement: Placement) -> Result:
@@ -169,26 +213,28 @@ class Model:
         """Raises `ModelError` where the engine's tensors are not what the spec says."""
         if len(engine.inputs) != 1:
             raise ModelError("network", where=spec.path, expected="one input tensor", found=str(len(engine.inputs)))
-        input_spec = spec.input if spec.bundle or spec.input.height > 1 else _input_from(engine.inputs[0], spec)
+        self.spec = spec
+        self.engine = engine
+        self.input: InputSpec = spec.input
+        """How samples become the input tensor; of a plain model completed by what its file says."""
+        if isinstance(spec.input, ImageInput) and spec.bundle is None and spec.input.height == 1:
+            self.input = _input_from(engine.inputs[0], spec)
         try:
-            self._preprocess = ImagePreprocessor(input_spec, engine.inputs[0])
-            self._decode: Decoder = make_decoder(
-                spec.output,
-                engine.outputs,
-                len(spec.labels),
-                inputs=engine.inputs,
-                input_spec=input_spec,
-                score_threshold=score_threshold,
-            )
+            self._preprocess = _preprocessor(self.input, engine.inputs[0])
+            self._decode = self._decoder(score_threshold)
         except ModelError as error:
             raise ModelError(
                 error.problem, where=f"{spec.path}: {error.where}" if error.where else spec.path,
                 expected=error.expected, found=error.found, fix=error.fix,
             ) from None  # fmt: skip
-        self.spec = spec
-        self.engine = engine
         self._inputs, self._outputs = engine.allocate()
         self._used = np.array([is_used(label) for label in spec.labels])
+
+    def _decoder(self, score_threshold: float | None) -> Decoder:
+        return make_decoder(
+            self.spec.output, self.engine.outputs, len(self.spec.labels), inputs=self.engine.inputs,
+            input_spec=self.input, score_threshold=score_threshold,
+        )  # fmt: skip
 
     def sibling(self) -> Model:
         """The same engine and decoder with buffers of its own, for another thread.
@@ -196,32 +242,56 @@ class Model:
         An engine runs one inference at a time: whoever shares it sees to that.
         """
         twin = copy(self)
-        twin._preprocess = ImagePreprocessor(self._preprocess.spec, self.engine.inputs[0])
+        twin._preprocess = _preprocessor(self.input, self.engine.inputs[0])
         twin._inputs, twin._outputs = self.engine.allocate()
         return twin
 
-    def preprocess(self, pixels: UInt8Array) -> Placement:
-        """Puts a picture, (height, width, 3) uint8 BGR, into the input buffer."""
-        return self._preprocess(pixels, self._inputs[0])
+    def decide_from(self, score_threshold: float) -> None:
+        """From which score on results are decoded from now on, or windows are anomalous. Any thread may call it.
 
-    def infer(self) -> None:
-        """Runs the network on the input buffer."""
-        self.engine.invoke(self._inputs, self._outputs)
+        Raises `ModelError` for a threshold that cannot be.
+        """
+        self._decode = self._decoder(score_threshold)
 
-    def decode(self, placement: Placement) -> Result:
-        """What the last inference found, places as fractions of the frame; classes without a label left out."""
-        if isinstance(self._decode, SegmentDecoder):
-            result: Result = self._decode(self._outputs, seen=placement.seen)
+    def preprocess(self, sample: Frame | Window | UInt8Array | Float32Array) -> Placement:
+        """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR; or a window, or its
+        values, (length, channels) float32 in the sensor's units.
+
+        Raises `PictureError` or `ReadingsError` for one that cannot be used.
+        """
+        data: Tensor
+        if isinstance(sample, Frame):
+            data = sample.pixels
         else:
-            result = self._decode(self._outputs, self._inputs)
+            data = sample.values if isinstance(sample, Window) else sample
+        if isinstance(self._preprocess, SeriesPreprocessor):
+            self._preprocess(data, self._inputs[0])
+            return WHOLE
+        return self._preprocess(data, self._inputs[0])
+
+    def infer(self, engine: Engine | None = None) -> None:
+        """Runs the network on the input buffer; ``engine``: in the place of its own, another one of the same file."""
+        (engine or self.engine).invoke(self._inputs, self._outputs)
+
+    def decode(self, placement: Placement | None = None) -> Result:
+        """What the last inference found, places as fractions of the frame; classes without a label left out.
+
+        ``placement``: what `preprocess` said; None: the frame fills the input tensor.
+        """
+        placement = placement or WHOLE
+        decoder = self._decode
+        if isinstance(decoder, SegmentDecoder):
+            result: Result = decoder(self._outputs, seen=placement.seen)
+        else:
+            result = decoder(self._outputs, self._inputs)
         result = to_frame(result, placement)
         if isinstance(result, Detections | Classes | Segments):
             return result.take(np.flatnonzero(self._used[result.class_ids]))
         return result
 
-    def __call__(self, frame: Frame | UInt8Array) -> Result:
+    def __call__(self, sample: Frame | Window | UInt8Array | Float32Array) -> Result:
         """All three."""
-        placement = self.preprocess(frame.pixels if isinstance(frame, Frame) else frame)
+        placement = self.preprocess(sample)
         self.infer()
         return self.decode(placement)
 
@@ -229,6 +299,10 @@ class Model:
     def outputs(self) -> list[Tensor]:
         """The raw output buffers; overwritten by the next inference."""
         return self._outputs
+
+
+def _preprocessor(spec: InputSpec, tensor: TensorSpec) -> ImagePreprocessor | SeriesPreprocessor:
+    return SeriesPreprocessor(spec, tensor) if isinstance(spec, SeriesInput) else ImagePreprocessor(spec, tensor)
 
 
 def _input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
