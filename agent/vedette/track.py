@@ -111,9 +111,6 @@ class Tracker:
         self._reals: Float64Array = np.empty((5, 0, 4))
         self._scores: Float32Array = np.empty(0, np.float32)
 
-    def __len__(self) -> int:
-        return int((self._ints[:, _ID] > 0).sum())
-
     @property
     def busy(self) -> bool:
         """Whether a track that was seen in the last frame moves: no time to look away."""
