@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .contract.errors import ConfigError
-from .contract.manifest import ImageInput, OutputSpec
+from .contract.manifest import InputSpec, OutputSpec
 from .delivery import WhenFull
 from .events import SceneOptions
 from .motion import MotionOptions
@@ -110,7 +110,7 @@ class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """[pipeline.NAME.plain]: what a model without a manifest cannot say of itself."""
 
     output: OutputSpec
-    input: ImageInput | None = None
+    input: InputSpec | None = None
     labels_file: FileName = ""
 
 
@@ -204,7 +204,7 @@ def parse_config(raw: bytes, path: Path) -> Config:
                 "bad pipeline name", where=places.at(place), found=repr(name),
                 expected="letters, digits, - and _, and none of " + ", ".join(RESERVED),
             )  # fmt: skip
-        pipelines[name] = _convert(table, PipelineConfig, place, places)
+        pipelines[name] = _convert(_with_kind(table), PipelineConfig, place, places)
     device = document.get("device", default_device())
     if not isinstance(device, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", device):
         raise ConfigError(
@@ -222,6 +222,14 @@ def parse_config(raw: bytes, path: Path) -> Config:
         intervals=_convert(document.get("intervals", {}), IntervalsConfig, ("intervals",), places),
         pipelines=pipelines,
     )
+
+
+def _with_kind(table: Any) -> Any:
+    """A pipeline's table; the input of its plain model is an image where it does not say what it is."""
+    stated = _look_up(table, ("plain", "input"))
+    if not isinstance(table, dict) or not isinstance(stated, dict) or "kind" in stated:
+        return table
+    return {**table, "plain": {**table["plain"], "input": {"kind": "image", **stated}}}
 
 
 class _Top(Struct, frozen=True, kw_only=True):
@@ -316,7 +324,7 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
         key = _name_dict_keys((*table, *inner), value, table, kind)
         found = _look_up(value, key[len(table) :])
         if unknown := _UNKNOWN.match(text):
-            struct = _struct_at(kind, key[len(table) :])
+            struct = _struct_at(kind, key[len(table) :], value)
             fields = struct.__struct_fields__ if struct else ()
             raise places.unknown(key, unknown["key"], tuple(fields)) from None
         if missing := _MISSING.match(text):
@@ -333,7 +341,7 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places
             # a struct's own check: "field: expected X, found Y"
             wanted, _, what = rest.removeprefix("expected ").partition(", found ")
             raise ConfigError("bad value", where=places.at((*key, head)), expected=wanted, found=what) from None
-        options = _choices(kind, key[len(table) :])
+        options = _choices(kind, key[len(table) :], value)
         raise ConfigError(
             "bad value", where=places.at(key), expected=options, found=_shown(found, key) if options else text
         ) from None
@@ -381,31 +389,40 @@ def _look_up(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _struct_at(kind: Any, path: tuple[str, ...]) -> Any:
-    """The struct that a path below ``kind`` leads to, for the names of its fields."""
+def _struct_at(kind: Any, path: tuple[str, ...], value: Any = None) -> Any:
+    """The struct that a path below ``kind`` leads to, for the names of its fields; ``value``: what it is to hold."""
     info = msgspec.inspect.type_info(kind)
     for part in path:
-        if isinstance(info, msgspec.inspect.UnionType):
-            structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
-            info = structs[0] if structs else info
+        info = _chosen(info, value)
+        value = _look_up(value, (part,))
         if isinstance(info, msgspec.inspect.DictType):
             info = info.value_type
+        elif isinstance(info, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
+            info = info.item_type
         elif isinstance(info, msgspec.inspect.StructType):
             fields = {field.name: field.type for field in info.fields}
             if part not in fields:
                 return None
             info = fields[part]
-    if isinstance(info, msgspec.inspect.UnionType):
-        structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
-        return structs[0].cls if structs else None
+    info = _chosen(info, value)
     return info.cls if isinstance(info, msgspec.inspect.StructType) else None
 
 
-def _choices(kind: Any, path: tuple[str, ...]) -> str:
+def _chosen(info: msgspec.inspect.Type, value: Any) -> msgspec.inspect.Type:
+    """Of a choice of structs the one whose tag the value has (decoder, kind), else the first."""
+    if not isinstance(info, msgspec.inspect.UnionType):
+        return info
+    structs = [t for t in info.types if isinstance(t, msgspec.inspect.StructType)]
+    tagged = [t for t in structs if isinstance(value, dict) and t.tag_field and value.get(t.tag_field) == t.tag]
+    chosen = tagged or structs
+    return chosen[0] if chosen else info
+
+
+def _choices(kind: Any, path: tuple[str, ...], value: Any) -> str:
     """What a field with few values may be."""
     if path and path[-1].isdigit():  # of a list
         path = path[:-1]
-    struct = _struct_at(kind, path[:-1]) if path else None
+    struct = _struct_at(kind, path[:-1], value) if path else None
     if struct is None:
         return ""
     for field in msgspec.inspect.type_info(struct).fields:  # type: ignore[attr-defined]

@@ -153,6 +153,12 @@ class Lane:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
+    def close(self) -> None:
+        """After `stop`: lets the interpreters go. One whose thread still hangs in native code is left to it."""
+        for thread, engine in zip(self._threads, self.engines, strict=True):
+            if not thread.is_alive():
+                engine.close()
+
     def _submit(self, seat: Seat, run: Run, done: Done) -> None:
         with self._changed:
             if not self._stopped:

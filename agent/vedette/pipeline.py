@@ -1,4 +1,4 @@
-"""source -> newest frame -> preprocess -> engine -> decode -> filter -> outbox: three threads a pipeline."""
+"""One sample, the whole way: feed -> preprocess -> engine -> decode -> reporter. Two threads a pipeline, and a lane's."""
 
 from __future__ import annotations
 
@@ -7,127 +7,111 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Final
-
-import msgspec
-import numpy as np
+from typing import Final, Protocol
 
 from . import clock
-from .clock import ClockState
-from .contract.errors import FaultError, PictureError
+from .contract.errors import FaultError, PictureError, ReadingsError
 from .contract.image import Placement
-from .contract.types import Classes, Detections, Frame, Result
-from .delivery import Outbox, Stream
+from .contract.types import Detections, Frame, Result, UInt8Array, Window
+from .engine import Engine
+from .feed import Feed
+from .lane import Seat
 from .model import Model
-from .mqtt.payloads import (
-    MAX_BODY,
-    MAX_OBJECTS,
-    ClassesBody,
-    DetectedObject,
-    DetectionsBody,
-    EngineRef,
-    FrameInfo,
-    FrameLatency,
-    ModelRef,
-    SeenClass,
-)
-from .sources import Grabber
+from .motion import MotionGate
+from .reporter import Reporter
 from .stats import PipelineStats
 
 log = logging.getLogger(__name__)
 
-TOPIC: Final = "detections"
-IDLE_S: Final = 0.5  # how long one turn waits for a frame; a turn is what the watchdog calls progress
+IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
 BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
-@dataclass(frozen=True, slots=True)
-class LabelFilter:
-    """Which classes are reported, and from which score on: one threshold a class, above 1 for never.
-
-    ``thresholds``: (labels,) float32.
-    """
-
-    thresholds: np.ndarray[tuple[int], np.dtype[np.float32]]
-
-    def __call__(self, result: Result) -> Result:
-        """Those that pass, in their order."""
-        if not len(result):
-            return result
-        return result.take(np.flatnonzero(result.scores >= self.thresholds[result.class_ids]))
+class Views(Protocol):
+    """What a detector is shown of each frame, in the place of all of it. See `vedette.regions`."""
 
     @property
-    def lowest(self) -> float:
-        """The score below which nothing needs to be decoded."""
-        return float(min(1.0, self.thresholds.min()))
+    def count(self) -> int:
+        """How many views of every frame."""
+        ...
+
+    def views(self, pixels: UInt8Array) -> Sequence[UInt8Array]:
+        """``count`` of them, of a frame (height, width, 3)."""
+        ...
+
+    def to_frame(self, found: Sequence[Detections], width: int, height: int) -> Detections:
+        """What was found in each view, as fractions of it -> what is in the frame, as fractions of that, each once."""
+        ...
 
 
 @dataclass(slots=True)
 class _Work:
-    """One frame on its way, with the buffers it goes in. Times: time.perf_counter_ns, but ``taken_ns``: CLOCK_BOOTTIME."""
+    """One sample on its way, with the buffers it goes in. Times: time.perf_counter_ns, but ``taken_ns``: CLOCK_BOOTTIME.
 
-    frame: Frame
-    model: Model
-    placement: Placement
+    ``models``: buffers for each view of the sample; ``placements``: where these views lie.
+    """
+
+    sample: Frame | Window
+    models: Sequence[Model]
+    placements: Sequence[Placement]
     taken_ns: int
     begun: int
     preprocessed: int
     entered: int = 0
     inferred: int = 0
+    fault: FaultError | None = None
 
 
 class Pipeline:
-    """Runs one model on one source.
+    """Runs one model on one feed.
 
-    Three threads in a row: one prepares a frame, one infers and does nothing else, one finishes: decodes, filters,
-    appends to the outbox. `BUFFERS` sets of tensors go round between them, so that no more frames than that are under
-    way, and frames keep their order. All public things may be called by any thread.
+    A thread prepares a sample, a lane that may be shared infers and does nothing else, a thread finishes: decodes and
+    reports. `BUFFERS` sets of tensors go round between them, so that no more samples than that are under way, and they
+    keep their order. All public things may be called by any thread.
     """
 
     def __init__(
         self,
         name: str,
-        grabber: Grabber,
-        model: Model,
-        label_filter: LabelFilter,
-        outbox: Outbox,
+        feed: Feed,
+        models: Sequence[Sequence[Model]],
+        seat: Seat,
+        reporter: Reporter,
         stats: PipelineStats,
         *,
         max_fps: float = 0.0,
-        publish_empty: bool = True,
-        clock_state: Callable[[], ClockState] = clock.clock_state,
+        regions: Views | None = None,
+        gate: MotionGate | None = None,
     ) -> None:
+        """``models``: `BUFFERS` sets, each with a model for every view that ``regions`` makes of a frame (one without)."""
         self.name = name
-        self.grabber = grabber
-        self.model = model
+        self.feed = feed
+        self.model = models[0][0]
+        self.seat = seat
+        self.reporter = reporter
         self.stats = stats
-        self._filter = label_filter
-        self._outbox = outbox
-        self._stream = Stream(name, TOPIC)
+        self.gate = gate
+        self.enabled = threading.Event()
+        self.enabled.set()
+        self._models = models
+        self._regions = regions
         self._min_interval_ns = int(1e9 / max_fps) if max_fps else 0
         self._next_due_ns = 0
-        self._publish_empty = publish_empty
-        self._clock_state = clock_state
-        self._labels = model.spec.labels
-        self._model_ref = ModelRef(model.spec.name, model.spec.version, model.spec.sha256)
-        description = model.engine.description
-        self._engine_ref = EngineRef(description.runtime, description.delegate)
-        self._encoder = msgspec.json.Encoder()
         self._stop = threading.Event()
-        self._free: SimpleQueue[Model] = SimpleQueue()
-        for number in range(BUFFERS):
-            self._free.put(model.sibling() if number else model)
-        # None: nothing more comes this way
-        self._prepared: SimpleQueue[_Work | None] = SimpleQueue()
-        self._inferred: SimpleQueue[_Work | None] = SimpleQueue()
-        self._engine_free_ns = 0  # when the engine is expected to be free again
-        self._infer_ns = 0.0  # moving average of its time
+        self._free: SimpleQueue[Sequence[Model]] = SimpleQueue()
+        for buffers in models:
+            self._free.put(buffers)
+        self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
+        self._submitted = 0  # the first thread's; final once it has said None
+        self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
+        self._infer_ns = 0.0  # moving average of the engine's time
         self._preprocess_ns = 0.0
         self._unfit = ""
-        stages = (self._prepare, self._infer, self._finish)
+        stages = (self._prepare, self._finish)
         self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
         self._threads = [
             threading.Thread(target=self._run, args=(stage,), name=f"{stage.__name__[1:]}-{name}", daemon=True)
@@ -140,7 +124,7 @@ class Pipeline:
     @property
     def turned_ns(self) -> int:
         """When the thread that is furthest behind last finished a turn, or found nothing to do. The watchdog's food."""
-        return min(self._turned_ns.values())
+        return min(*self._turned_ns.values(), self.seat.lane.turned_ns)
 
     def start(self) -> None:
         """Starts the threads."""
@@ -148,12 +132,18 @@ class Pipeline:
             thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Lets them finish the frames that are under way."""
+        """Lets them finish the samples that are under way."""
         self._stop.set()
         deadline = clock.now_ns() + int(timeout_s * 1e9)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
+
+    def decide_from(self, score_threshold: float) -> None:
+        """From which score on results are decoded, from the next sample on."""
+        for buffers in self._models:
+            for model in buffers:
+                model.decide_from(score_threshold)
 
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
@@ -175,173 +165,141 @@ class Pipeline:
         self._turned_ns[stage] = clock.now_ns()
 
     def _prepare(self) -> None:
-        """The first thread: until it is stopped, or the source has ended for good."""
+        """The first thread: until it is stopped, or the feed has ended for good."""
         try:
-            model: Model | None = None
+            models: Sequence[Model] | None = None
             while not self._stop.is_set():
-                model = model or _next(self._free)
-                if model is not None:
-                    frame = self._take()
-                    if frame is not None:
-                        work = self._preprocess(frame, model)
+                models = models or _next(self._free)
+                if models is not None:
+                    sample = self._take()
+                    if sample is not None:
+                        work = self._preprocess(sample, models)
                         if work is not None:
-                            self._prepared.put(work)
-                            model = None
-                    elif self.grabber.slot.closed:
+                            self._submitted += 1
+                            self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
+                            models = None
+                    elif self.feed.closed:
                         return
                 self._turned("_prepare")
         finally:
-            self._prepared.put(None)
-
-    def _infer(self) -> None:
-        """The second thread: nothing stands between one inference and the next."""
-        try:
-            while True:
-                try:
-                    work = self._prepared.get(timeout=IDLE_S)
-                except Empty:
-                    self._turned("_infer")
-                    continue
-                if work is None:
-                    return
-                work.entered = time.perf_counter_ns()
-                self._engine_free_ns = clock.now_ns() + int(self._infer_ns)
-                work.model.infer()
-                work.inferred = time.perf_counter_ns()
-                self._inferred.put(work)
-                self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
-                self._turned("_infer")
-        finally:
             self._inferred.put(None)
 
+    def _infer(self, work: _Work, engine: Engine) -> None:
+        """On a lane's thread: nothing stands between one inference and the next."""
+        work.entered = time.perf_counter_ns()
+        self._engine_free_ns = clock.now_ns() + int(self._infer_ns * self.seat.lane.crowd)
+        for model in work.models:
+            model.infer(engine)
+        work.inferred = time.perf_counter_ns()
+        self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
+
+    def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
+        """On a lane's thread, which must not wait."""
+        work.fault = fault
+        self._inferred.put(work)
+
     def _finish(self) -> None:
-        """The third thread."""
+        """The second thread: until the first has ended, and all that it handed to the lane has come back."""
+        closing = False
+        finished = 0
         try:
-            while True:
+            while not (closing and finished == self._submitted):
                 try:
                     work = self._inferred.get(timeout=IDLE_S)
                 except Empty:
                     self._turned("_finish")
                     continue
                 if work is None:
-                    return
+                    closing = True
+                    continue
+                if work.fault is not None:
+                    raise work.fault
                 self._report(work)
-                self._free.put(work.model)
+                self._free.put(work.models)
+                finished += 1
                 self._turned("_finish")
         finally:
+            self.reporter.end(clock.now_ns())
             for stage in self._turned_ns:
                 self._turned(stage)
 
-    def _take(self) -> Frame | None:
-        """The next frame to work on; None when none came in time or it was over the rate cap."""
-        slot = self.grabber.slot
+    def _take(self) -> Frame | Window | None:
+        """The next sample to work on; None when none came in time, or this one is not wanted, which is counted."""
         # a camera's frame is taken as late as the engine can have it, so that it is the newest then
         early_ns = self._engine_free_ns - self._preprocess_ns - EARLY_NS - clock.now_ns()
-        if self.grabber.live and early_ns > 0:
+        if self.feed.live and early_ns > 0:
             self._stop.wait(early_ns / 1e9)
-        frame = slot.get(IDLE_S)
-        if frame is None or not self._min_interval_ns:
-            return frame
-        now = clock.now_ns()
-        if now < self._next_due_ns:
-            self.stats.drop("rate_cap")
+        sample = self.feed.take(IDLE_S)
+        if sample is None:
             return None
-        self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, now)
-        return frame
+        if not self.enabled.is_set():
+            self.stats.drop("disabled")
+            return None
+        if self._min_interval_ns:
+            now = clock.now_ns()
+            if now < self._next_due_ns:
+                self.stats.drop("rate_cap")
+                return None
+            self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, now)
+        if self.gate is None or not isinstance(sample, Frame):
+            return sample
+        if self.gate.skip(sample.pixels, sample.captured_ns, busy=self.reporter.busy):
+            self.stats.drop("no_motion")
+            self.reporter.hold(sample.captured_ns)
+            return None
+        return sample
 
-    def _preprocess(self, frame: Frame, model: Model) -> _Work | None:
+    def _preprocess(self, sample: Frame | Window, models: Sequence[Model]) -> _Work | None:
         """None for a frame that cannot be used; counted."""
         taken_ns = clock.now_ns()
         begun = time.perf_counter_ns()
         try:
-            placement = model.preprocess(frame.pixels)
-        except PictureError as error:
-            self.stats.drop("unfit_frame")
+            if isinstance(sample, Window):
+                placements = [models[0].preprocess(sample)]
+            else:
+                views = self._regions.views(sample.pixels) if self._regions else (sample.pixels,)
+                placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
+        except (PictureError, ReadingsError) as error:
+            self.stats.drop("unfit_frame" if isinstance(sample, Frame) else "unfit_window")
             if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
                 self._unfit = str(error)
-                log.warning("pipeline %s: frame %d passed over: %s", self.name, frame.seq, error)
+                log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
             return None
         preprocessed = time.perf_counter_ns()
         self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
-        return _Work(frame, model, placement, taken_ns, begun, preprocessed)
+        return _Work(sample, models, placements, taken_ns, begun, preprocessed)
 
     def _report(self, work: _Work) -> None:
-        """Decodes, filters, and leaves the message in the outbox."""
-        frame = work.frame
+        """Decodes, and tells the reporter what was found and how long it took."""
+        sample = work.sample
         begun = time.perf_counter_ns()
-        result = self._filter(work.model.decode(work.placement))
+        found = [model.decode(placement) for model, placement in zip(work.models, work.placements, strict=True)]
+        result = self._merged(sample, found)
         decoded = time.perf_counter_ns()
+        capture_ns = sample.capture_ns if isinstance(sample, Frame) else 0
         waited = work.entered - work.preprocessed + begun - work.inferred
         latency_ms = {
-            "capture": frame.capture_ns / 1e6,
-            "queue": (work.taken_ns - frame.captured_ns + waited) / 1e6,
+            "capture": capture_ns / 1e6,
+            "queue": (work.taken_ns - sample.captured_ns + waited) / 1e6,
             "preprocess": (work.preprocessed - work.begun) / 1e6,
             "infer": (work.inferred - work.entered) / 1e6,
             "decode": (decoded - begun) / 1e6,
         }
         latency_ms["total"] = sum(latency_ms.values())
         self.stats.inferred(latency_ms)
-        if len(result) or self._publish_empty:
-            body = self._body(frame, result, latency_ms)
-            self._outbox.append(self._stream, frame.captured_ns, self._clock_state(), body)
+        self.reporter(sample, result, latency_ms)
         if not self.first_result.is_set():
             self.first_result.set()
 
-    def _body(self, frame: Frame, result: Result, latency_ms: dict[str, float]) -> bytes:
-        info = FrameInfo(frame.seq, frame.width, frame.height)
-        latency = FrameLatency(**{stage: round(value, 3) for stage, value in latency_ms.items()})
-        kept = min(len(result), MAX_OBJECTS)
-        body = self._encode(info, result, kept, latency)
-        while kept and len(body) > MAX_BODY:
-            kept = kept * MAX_BODY // len(body)
-            body = self._encode(info, result, kept, latency)
-        self.stats.drop("objects_cut", len(result) - kept)
-        return body
-
-    def _encode(self, info: FrameInfo, result: Result, kept: int, latency: FrameLatency) -> bytes:
-        cut = len(result) - kept
-        if cut:
-            # best score first, so what is cut scores least
-            result = result.take(np.arange(kept))
-        if isinstance(result, Detections):
-            return self._encoder.encode(
-                DetectionsBody(info, self._objects(result), self._model_ref, self._engine_ref, latency, cut)
-            )
-        return self._encoder.encode(
-            ClassesBody(info, self._classes(result), self._model_ref, self._engine_ref, latency)
+    def _merged(self, sample: Frame | Window, found: Sequence[Result]) -> Result:
+        if self._regions is None or isinstance(sample, Window):
+            return found[0]
+        return self._regions.to_frame(
+            [result for result in found if isinstance(result, Detections)], sample.width, sample.height
         )
 
-    def _objects(self, found: Detections) -> list[DetectedObject]:
-        rows = zip(found.class_ids.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-        return [
-            DetectedObject(
-                self._labels[class_id],
-                class_id,
-                round(score, 4),
-                (round(box[0], 4), round(box[1], 4), round(box[2], 4), round(box[3], 4)),
-            )
-            for class_id, score, box in rows
-        ]
 
-    def _classes(self, found: Classes) -> list[SeenClass]:
-        rows = zip(found.class_ids.tolist(), found.scores.tolist(), strict=True)
-        return [SeenClass(self._labels[class_id], class_id, round(score, 4)) for class_id, score in rows]
-
-
-def make_filter(
-    labels: Sequence[str], chosen: Sequence[str], threshold: float, thresholds: dict[str, float]
-) -> LabelFilter:
-    """``chosen``: the labels that are reported, none for all. Names must be among ``labels``: the caller has checked."""
-    values = np.full(len(labels), threshold, np.float32)
-    for index, label in enumerate(labels):
-        if label in thresholds:
-            values[index] = thresholds[label]
-        if chosen and label not in chosen:
-            values[index] = 2.0
-    return LabelFilter(values)
-
-
-def _next(queue: SimpleQueue[Model]) -> Model | None:
+def _next(queue: SimpleQueue[Sequence[Model]]) -> Sequence[Model] | None:
     """Waits a while for a free set of buffers."""
     try:
         return queue.get(timeout=IDLE_S)

@@ -9,9 +9,11 @@ from . import clock
 from .clock import ClockState
 from .delivery import Depth, LedgerRow
 from .engine import SelfTest
+from .feed import WindowFeed
 from .health import Health
 from .mqtt import payloads as wire
 from .pipeline import Pipeline
+from .stats import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,16 @@ def model(origin: Origin, pipeline: Pipeline, outcome: SelfTest | None) -> wire.
     )
 
 
-def stats(origin: Origin, pipeline: Pipeline, url: str, waiting: Depth, row: LedgerRow | None) -> wire.StatsMessage:
-    """The interval since the last call. ``row``: the account of this pipeline's stream, once it has one."""
-    source = pipeline.grabber.status()
+def stats(origin: Origin, pipeline: Pipeline, url: str, waiting: Depth, rows: Sequence[LedgerRow]) -> wire.StatsMessage:
+    """The interval since the last call. ``rows``: the accounts of this pipeline's streams, of those that have one."""
+    source = pipeline.feed.status()
     now = clock.now_ns()
     interval = pipeline.stats.take(now, source.frames)
     dropped = pipeline.stats.dropped()
     counts = {
         "stale": source.stale,
-        "outbox_full": row.dropped if row else 0,
-        "rejected": row.rejected if row else 0,
+        "outbox_full": sum(row.dropped for row in rows),
+        "rejected": sum(row.rejected for row in rows),
     }
     dropped.update({reason: count for reason, count in counts.items() if count})
     return wire.StatsMessage(
@@ -68,9 +70,34 @@ def stats(origin: Origin, pipeline: Pipeline, url: str, waiting: Depth, row: Led
         frames=interval.frames_in,
         inferred=interval.inferred,
         latency_ms=interval.stages,
+        load=load(pipeline, interval),
+        sensor=sensor(pipeline.feed) if isinstance(pipeline.feed, WindowFeed) else None,
         dropped=dropped,
         source=wire.SourceInfo(url, source.outcome.value if source.outcome else None, source.why, source.reopened),
         outbox=wire.OutboxInfo(waiting.messages, waiting.bytes),
+    )
+
+
+def load(pipeline: Pipeline, interval: Interval) -> wire.LoadInfo:
+    """How much of what the pipeline wanted in this interval it got. Of a source that waits, nobody can say."""
+    wanted = interval.frames_in - interval.unwanted
+    share = min(1.0, interval.inferred / wanted) if wanted > 0 and pipeline.feed.live else None
+    return wire.LoadInfo(pipeline.seat.weight, None if share is None else round(share, 4))
+
+
+def sensor(feed: WindowFeed) -> wire.SensorInfo:
+    """What became of a sensor's readings, since the start."""
+    counts, cadence, heard = feed.counts, feed.cadence, feed.heard
+    return wire.SensorInfo(
+        readings=counts.readings,
+        windows=counts.windows,
+        rate_hz=None if cadence is None else round(cadence.rate_hz, 3),
+        jitter_ms=None if cadence is None else round(cadence.jitter_ms, 3),
+        gaps=counts.gaps,
+        late=counts.late,
+        clock_back=counts.clock_back,
+        malformed=dict(heard.malformed),
+        lost=heard.lost,
     )
 
 

@@ -29,6 +29,10 @@ STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "
 """
 
 
+UNWANTED: Final = frozenset({"rate_cap", "disabled", "no_motion", "unfit_frame", "unfit_window"})
+"""Reasons to drop a sample that have nothing to do with how busy the machine is."""
+
+
 class Buckets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An exponential histogram as it is published. ``counts[k]`` belongs to bucket ``offset + k``."""
 
@@ -162,6 +166,8 @@ class Interval(msgspec.Struct, frozen=True):
     seconds: float
     frames_in: int
     inferred: int
+    unwanted: int
+    """Of ``frames_in``: those that the pipeline did not want, see `UNWANTED`."""
     stages: dict[str, Latency]
 
 
@@ -175,6 +181,7 @@ class PipelineStats:
         self._inferred = 0
         self._frames_seen = 0
         self._dropped: dict[str, int] = {}
+        self._unwanted = 0  # in this interval
 
     def inferred(self, latency_ms: Mapping[str, float]) -> None:
         """One frame went the whole way; its stages, milliseconds."""
@@ -193,6 +200,7 @@ class PipelineStats:
         if count:
             with self._lock:
                 self._dropped[reason] = self._dropped.get(reason, 0) + count
+                self._unwanted += count if reason in UNWANTED else 0
 
     def dropped(self) -> dict[str, int]:
         """Since the start, by reason."""
@@ -206,11 +214,12 @@ class PipelineStats:
                 seconds=(now_ns - self._since_ns) / 1e9,
                 frames_in=frames_total - self._frames_seen,
                 inferred=self._inferred,
+                unwanted=self._unwanted,
                 stages={stage: histogram.take() for stage, histogram in self._histograms.items()},
             )
             self._since_ns = now_ns
             self._frames_seen = frames_total
-            self._inferred = 0
+            self._inferred = self._unwanted = 0
             return interval
 
 

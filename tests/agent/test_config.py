@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vedette.compose import link_options
 from vedette.config import (
     MAX_BYTES,
     RESERVED,
@@ -29,7 +30,6 @@ from vedette.config import (
 )
 from vedette.contract.errors import ConfigError
 from vedette.contract.manifest import ClassifyOutput
-from vedette.service import link_options
 
 PATH = Path("v.toml")
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'
@@ -102,6 +102,10 @@ url = "rtsp://cam/live"
 loop = true
 pace = "max"
 fps = 2
+width = 1280
+height = 720
+fourcc = "MJPG"
+stride = 1408
 rtsp_transport = "udp"
 open_timeout_s = 1
 stall_timeout_s = 2
@@ -119,6 +123,7 @@ plain = { output = { decoder = "classify" }, labels_file = "l.txt" }
     door = config.pipelines["door"]
     assert (door.threshold, door.thresholds, door.publish_empty) == (1.0, {"a": 0.5, "b c": 0.0}, False)
     assert door.source_config.frozen_timeout_s == 3.0
+    assert (door.source_config.width, door.source_config.fourcc, door.source_config.stride) == (1280, "MJPG", 1408)
     plain = config.pipelines["gate-2"].plain
     assert plain is not None and plain.output == ClassifyOutput()
 
@@ -240,7 +245,9 @@ def test_a_bad_value_in_a_pipeline(lines: str, key: str, expected: str, found: s
     [
         ("url = ''", "url", "''"),
         ("url = 'x'\npace = 'fast'", "pace", "'fast'"),
-        ("url = 'x'\nfps = 0", "fps", "0"),
+        ("url = 'x'\nfps = -1", "fps", "-1"),
+        ("url = 'x'\nfourcc = 'MJP'", "fourcc", "MJP"),
+        ("url = 'x'\nwidth = -1", "width", "-1"),
         ("url = 'x'\nfps = nan", "fps", "nan"),
         ("url = 'x'\nloop = 'yes'", "loop", "'yes'"),
         ("url = 'x'\nrtsp_transport = 'sctp'", "rtsp_transport", "'sctp'"),

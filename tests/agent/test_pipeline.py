@@ -15,17 +15,23 @@ from hypothesis import strategies as st
 from real import DEADLINE_S, wait_for
 
 from vedette import clock
+from vedette.bodies import BodyWriter
 from vedette.contract.errors import EngineFaultError
 from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput
 from vedette.contract.types import Classes, Detections, Frame, Tensor, TensorSpec, UInt8Array
 from vedette.delivery import Stream
 from vedette.engine.base import EngineDescription
+from vedette.feed import FrameFeed
+from vedette.following import Following, Unfollowed
+from vedette.lane import Lane, Turns
 from vedette.model import Model, ModelSpec
 from vedette.mqtt.envelope import MAX_PAYLOAD, render
-from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage
+from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage, EngineRef, ModelRef
 from vedette.mqtt.topics import Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import Pipeline, make_filter
+from vedette.pipeline import BUFFERS, Pipeline
+from vedette.reporter import NoAudience, Reporter
+from vedette.selection import make_filter
 from vedette.sources import Grabber
 from vedette.sources.base import Reading
 from vedette.stats import PipelineStats
@@ -113,6 +119,10 @@ class Run:
         threshold: float = 0.5,
         thresholds: dict[str, float] | None = None,
         max_messages: int = 10_000,
+        following: Following | None = None,
+        detections: bool = True,
+        max_detections_hz: float = 0.0,
+        publish_empty: bool = True,
         **options: Any,
     ) -> None:
         spec = ModelSpec(
@@ -126,20 +136,34 @@ class Run:
         self.grabber = Grabber(
             FedSource(pictures), name="p", stall_timeout_s=60, frozen_timeout_s=0, on_change=lambda *_: None
         )
+        model = Model(spec, engine, score_threshold=label_filter.lowest)
+        model_ref = ModelRef(spec.name, spec.version, spec.sha256)
+        self.reporter = Reporter(
+            "p", BodyWriter(labels, model_ref, EngineRef("small 1", "none")), model_ref, label_filter,
+            following or Unfollowed(), self.outbox, self.stats, NoAudience(), detections=detections,
+            max_detections_hz=max_detections_hz, publish_empty=publish_empty, clock_state=clock.clock_state,
+        )  # fmt: skip
+        self.lane = Lane("small", [engine], Turns(1))
+        count = options["regions"].count if "regions" in options else 1
         self.pipeline = Pipeline(
-            "p", self.grabber, Model(spec, engine, score_threshold=label_filter.lowest), label_filter, self.outbox,
-            self.stats, **options,
+            "p", FrameFeed(self.grabber), [[model.sibling() for _ in range(count)] for _ in range(BUFFERS)],
+            self.lane.seat("p"), self.reporter, self.stats, **options,
         )  # fmt: skip
 
-    def __enter__(self) -> Run:
+    def start(self) -> None:
         self.grabber.start()
+        self.lane.start()
         self.pipeline.start()
+
+    def __enter__(self) -> Run:
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.engine.go_on.set()
         self.grabber.stop()
         self.pipeline.stop()
+        self.lane.stop()
 
     def to_the_end(self) -> Run:
         with self:
@@ -387,8 +411,7 @@ def test_stopping_does_not_wait_for_a_hung_engine() -> None:
     engine = detector([0.9], [0])
     engine.go_on.clear()
     run = Run(engine, [picture()] * 9)
-    run.grabber.start()
-    run.pipeline.start()
+    run.start()
     assert engine.entered.acquire(timeout=DEADLINE_S)
     run.grabber.stop()
     stopper = threading.Thread(target=run.pipeline.stop, args=(0.2,))

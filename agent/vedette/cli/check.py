@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vedette.compose import Prepared
 
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
@@ -29,19 +33,17 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
+    from vedette.compose import link_options, prepare
     from vedette.config import load_config
-    from vedette.contract.errors import SourceLostError, VedetteError
+    from vedette.contract.errors import VedetteError
     from vedette.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
-    from vedette.service import link_options, prepare, source_options
-    from vedette.sources import make_source, masked_url
 
     console = Console(highlight=False, soft_wrap=True)
     config = load_config(arguments.config)
     console.print(f"[green]ok[/]    configuration {escape(str(arguments.config))}, device {config.device}")
     prepared = prepare(config, arguments.config)
     link = link_options(config)
-    sources = {p.name: make_source(source_options(p.config)) for p in prepared}
     worst = 0
 
     def attempt(what: str, action: Callable[[], str]) -> None:
@@ -66,15 +68,7 @@ def execute(arguments: argparse.Namespace) -> int:
             return f"{item.spec.name} {item.spec.version} on {loaded.engine.description.runtime}; {verdict}"
 
         def source(item=item) -> str:  # type: ignore[no-untyped-def]
-            opened = sources[item.name]
-            opened.open()
-            try:
-                reading = opened.read(None)
-            finally:
-                opened.close()
-            if reading is None:
-                raise SourceLostError("opened, but gave no frame", where=item.name)
-            return f"{masked_url(item.config.source_config.url)} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
+            return _try_source(item)
 
         attempt(f"pipeline {item.name}: model", model)
         if not arguments.offline:
@@ -82,6 +76,50 @@ def execute(arguments: argparse.Namespace) -> int:
     if not arguments.offline:
         attempt("broker", lambda: try_connection(link))
     return worst
+
+
+def _try_source(item: Prepared) -> str:
+    """Opens a pipeline's source and waits for what it gives first. Raises `SourceError` or `SourceLostError`."""
+    from vedette.contract.errors import SourceLostError
+    from vedette.contract.manifest import SeriesInput
+    from vedette.sources import masked_url
+
+    url = masked_url(item.config.source_config.url)
+    if isinstance(item.spec.input, SeriesInput):
+        return f"{url} {_first_readings(item)}"
+    item.source.open()
+    try:
+        reading = item.source.read(None)
+    finally:
+        item.source.close()
+    if reading is None:
+        raise SourceLostError("opened, but gave no frame", where=item.name)
+    return f"{url} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
+
+
+def _first_readings(item: Prepared) -> str:
+    import time
+
+    from vedette.contract.errors import SourceLostError
+
+    wait_s = item.config.source_config.stall_timeout_s
+    deadline = time.monotonic() + wait_s
+    source = item.source
+    source.open()
+    try:
+        while True:
+            readings = source.read(0.25)
+            if readings is None or len(readings):
+                break
+            if time.monotonic() > deadline:
+                reasons = "; ".join(source.tally.problems.values())
+                raise SourceLostError(f"opened, but gave no reading in {wait_s:g} s", where=item.name, found=reasons)
+    finally:
+        source.close()
+    if readings is None:
+        raise SourceLostError("opened, but gave no reading", where=item.name)
+    first = ", ".join(f"{value:g}" for value in readings.values[0])
+    return f"{readings.values.shape[1]} channels, first {first}" + ("" if readings.timed else ", without times")
 
 
 def _retryable(error: Exception) -> bool:

@@ -1,0 +1,325 @@
+"""Configuration -> parts: models in lanes, feeds, reporters, pipelines. With `vedette.service` all that knows every
+room."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from . import clock
+from .bodies import BodyWriter
+from .clock import ClockState
+from .config import Config, EngineConfig, PipelineConfig
+from .contract.errors import ConfigError, SourceError
+from .contract.labels import is_used
+from .contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
+from .delivery import Outbox
+from .engine import SelfTest, TfliteEngine, load_runtime
+from .events import Scene, SceneOptions
+from .feed import Feed, FrameFeed, WindowFeed
+from .following import FollowedScene, FollowedSignal, Following, Unfollowed
+from .lane import Lane, Turns, slots
+from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
+from .motion import MotionGate
+from .mqtt import LinkOptions
+from .mqtt.results import EngineRef, ModelRef
+from .pipeline import BUFFERS, Pipeline, Views
+from .reporter import Audience, Reporter
+from .selection import LabelFilter, make_filter
+from .sources import (
+    Grabber,
+    Outcome,
+    SensorOptions,
+    SensorSource,
+    Source,
+    SourceOptions,
+    is_sensor_url,
+    make_sensor_source,
+    make_source,
+    masked_url,
+)
+from .stats import PipelineStats
+from .steady import Steady, SteadyOptions
+from .track import Tracker
+
+log = logging.getLogger(__name__)
+
+MAX_PASSWORD: Final = 1024  # characters, as of one in the configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pipeline's parts that can be checked without starting anything."""
+
+    name: str
+    config: PipelineConfig
+    spec: ModelSpec
+    threshold: float
+    source: Any  # a Source, or a SensorSource where the model takes readings
+    """Made, not opened."""
+
+    @property
+    def label_filter(self) -> LabelFilter:
+        """What the configuration says is reported."""
+        return make_filter(self.spec.labels, self.config.labels, self.threshold, self.config.thresholds)
+
+    @property
+    def decoded_from(self) -> float:
+        """The score from which on results are decoded: a tracker follows on poorer ones than are reported."""
+        if isinstance(self.spec.output, AnomalyOutput):
+            return self.threshold
+        lowest = self.label_filter.lowest
+        follows = self.config.follows
+        return lowest if follows is None else min(lowest, follows.low_score)
+
+
+def prepare(config: Config, config_path: Path) -> list[Prepared]:
+    """Reads and checks every model, and makes every source, against what the configuration says. Raises `UserError`s."""
+    return [_prepare(name, pipeline, f"{config_path}: pipeline.{name}") for name, pipeline in config.pipelines.items()]
+
+
+def _prepare(name: str, config: PipelineConfig, where: str) -> Prepared:
+    plain = None
+    if config.plain is not None:
+        labels_file = Path(config.plain.labels_file) if config.plain.labels_file else None
+        plain = PlainModel(config.plain.output, config.plain.input, labels_file)
+    spec = read_model(config.model, plain)
+    _check_labels(config, spec, where)
+    _check_task(config, spec, where)
+    threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)
+    return Prepared(name, config, spec, threshold, _source(config, spec, where))
+
+
+def default_threshold(output: OutputSpec) -> float:
+    """What the manifest says of what is reported."""
+    if isinstance(output, AnomalyOutput):
+        return output.threshold
+    return 0.0 if isinstance(output, RegressOutput) else output.score_threshold
+
+
+def _check_labels(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+    known = [label for label in spec.labels if is_used(label)]
+    named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
+    named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
+    named.update({f"wires.{wire}.labels": options.labels for wire, options in config.wires.items()})
+    for key, names in named.items():
+        for label in names:
+            if label not in known:
+                near = difflib.get_close_matches(label, known, n=1)
+                raise ConfigError(
+                    "unknown label", where=f"{where}.{key}", found=repr(label),
+                    expected=f"one of the {len(known)} labels of {spec.name}",
+                    fix=f"did you mean {near[0]!r}?" if near else f"vedette show {config.model} lists them",
+                )  # fmt: skip
+
+
+def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+    """Tables that mean nothing for this model are refused: nobody should believe that they do something."""
+    task = task_of(spec.output)
+    series = isinstance(spec.input, SeriesInput)
+    for table, given, fits in (
+        ("track", config.follows is not None, task == "detect"),
+        ("motion", config.motion is not None, not series),
+        ("steady", config.steady is not None, task in ("classify", "anomaly")),
+        ("stride", config.stride is not None, series),
+        ("labels", bool(config.labels or config.thresholds), task not in ("anomaly", "regress")),
+    ):
+        if given and not fits:
+            raise ConfigError(
+                "means nothing for this model", where=f"{where}.{table}", fix="take it out",
+                found=f"{spec.name}, a network of task {task!r} on {'readings' if series else 'pictures'}",
+            )  # fmt: skip
+    if config.threshold is not None and config.threshold > 1 and task != "anomaly":
+        raise ConfigError("bad value", where=f"{where}.threshold", expected="0 to 1", found=f"{config.threshold:g}")
+
+
+def _source(config: PipelineConfig, spec: ModelSpec, where: str) -> Source | SensorSource:
+    source = config.source_config
+    sensor = is_sensor_url(source.url)
+    if sensor != isinstance(spec.input, SeriesInput):
+        takes, gives = ("readings", "pictures") if not sensor else ("pictures", "readings")
+        raise ConfigError(
+            f"{spec.name} takes {takes}",
+            where=f"{where}.source",
+            found=f"a source of {gives}: {masked_url(source.url)}",
+        )
+    try:
+        if isinstance(spec.input, SeriesInput):
+            return make_sensor_source(sensor_options(config, spec.input))
+        return make_source(source_options(config))
+    except SourceError as error:
+        raise SourceError(
+            error.problem, where=f"{where}.source: {error.where}", expected=error.expected, found=error.found,
+            fix=error.fix,
+        ) from None  # fmt: skip
+
+
+def source_options(config: PipelineConfig) -> SourceOptions:
+    """What the configuration says of a camera."""
+    source = config.source_config
+    return SourceOptions(
+        url=source.url,
+        loop=source.loop,
+        pace=source.pace,
+        fps=source.fps,
+        rtsp_transport=source.rtsp_transport,
+        open_timeout_s=source.open_timeout_s,
+        read_timeout_s=source.stall_timeout_s,
+    )
+
+
+def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
+    """What the configuration says of a sensor, and the channels that the model wants."""
+    source = config.source_config
+    return SensorOptions(
+        url=source.url,
+        channels=tuple(channel.name for channel in spec.channels),
+        loop=source.loop,
+        pace=source.pace,
+    )
+
+
+def link_options(config: Config) -> LinkOptions:
+    """What the configuration says of the broker. Raises `ConfigError` where the password file cannot be read."""
+    mqtt = config.mqtt
+    password = mqtt.password
+    if mqtt.password_file:
+        try:
+            password = Path(mqtt.password_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("password file cannot be read", where=mqtt.password_file, found=str(error)) from None
+        if len(password) > MAX_PASSWORD:
+            raise ConfigError(
+                "password too long", where=mqtt.password_file, expected=f"at most {MAX_PASSWORD} characters"
+            )
+    return LinkOptions(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=f"vedette-{config.device}",
+        protocol=mqtt.protocol,
+        username=mqtt.username,
+        password=password,
+        tls=mqtt.tls,
+        ca_file=mqtt.ca_file,
+        keepalive_s=mqtt.keepalive_s,
+        in_flight=mqtt.in_flight,
+        replay_age_s=config.outbox.replay_age_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pipeline's model in its lane, and what the self-test said of it here."""
+
+    model: Model
+    lane: Lane
+    self_test: SelfTest | None
+
+
+def load_models(prepared: Sequence[Prepared], config: EngineConfig) -> dict[str, Loaded]:
+    """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.lane`."""
+    turns = Turns(slots(config.threads))
+    alike: dict[tuple[Path, str, str], list[Prepared]] = {}
+    for pipeline in prepared:
+        # a plain model's tables are part of what it is
+        alike.setdefault((pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain)), []).append(pipeline)
+    loaded: dict[str, Loaded] = {}
+    for group in alike.values():
+        spec = group[0].spec
+        first = load_model(spec, runtime=config.runtime, threads=config.threads, score_threshold=group[0].decoded_from)
+        outcome = self_test(first)  # also warms the network up
+        count = min(config.interpreters or turns.slots, len(group))
+        more = [TfliteEngine(spec.path, load_runtime(config.runtime), threads=config.threads) for _ in range(count - 1)]
+        lane = Lane(spec.name, [first.engine, *more], turns)
+        for number, pipeline in enumerate(group):
+            model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
+            loaded[pipeline.name] = Loaded(model, lane, outcome)
+    return loaded
+
+
+def make_pipeline(
+    prepared: Prepared,
+    loaded: Loaded,
+    outbox: Outbox,
+    audience: Audience,
+    *,
+    clock_state: Callable[[], ClockState],
+    on_source: Callable[[Outcome | None, str], None],
+) -> Pipeline:
+    """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
+    config, spec, model = prepared.config, prepared.spec, loaded.model
+    stats = PipelineStats(clock.now_ns())
+    description = model.engine.description
+    model_ref = ModelRef(spec.name, spec.version, spec.sha256)
+    writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))
+    reporter = Reporter(
+        prepared.name,
+        writer,
+        model_ref,
+        prepared.label_filter,
+        _following(prepared),
+        outbox,
+        stats,
+        audience,
+        detections=config.detections,
+        max_detections_hz=config.max_detections_hz,
+        publish_empty=config.publish_empty,
+        clock_state=clock_state,
+    )
+    regions: Views | None = None
+    views = regions.count if regions else 1
+    first = True
+    sets: list[list[Model]] = []
+    for _ in range(BUFFERS):
+        sets.append([])
+        for _ in range(views):
+            sets[-1].append(model if first else model.sibling())
+            first = False
+    return Pipeline(
+        prepared.name,
+        _feed(prepared, on_source),
+        sets,
+        loaded.lane.seat(prepared.name, config.weight),
+        reporter,
+        stats,
+        max_fps=config.max_fps,
+        regions=regions,
+        gate=MotionGate(config.motion) if config.motion is not None else None,
+    )
+
+
+def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Feed:
+    source, spec = prepared.config.source_config, prepared.spec.input
+    if isinstance(spec, ImageInput):
+        return FrameFeed(
+            Grabber(
+                prepared.source,
+                name=prepared.name,
+                stall_timeout_s=source.stall_timeout_s,
+                frozen_timeout_s=source.frozen_timeout_s,
+                on_change=on_source,
+            )
+        )
+    return WindowFeed(
+        prepared.source,
+        spec,
+        name=prepared.name,
+        stride=prepared.config.stride,
+        stall_timeout_s=source.stall_timeout_s,
+        on_change=on_source,
+    )
+
+
+def _following(prepared: Prepared) -> Following:
+    """What becomes of results over time: nothing, unless the configuration or the kind of result asks for it."""
+    config, spec = prepared.config, prepared.spec
+    if config.follows is not None:
+        tracker = Tracker(config.follows, prepared.label_filter.thresholds)
+        return FollowedScene(tracker, Scene(config.events or SceneOptions(), spec.labels, config.zones, config.wires))
+    if config.steady is not None or isinstance(spec.input, SeriesInput):
+        return FollowedSignal(Steady(config.steady or SteadyOptions(), spec.labels))
+    return Unfollowed()

@@ -1,0 +1,151 @@
+"""From a result to messages: filtered, followed, and left in the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from .bodies import BodyWriter
+from .clock import ClockState
+from .contract.types import Frame, Int32Array, Result, Scored, Window
+from .delivery import Outbox, Stream
+from .event_bodies import event_body
+from .following import Followed, Following, State
+from .mqtt.results import FrameInfo, ModelRef, WindowInfo
+from .selection import LabelFilter
+from .stats import PipelineStats
+
+DETECTIONS: Final = "detections"
+EVENTS: Final = "events"
+
+
+class Audience(Protocol):
+    """Who hears of one pipeline what is not kept for the broker. Called on the pipeline's thread; must not wait."""
+
+    def state(self, state: State, captured_ns: int) -> None:
+        """What holds from now on."""
+        ...
+
+    def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
+        """A frame and what was found in it, reported or not. The pixels are the pipeline's again when this returns."""
+        ...
+
+
+class NoAudience:
+    """Nobody."""
+
+    def state(self, state: State, captured_ns: int) -> None:
+        """See `Audience`."""
+
+    def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
+        """See `Audience`."""
+
+
+class Reporter:
+    """Owned by its pipeline's last thread, but ``label_filter`` may be replaced by any."""
+
+    def __init__(
+        self,
+        pipeline: str,
+        writer: BodyWriter,
+        model: ModelRef,
+        label_filter: LabelFilter,
+        following: Following,
+        outbox: Outbox,
+        stats: PipelineStats,
+        audience: Audience,
+        *,
+        detections: bool,
+        max_detections_hz: float,
+        publish_empty: bool,
+        clock_state: Callable[[], ClockState],
+    ) -> None:
+        self._writer = writer
+        self._model = model
+        self._filter = label_filter
+        self._retuned = False
+        self._following = following
+        self._outbox = outbox
+        self._stats = stats
+        self._audience = audience
+        self._detections = detections
+        self._min_interval_ns = int(1e9 / max_detections_hz) if max_detections_hz else 0
+        self._next_due_ns = 0
+        self._publish_empty = publish_empty
+        self._clock_state = clock_state
+        self._detections_stream = Stream(pipeline, DETECTIONS)
+        self._events_stream = Stream(pipeline, EVENTS)
+        self._held_ns = 0
+        self.busy = False
+        """Whether something moves that must not be lost sight of. Any thread may read it."""
+
+    @property
+    def label_filter(self) -> LabelFilter:
+        """What is reported."""
+        return self._filter
+
+    @label_filter.setter
+    def label_filter(self, chosen: LabelFilter) -> None:
+        self._filter = chosen
+        self._retuned = True
+
+    def hold(self, until_ns: int) -> None:
+        """Nothing moved until then, CLOCK_BOOTTIME, and nobody looked. Any thread may call it."""
+        self._held_ns = until_ns
+
+    def __call__(self, sample: Frame | Window, result: Result, latency_ms: Mapping[str, float]) -> None:
+        """Takes what was found in a sample. ``latency_ms``: a stage's name -> milliseconds."""
+        captured_ns = sample.captured_ns
+        label_filter = self._filter
+        if self._retuned:
+            self._retuned = False
+            self._following.retune(label_filter.thresholds)
+        if self._held_ns:
+            self._following.hold(self._held_ns)
+            self._held_ns = 0
+        followed = self._following(result, captured_ns)
+        self.busy = self._following.busy
+        reported, ids = result, followed.ids
+        if isinstance(result, Scored):
+            index = label_filter.index(result)
+            reported = result.take(index)
+            ids = None if ids is None else ids[index]
+        self._tell(followed, captured_ns)
+        if self._detections and self._is_due(captured_ns):
+            self._append_detections(sample, reported, latency_ms, ids)
+        if isinstance(sample, Frame):
+            self._audience.seen(sample, reported, followed)
+
+    def end(self, now_ns: int) -> None:
+        """Nothing more comes: what is open ends."""
+        self._tell(self._following.end(now_ns), now_ns)
+
+    def _is_due(self, captured_ns: int) -> bool:
+        if not self._min_interval_ns:
+            return True
+        if captured_ns < self._next_due_ns:
+            self._stats.drop("detections_cap")
+            return False
+        self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, captured_ns)
+        return True
+
+    def _append_detections(
+        self, sample: Frame | Window, reported: Result, latency_ms: Mapping[str, float], ids: Int32Array | None
+    ) -> None:
+        if not self._publish_empty and isinstance(reported, Scored) and not len(reported):
+            return
+        if isinstance(sample, Frame):
+            origin: FrameInfo | WindowInfo = FrameInfo(sample.seq, sample.width, sample.height)
+        else:
+            origin = WindowInfo(sample.seq, len(sample.values), sample.first_ns // 1000, sample.last_ns // 1000)
+        tracks = None if ids is None else [track or None for track in ids.tolist()]
+        body = self._writer(reported, origin, latency_ms, tracks)
+        self._stats.drop("objects_cut", body.cut)
+        self._outbox.append(self._detections_stream, sample.captured_ns, self._clock_state(), body.json)
+
+    def _tell(self, followed: Followed, captured_ns: int) -> None:
+        for event in followed.events:
+            body = event_body(event, captured_ns, self._model)
+            self._outbox.append(self._events_stream, captured_ns, self._clock_state(), body)
+        if followed.state is not None:
+            self._audience.state(followed.state, captured_ns)
