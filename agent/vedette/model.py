@@ -171,19 +171,19 @@ def _plain_labels(path: Path, plain: PlainModel, output: OutputSpec) -> tuple[st
         except OSError as error:
             raise ModelError("labels cannot be read", where=plain.labels_file, found=error.strerror or "") from None
         return parse_third_party_labels(raw, plain.labels_file, unique=unique)
+    if (named := _named(plain.input, output)) is not None:
+        return named
     carried = third_party_archive(path)
     if len(carried) == 1:
         name, raw = next(iter(carried.items()))
         return parse_third_party_labels(raw, f"{path}: {name}", unique=unique)
-    if plain.input is not None and (named := _named(plain.input, output)) is not None:
-        return named
     raise ModelError(
         "has no labels", where=path, expected="a labels file", found=f"{len(carried)} text files inside the model",
         fix="give one: --labels FILE (in a config: labels_file in [pipeline.NAME.plain])",
     )  # fmt: skip
 
 
-def _named(input: InputSpec, output: OutputSpec) -> tuple[str, ...] | None:
+def _named(input: InputSpec | None, output: OutputSpec) -> tuple[str, ...] | None:
     """What the labels must be, where input or output name channels or quantities; None where labels say more."""
     if isinstance(output, RegressOutput):
         return tuple(quantity.name for quantity in output.quantities)
@@ -259,11 +259,7 @@ class Model:
 
         Raises `PictureError` or `ReadingsError` for one that cannot be used.
         """
-        data: Tensor
-        if isinstance(sample, Frame):
-            data = sample.pixels
-        else:
-            data = sample.values if isinstance(sample, Window) else sample
+        data = _array(sample)
         if isinstance(self._preprocess, SeriesPreprocessor):
             self._preprocess(data, self._inputs[0])
             return WHOLE
@@ -299,6 +295,12 @@ class Model:
     def outputs(self) -> list[Tensor]:
         """The raw output buffers; overwritten by the next inference."""
         return self._outputs
+
+
+def _array(sample: Frame | Window | UInt8Array | Float32Array) -> Tensor:
+    if isinstance(sample, Frame):
+        return sample.pixels
+    return sample.values if isinstance(sample, Window) else sample
 
 
 def _preprocessor(spec: InputSpec, tensor: TensorSpec) -> ImagePreprocessor | SeriesPreprocessor:

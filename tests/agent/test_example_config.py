@@ -21,7 +21,7 @@ OPTION = re.compile(r"^#(?=\[|[a-z_]+ = )")  # "# " begins prose
 # Worked out where the agent runs, so that no default can stand in a file
 DEVICE = "device"
 # TOML has no null; absent means "the bundle's own", "none"
-NULLS = {"threshold", "stride"}
+NULLS = {"threshold", "stride", "rate_hz"}
 
 
 @pytest.fixture
