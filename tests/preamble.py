@@ -15,6 +15,7 @@ FINDINGS = {
     "openssl": "TLS stays untested",
     "systemd-nspawn": "the unit is not booted",
     "mmdebstrap": "the unit is not booted",
+    "qemu-system-x86_64": "cameras of Video4Linux stay untested",
 }
 
 
@@ -23,9 +24,9 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}")
     for tool, consequence in FINDINGS.items():
         found = shutil.which(tool, path=PATH)
-        print(f"  {tool:<16} {found or 'not found: ' + consequence}")
+        print(f"  {tool:<18} {found or 'not found: ' + consequence}")
     data = Path(__file__).resolve().parents[2] / "shared" / "data"
-    print(f"  measuring data   {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}")
+    print(f"  measuring data     {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}")
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def test_what_can_never_be_opened_is_said_at_the_start(tmp_path: Path, clip: Pat
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "v4l2:///dev/video0", "rtsp://", "http:///path", "rtsp://host:99999/x", "http://[::1/x"]
+    "url", ["ftp://host/x", "v4l2://video0", "rtsp://", "http:///path", "rtsp://host:99999/x", "http://[::1/x"]
 )
 def test_a_url_that_nobody_reads_is_refused(url: str) -> None:
     with pytest.raises(SourceError):
@@ -222,6 +222,7 @@ SECRET = "s3cret"
         (f"http://cam/video.cgi?user=admin&pwd={SECRET}", "http://cam/video.cgi?***"),
         (f"http://cam/video.cgi?user=a@b&pwd={SECRET}", "http://***"),
         (f"http://cam/v#{SECRET}", "http://cam/v#***"),
+        ("v4l2:///dev/video0?width=640&height=480", "v4l2:///dev/video0?width=640&height=480"),
         ("/a/folder", "/a/folder"),
         ("/a@b/c?d.mp4", "/a@b/c?d.mp4"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Final
 
 from vedette.contract.errors import PictureError, SourceError
 from vedette.contract.types import UInt8Array
@@ -14,6 +15,8 @@ from .base import Pace, Reading
 from .registry import SourceOptions
 
 log = logging.getLogger(__name__)
+
+DEFAULT_FPS: Final = 1.0
 
 
 class ImagesSource:
@@ -46,7 +49,7 @@ class ImagesSource:
             raise SourceError("no pictures", where=self._folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
         self._next = 0
         self._good_since_start = 0
-        self._pace = Pace(1.0 / self._options.fps if self.live else 0.0)
+        self._pace = Pace(1.0 / (self._options.fps or DEFAULT_FPS) if self.live else 0.0)
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`. ``into`` is not used: pictures differ in size."""

@@ -14,7 +14,8 @@ from .base import Source
 
 Pace: TypeAlias = Literal["native", "max"]
 
-SCHEMES: Final = ("file", "images", "rtsp", "rtsps", "http", "https")
+LOCAL: Final = ("v4l2", "rpicam", "picamera2")
+SCHEMES: Final = ("file", "images", "rtsp", "rtsps", "http", "https", *LOCAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,11 @@ class SourceOptions:
     url: str
     loop: bool = False
     pace: Pace = "native"
-    fps: float = 1.0  # of a folder of pictures at its native pace
+    fps: float = 0.0  # of a folder of pictures at its native pace, or asked of a camera; 0: 1, or the camera's own
+    width: int = 0  # pixels, asked of a camera; 0: its own
+    height: int = 0
+    fourcc: str = ""  # the pixel format asked of a V4L2 camera
+    stride: int = 0  # bytes a row of an rpicam camera; 0: found by itself
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     open_timeout_s: float = 10.0
     read_timeout_s: float = 5.0
@@ -35,8 +40,10 @@ def masked_url(url: str) -> str:
 
     What is malformed is masked generously: a password may hold ``/``, ``@`` and ``?`` itself.
     """
+    if url[:5].lower() == "exec:":
+        return f"exec:{_masked_command(url[5:])}"
     scheme, separator, rest = url.partition("://")
-    if not separator:
+    if not separator or scheme.lower() in LOCAL:  # a camera of this computer asks for no password
         return url
     place, mark, query = re.match(r"(?s)([^?#]*)([?#]?)(.*)", rest).groups()  # type: ignore[union-attr]
     if "@" in query:
@@ -46,10 +53,22 @@ def masked_url(url: str) -> str:
     return f"{scheme}://{place}{mark}{'***' if query else ''}"
 
 
+def _masked_command(command: str) -> str:
+    """The program, and the files named right after it; any other argument may be a secret, or hold one."""
+    words = command.split()
+    shown = words[:1]
+    for word in words[1:]:
+        if not re.fullmatch(r"/[\w./+-]*", word):
+            break
+        shown.append(word)
+    return " ".join([*shown, "***"] if len(shown) < len(words) else shown)
+
+
 def make_source(options: SourceOptions) -> Source:
     """The source that reads this URL; a path without a scheme is a video file or a folder of pictures.
 
-    Nothing is opened yet. Raises `SourceError` for a scheme nobody reads or a URL that is none.
+    Nothing is opened yet. Raises `SourceError` for a scheme nobody reads or a URL that is none, `MissingPackageError`
+    where a kind of camera needs a package that is not there.
     """
     url = options.url
     scheme, separator, rest = url.partition("://")
@@ -75,6 +94,18 @@ def make_source(options: SourceOptions) -> Source:
         from .stream import StreamSource
 
         return StreamSource(options)
+    if scheme == "v4l2":
+        from .v4l2 import V4l2Source
+
+        return V4l2Source(options)
+    if scheme == "rpicam":
+        from .rpicam import RpicamSource
+
+        return RpicamSource(options)
+    if scheme == "picamera2":
+        from .picamera2 import Picamera2Source
+
+        return Picamera2Source(options)
     raise SourceError(
         "unknown scheme", where=masked_url(url), expected="a path, or " + ", ".join(f"{s}://" for s in SCHEMES),
         found=f"{scheme}://",
