@@ -47,14 +47,16 @@ class SegmentDecoder:
         columns = _inside(self._columns, seen[0], seen[2])
         rows = _inside(self._rows, seen[1], seen[3])
         grid = outputs[self._spec.scores].reshape(self._rows, self._columns, self._classes)[rows, columns]
+        if not grid.size:
+            none = np.empty((0, 4), np.float32)
+            return Segments(np.empty(0, np.int32), none[:, 0], none, none[:, :2])
         class_ids = self._class_of(grid)
-        # class 0 of these counts is for the cells of none
         cells = np.nonzero(class_ids >= 0)
         found = class_ids[cells]
         by_row = _histogram(found, cells[0], self._classes, grid.shape[0])
         by_column = _histogram(found, cells[1], self._classes, grid.shape[1])
         counts = by_row.sum(axis=1)
-        shares = counts / max(1, class_ids.size)
+        shares = counts / class_ids.size
         chosen = (counts > 0) & (shares >= self._spec.min_share)
         if self._spec.background:
             chosen[0] = False
