@@ -26,6 +26,7 @@ PIPE_BYTES: Final = 1 << 20  # what may wait in the pipe before the program has 
 TERMINATE_S: Final = 1.0  # from SIGTERM to SIGKILL
 STDERR_LINES: Final = 20  # that are logged within `STDERR_S`; the others are counted
 STDERR_S: Final = 10.0
+LAST_PIECES: Final = 16  # of its standard error that are read after its end: something it started may write on
 
 
 class ProgramSource:
@@ -109,23 +110,27 @@ class ProgramSource:
         end_group(process)
         self._complaints.flush()
 
-    def _hear_complaints(self) -> None:
+    def _hear_complaints(self) -> bool:
+        """Reads a piece of the standard error; whether there was one."""
         if self._err < 0:
-            return
+            return False
         try:
             data = os.read(self._err, READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._gatherer.forget(self._err)
             self._err = -1
         self._complaints.hear(data)
+        return bool(data)
 
     def _end(self) -> str:
         """How it ended, and the last thing that it complained of."""
         assert self._process is not None
         text = exit_of(self._process, TERMINATE_S) or "its standard output closed"
-        self._hear_complaints()
+        pieces = 0
+        while pieces < LAST_PIECES and self._hear_complaints():
+            pieces += 1
         return f"{text}, after {self._complaints.last!r}" if self._complaints.last else text
 
 
@@ -137,28 +142,34 @@ class _Complaints:
         self._since_s = 0.0
         self._said = 0
         self._unsaid = 0
+        self._rest = b""
         self.last = ""
 
     def hear(self, data: bytes) -> None:
-        """Logs what there is room for."""
-        for line in data.splitlines():
-            if not line.strip():
-                continue
-            self.last = shown(line.strip())
-            if time.monotonic() - self._since_s > STDERR_S:
-                self.flush()
-                self._since_s, self._said = time.monotonic(), 0
-            if self._said < STDERR_LINES:
-                self._said += 1
-                log.warning("%s: %s", self._program, self.last)
-            else:
-                self._unsaid += 1
+        """Logs what there is room for. Nothing is the end."""
+        *lines, self._rest = (self._rest + data).split(b"\n") if data else (self._rest, b"")
+        self._rest = self._rest[-READ_BYTES:]
+        for line in lines:
+            if line.strip():
+                self._say(shown(line.strip()))
 
     def flush(self) -> None:
         """Says how many lines were left out."""
         if self._unsaid:
             log.warning("%s: %d more lines", self._program, self._unsaid)
             self._unsaid = 0
+
+    def _say(self, text: str) -> None:
+        self.last = text
+        now = time.monotonic()
+        if now - self._since_s > STDERR_S:
+            self.flush()
+            self._since_s, self._said = now, 0
+        if self._said < STDERR_LINES:
+            self._said += 1
+            log.warning("%s: %s", self._program, text)
+        else:
+            self._unsaid += 1
 
 
 def parse_command(text: str) -> list[str]:

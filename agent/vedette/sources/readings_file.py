@@ -72,14 +72,11 @@ class RecordingSource:
         except OSError as error:
             raise SourceError("cannot be opened", where=self._path, found=error.strerror) from None
         self._begin()
-        first = self._next()
-        if first is None:
-            raise SourceError("not one reading", where=self._path)
-        self._pending = first
-        if self.live and not self._pending.timed and not self._rate_hz:
-            raise SourceError(
-                "no times", where=self._path, expected='a column or key "t"', fix='add ?rate=HZ, or set pace = "max"'
-            )
+        try:
+            self._pending = self._first()
+        except SourceError:
+            self.close()
+            raise
 
     def read(self, timeout_s: float) -> Readings | None:
         """See `SensorSource.read`."""
@@ -109,6 +106,16 @@ class RecordingSource:
         self._parser = LineParser(self._options.channels, self.tally, format=self._format, columns=self._columns)
         self._count = 0
         self._last_ns = None
+
+    def _first(self) -> Readings:
+        first = self._next()
+        if first is None:
+            raise SourceError("not one reading", where=self._path)
+        if self.live and not first.timed:
+            raise SourceError(
+                "no times", where=self._path, expected='a column or key "t"', fix='add ?rate=HZ, or set pace = "max"'
+            )
+        return first
 
     def _next(self) -> Readings | None:
         """The readings of the next piece of the file, times made from the rate where there are none. None at the end."""
