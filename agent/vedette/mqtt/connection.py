@@ -22,12 +22,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, VedetteError
 
+from .inbox import Incoming
+
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0  # for TCP and TLS, and then for the broker's answer
 FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISCONNECT
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
+MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send at once; MQTT 5 alone can ask for it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
 _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
@@ -51,17 +54,26 @@ class LinkOptions:
 
 
 class Connection:
-    """See the module. All of it belongs to one thread. ``settled`` hears each acknowledgement: message id, reason."""
+    """See the module. All of it belongs to one thread.
+
+    ``settled`` hears each acknowledgement: message id, reason. ``heard`` hears each message of what is subscribed to;
+    ``unheard`` each filter that the broker refuses to serve, and its reason (0x80 and above, SUBACK of MQTT 3.1.1 and 5).
+    """
 
     def __init__(
         self,
         options: LinkOptions,
         will: tuple[str, bytes] | None,
         settled: Callable[[int, int], None] = lambda mid, reason: None,
+        heard: Callable[[Incoming], None] = lambda message: None,
+        unheard: Callable[[str, int], None] = lambda topic_filter, reason: None,
     ) -> None:
         self._options = options
         self._where = f"{options.host}:{options.port}"
         self._settled = settled
+        self._heard = heard
+        self._unheard = unheard
+        self._asked: dict[int, str] = {}  # filters by the message id of their SUBSCRIBE
         self._answered = False
         self._refused: VedetteError | None = None
         self.closed = False
@@ -80,6 +92,8 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         client.max_inflight_messages_set(options.in_flight + 8)  # the outbox's window, and room for what is retained
         client.connect_timeout = CONNECT_TIMEOUT_S
         if options.username:
@@ -97,7 +111,8 @@ class Connection:
         properties = None
         if v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.ReceiveMaximum = 16  # nothing is subscribed to; a small promise is enough
+            properties.ReceiveMaximum = 16  # commands are few; a small promise is enough
+            properties.MaximumPacketSize = MAX_PACKET
         try:
             self._client.connect(
                 self._options.host,
@@ -153,6 +168,21 @@ class Connection:
         # AGAIN: the socket is full, and the rest goes when it takes more
         return message.mid if message.rc in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_AGAIN) else None
 
+    def subscribe(self, topic_filter: str) -> None:
+        """Asks for what matches, at QoS 1. A refusal comes later, through ``unheard``."""
+        result, mid = self._client.subscribe(topic_filter, qos=1)
+        if result == paho.MQTT_ERR_SUCCESS and mid is not None:
+            self._asked[mid] = topic_filter
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """What the broker has already sent is still heard."""
+        self._client.unsubscribe(topic_filter)
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the broker has answered every subscription."""
+        return not self._asked
+
     def fits(self, topic: str, payload: bytes) -> bool:
         """Whether the broker takes a packet of that size."""
         # 16: the fixed header, the topic's length, the message id and the properties' length, amply
@@ -201,6 +231,21 @@ class Connection:
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         self._settled(mid, reason.value)
+
+    def _on_message(self, client: Any, userdata: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            self.closed = True
+            self.why = "a topic that is no UTF-8"  # a malformed packet (MQTT 5, section 1.5.4)
+            return
+        self._heard(Incoming(topic, bytes(message.payload), message.retain))
+
+    def _on_subscribe(self, client: Any, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Any) -> None:
+        topic_filter = self._asked.pop(mid, "")
+        for reason in reasons:
+            if reason.is_failure:
+                self._unheard(topic_filter, reason.value)
 
 
 def _other_protocol(protocol: str) -> str:

@@ -4,8 +4,8 @@ The outbox is the only queue. paho-mqtt is handed at most its in-flight window, 
 connection, for an old one would deliver again by itself what the outbox delivers (paho queues without limit, and
 loses its queue with the process).
 
-One thread does it all: it sends, and hears acknowledgements. Others wake it through an eventfd, the outbox when something
-was appended, `publish` when it has left a message for it.
+One thread does it all: it sends, hears acknowledgements, and hears what is subscribed to. Others wake it through an
+eventfd, the outbox when something was appended, `publish` when it has left a message for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -23,8 +23,9 @@ from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Entry, Key, Outbox
 
-from .connection import CONNECT_TIMEOUT_S, POLL_S, Connection, LinkOptions
+from .connection import CONNECT_TIMEOUT_S, POLL_S, RESERVED_WINDOW, Connection, LinkOptions
 from .envelope import render
+from .inbox import Inbox, Subscription
 from .topics import Topics
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,18 @@ PUBACK_TIMEOUT_S: Final = 30.0  # a broker that is connected and acknowledges no
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """``connected``: since when, CLOCK_BOOTTIME nanoseconds, or 0. ``why``: what is wrong, or empty."""
+    """``connected``: since when, CLOCK_BOOTTIME nanoseconds, or 0. ``why``: what is wrong, or empty.
+
+    ``unheard``: filters that the broker does not let this agent subscribe to. ``received``: messages since the start by
+    what became of them (`Inbox.counts`).
+    """
 
     connected: int
     connections: int
     sent: int
     why: str
+    unheard: tuple[str, ...] = ()
+    received: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,7 @@ class Link:
         on_connected: Callable[[], None],
         on_acknowledged: Callable[[Key, int], None],
         on_alert: Callable[[str], None],
+        subscriptions: Sequence[Subscription] = (),
     ) -> None:
         """``will``: the payload of the last will, asked for at each connection. ``on_connected``: publish what is
         retained. ``on_acknowledged``: a key and its capture time. All of them are called on the link's thread."""
@@ -78,6 +86,7 @@ class Link:
         self._on_connected = on_connected
         self._on_acknowledged = on_acknowledged
         self._on_alert = on_alert
+        self._inbox = Inbox(subscriptions, on_alert)
         self._stop = threading.Event()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         outbox.on_append(self._wake)
@@ -94,6 +103,7 @@ class Link:
         self._connections = 0
         self._messages = 0
         self._why = "not connected yet"
+        self._unheard: dict[str, int] = {}  # filters that the broker refused, and its reasons
         self.refused: BrokerRefusedError | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
 
@@ -104,7 +114,10 @@ class Link:
     def status(self) -> LinkStatus:
         """May be called by any thread."""
         with self._lock:
-            return LinkStatus(self._connected_ns, self._connections, self._messages, self._why)
+            unheard = tuple(self._unheard)
+            return LinkStatus(
+                self._connected_ns, self._connections, self._messages, self._why, unheard, self._inbox.counts()
+            )
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
         """Hands on one message that is never kept: False when there is no connection. One that is over the broker's
@@ -171,7 +184,8 @@ class Link:
             self._on_alert(f"broker: {why}")
 
     def _connect_and_serve(self) -> None:
-        connection = Connection(self._options, (self._topics.status, self._will()), self._settled)
+        will = (self._topics.status, self._will())
+        connection = Connection(self._options, will, self._settled, self._inbox.take, self._refuse_filter)
         try:
             connection.connect(self._stop.is_set)
             self._connection = connection
@@ -179,8 +193,11 @@ class Link:
                 self._connected_ns = clock.now_ns()
                 self._connections += 1
                 self._why = ""
+                self._unheard.clear()
             log.info("broker: connected to %s:%d", self._options.host, self._options.port)
             self._outbox.mark_replay()
+            for topic_filter in self._inbox.begin():
+                connection.subscribe(topic_filter)
             self._on_connected()
             self._serve(connection)
         finally:
@@ -198,6 +215,8 @@ class Link:
         self._settled_ns = clock.now_ns()
         while not self._stop.is_set():
             self._send_notices(connection)
+            for topic_filter, wanted in self._inbox.changes():
+                (connection.subscribe if wanted else connection.unsubscribe)(topic_filter)
             free = connection.in_flight_limit - len(self._in_flight)
             entries = self._outbox.batch(free, 0) if free > 0 else ()
             for entry in entries:
@@ -223,7 +242,8 @@ class Link:
             return  # nobody has woken it
 
     def _send_notices(self, connection: Connection) -> None:
-        while True:
+        """As many as the window has room for; the rest goes when the broker has acknowledged some."""
+        while len(self._awaited) < RESERVED_WINDOW:
             try:
                 notice = self._notices.get_nowait()
             except Empty:
@@ -277,6 +297,12 @@ class Link:
             return
         self._outbox.accept([entry.key])
         self._on_acknowledged(entry.key, entry.captured_ns)
+
+    def _refuse_filter(self, topic_filter: str, reason: int) -> None:
+        """The broker refuses a subscription: nothing else is the worse for it."""
+        with self._lock:
+            self._unheard[topic_filter] = reason
+        self._on_alert(f"the broker does not let this agent hear {topic_filter}: reason {reason:#04x}")
 
     def _complain(self, kind: str, text: str) -> None:
         """Once a connection: each message would fill the log, and the ledger counts them."""

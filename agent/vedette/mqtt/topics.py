@@ -35,6 +35,19 @@ class Topics:
         return f"{self.base}/ledger"
 
     @property
+    def commands(self) -> str:
+        """A filter for every command to this device."""
+        return f"{self.base}/cmd/+"
+
+    def command(self, name: str) -> str:
+        """``<root>/<device>/cmd/<name>``"""
+        return f"{self.base}/cmd/{name}"
+
+    def reply(self, command_id: str) -> str:
+        """Where a command's reply goes."""
+        return f"{self.base}/reply/{command_id}"
+
+    @property
     def all(self) -> str:
         """A filter for everything this device says."""
         return f"{self.base}/#"
