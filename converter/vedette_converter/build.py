@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import tempfile
 import time
@@ -17,34 +18,29 @@ import msgspec
 
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
-from vedette.contract.labels import parse_labels
-from vedette.contract.types import Tensor
+from vedette.contract.manifest import ImageInput, SeriesInput
+from vedette.contract.types import Float32Array, TensorSpec
 from vedette.engine import Runtime, TfliteEngine, load_runtime
 
-from . import calibrate, coco, evaluate, gate, package, quantise, report
-from .agreement import Agreement
-from .calibrate import Calibration
-from .evaluate import Pair, Truth
+from . import gate, package, quantise, report
 from .latency import Latency, Timing, machine, time_all
 from .lint import compile_edgetpu
 from .load import Network, load_network
+from .material import Material
 from .measured import Measured, Stage
-from .pictures import dataset, draw, list_pictures, read_picture
+from .pictured import read_pictures
 from .progress import Progress, Silent
 from .prune import Cost
 from .recipe import Recipe, RecipeFile
 from .recipe.training import ZooSource
+from .series.material import read_recorded
 from .source import SourceFiles, read_source
 from .student import Steps, Student, check_teacher
-from .subject import Subject
 from .tensorflow import load_tensorflow
-from .train import data as training_data
-from .train.data import Samples
 from .train.kept import read_network, save_network
 from .train.sparsity import Sparsity
 from .train.work import Work, default_folder
 from .zoo.network import as_network
-from .zoo.resnet import resnet
 
 LATENCY_SAMPLES: Final = 8  # calibration samples of a network whose latency alone matters
 
@@ -54,7 +50,7 @@ class Inputs:
     """Where everything lies that a recipe does not hold."""
 
     data: Path
-    """A folder of pictures to calibrate with, and to compare the networks on."""
+    """A folder of pictures or recordings to calibrate with, and to compare the networks on."""
     source: Path | None = None
     """The package of the recipe's weights."""
     annotated: tuple[Path, ...] = ()
@@ -117,68 +113,66 @@ def build(
         raise UserError("bundle cannot be written", where=out, expected="a file in a folder that exists")
     if inputs.report is not None:
         report.expect_report(inputs.report)
-    label_bytes, labels = _labels(file)
-    calibration = calibrate.choose(inputs.data, recipe.quantise.pictures, recipe.quantise.seed)
-    truth = _truth(recipe, inputs, labels)
+    material: Material
+    if isinstance(recipe.input, SeriesInput):
+        material = read_recorded(file, inputs.data, inputs.annotated, inputs.training, progress)
+    else:
+        material = read_pictures(file, inputs.data, inputs.annotated, inputs.training)
     files = None if isinstance(recipe.source, ZooSource) else read_source(recipe.source, inputs.source, file.resolve)
     runtime = load_runtime()
     load_tensorflow(fast=recipe.trains)
     with tempfile.TemporaryDirectory(prefix="vedette-convert-") as folder:
-        maker = _Maker(recipe, calibration, runtime, Path(folder), progress)
         with clock.step("load"):
-            network = _load(recipe, files, labels)
+            network = _load(recipe, files, material)
+        maker = _Maker(recipe, material, network.inputs[0], runtime, Path(folder), progress)
         student: Student | None = None
         if recipe.trains:
             with clock.step("train"):
-                student = _study(file, inputs, network, labels, maker)
+                student = _study(file, inputs, network, maker)
             network = as_network(student.teacher)
             if inputs.float_out is not None:
                 save_network(student.teacher, inputs.float_out)
         with clock.step("quantise"):
             before = maker.float32("float32", network, student.cost_before if student else None)
-            quantise.expect_same(before.engine, network, next(calibration.samples(recipe.input)))
+            quantise.expect_same(before.engine, network, next(maker.samples()()))
+            maker = dataclasses.replace(maker, material=material.settled(before.engine, progress))
             candidates = [before]
             final = network
             if student is not None and student.model is not student.teacher:
                 final = as_network(student.model)
                 changed = "pruned float32" if student.plan is not None else "distilled float32"
                 candidates.append(maker.float32(changed, final, student.cost_after))
-            candidates.append(maker.quantised(final, before, labels, student.cost_after if student else None))
+            candidates.append(maker.quantised(final, before, student.cost_after if student else None))
             product = len(candidates) - 1
             if student is not None and student.control is not None:
-                control = maker.quantised(
-                    as_network(student.control), before, labels, student.cost_after, name="control"
-                )
+                control = maker.quantised(as_network(student.control), before, student.cost_after, name="control")
                 candidates.append(control)
                 if inputs.control_out is not None:
                     _write(inputs.control_out, control.flatbuffer)
         after = candidates[product]
-        pair = maker.pair(before, after, labels)
-        subjects = pair.subjects(recipe.golden.score_threshold)
+        material = material.settled(after.engine, progress)
         with clock.step("golden vectors"):
-            golden = package.make_golden(
-                *subjects, file.resolve(recipe.golden.pictures), recipe.golden.raw, classifies=pair.classifies
-            )
+            golden = material.golden(before.engine, after.engine)
         with clock.step("latency"):
-            timings = _times(candidates, maker, labels, file)
+            samples = [material.typical(candidate.engine) for candidate in candidates]
+            timings = time_all([candidate.engine for candidate in candidates], samples, recipe.latency.rounds)
             description = after.engine.description
             latency = Latency(
                 timings[0], timings[product], recipe.latency.rounds, description.runtime, description.threads, machine()
             )
         with clock.step("evaluate"):
-            everything = draw(list_pictures(inputs.data), recipe.evaluate.pictures, recipe.evaluate.seed)
             stages = [_first(before, timings[0])]
             for candidate, timing in zip(candidates[1:], timings[1:], strict=True):
-                stages.append(_stage(maker.pair(before, candidate, labels), candidate, timing, truth, everything,
-                                     recipe, progress))  # fmt: skip
+                stages.append(_stage(material, before, candidate, timing, progress))
             judged = stages[product]
             assert judged.agreement is not None
-            evaluation = evaluate.as_manifest(
-                judged.accuracy, judged.agreement, dataset(inputs.data.name or "pictures", everything),
-                recipe.evaluate, classifies=pair.classifies,
-            )  # fmt: skip
+            evaluation = material.evaluation(judged.accuracy, judged.agreement)
         source_sha256 = files.sha256 if files is not None else file.sha256
-        content = package.Content(after.flatbuffer, label_bytes, golden, evaluation, calibration.data, source_sha256)
+        label_bytes, labels = material.labels
+        content = package.Content(
+            after.flatbuffer, label_bytes, golden, evaluation, material.calibration, source_sha256, material.input,
+            material.output,
+        )  # fmt: skip
         with clock.step("self-test on all kernels"):
             members = {
                 "labels.txt": label_bytes,
@@ -196,12 +190,14 @@ def build(
     )
     measured = Measured(
         recipe.name, recipe.quantise.precision, tuple(stages), product, latency, tuple(rows), verdicts,
-        (*findings, *maker.findings()), clock.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        (*findings, *material.findings(), *maker.findings()), clock.seconds,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, material.noun,
     )  # fmt: skip
     if inputs.report is not None:
-        extras = report.gather(
-            file, pair, candidates[product - 1].flatbuffer, after.flatbuffer, samples=maker.samples(),
-            pictures=everything, plan=student.plan if student else None, progress=progress,
+        extras = report.describe(
+            file, candidates[product - 1].flatbuffer, after.flatbuffer, samples=maker.samples(),
+            look=lambda: material.look(before.engine, after.engine, report.PICTURES, progress),
+            plan=student.plan if student else None,
         )  # fmt: skip
         report.write_report(inputs.report, measured, extras)
     on_measured(measured)
@@ -215,39 +211,36 @@ class _Maker:
     """Makes flatbuffers of networks, and engines of flatbuffers."""
 
     recipe: Recipe
-    calibration: Calibration
+    material: Material
+    tensor: TensorSpec
+    """The network's input."""
     runtime: Runtime
     folder: Path
     progress: Progress
 
-    def samples(self, on_sample: Callable[[], None] = lambda: None) -> quantise.Samples:
+    def samples(self, on_sample: Callable[[], None] = lambda: None) -> Callable[[], Iterator[Float32Array]]:
         """Calibration samples, anew each time."""
-        return lambda: self.calibration.samples(self.recipe.input, on_sample)
+        return lambda: self.material.samples(self.tensor, on_sample)
 
     def findings(self) -> list[str]:
         """What is odd about the calibration samples."""
         if not self.recipe.quantise.calibrated:
             return []
-        limits = [quantise.limits_of(self.recipe.input)]
-        return quantise.calibration_findings(self.samples()(), limits)
+        return quantise.calibration_findings(self.samples()(), self.material.limits())
 
     def float32(self, name: str, network: Network, cost: Cost | None) -> _Candidate:
         """The network as it is."""
         return self._candidate(name, quantise.to_float32(network), cost)
 
-    def quantised(
-        self, network: Network, before: _Candidate, labels: tuple[str, ...], cost: Cost | None, *, name: str = ""
-    ) -> _Candidate:
+    def quantised(self, network: Network, before: _Candidate, cost: Cost | None, *, name: str = "") -> _Candidate:
         """The network in the recipe's precision."""
         options = self.recipe.quantise
-        step = self.progress.begin(name or "calibration", len(self.calibration.pictures))
+        step = self.progress.begin(name or "calibration", self.material.calibration_count)
 
         def holds(flatbuffer: bytes) -> bool:
             """Whether a mixed network agrees with the original on what it was calibrated with."""
             tried = self._candidate("tried", flatbuffer, None)
-            agreement = evaluate.measure_agreement(
-                self.pair(before, tried, labels), list(self.calibration.pictures), self.recipe.evaluate, Silent()
-            )
+            agreement = self.material.agreement(before.engine, tried.engine, Silent(), calibration=True)
             tried.engine.close()
             return agreement.share >= self.recipe.gate.min_agreement
 
@@ -257,27 +250,20 @@ class _Maker:
         )  # fmt: skip
         return self._candidate(name or options.precision, flatbuffer, cost)
 
-    def pair(self, before: _Candidate, after: _Candidate, labels: tuple[str, ...]) -> Pair:
-        """Two of them, to be compared."""
-        return Pair(before.engine, after.engine, self.recipe.input, self.recipe.output, labels)
-
     def _candidate(self, name: str, flatbuffer: bytes, cost: Cost | None) -> _Candidate:
         path = self.folder / f"{name.replace(' ', '-')}.tflite"
         path.write_bytes(flatbuffer)
         return _Candidate(name, flatbuffer, path, quantise.load_proven(path, self.runtime), cost)
 
 
-def _load(recipe: Recipe, files: SourceFiles | None, labels: tuple[str, ...]) -> Network:
-    shape = (1, recipe.input.height, recipe.input.width, recipe.input.channels)
+def _load(recipe: Recipe, files: SourceFiles | None, material: Material) -> Network:
     source = recipe.source
     if isinstance(source, ZooSource):
-        model = resnet(
-            source.network, height=shape[1], width=shape[2], channels=shape[3], classes=len(labels),
-            filters=source.filters, seed=source.seed,
-        )  # fmt: skip
-        return as_network(model)
+        return material.zoo()
     assert files is not None  # only the zoo has none
-    network = load_network(source, files, shape)
+    network = load_network(source, files, material.shape)
+    if len(network.inputs) != 1:
+        raise UserError("network", where=files.where, expected="one input", found=f"{len(network.inputs)}")
     if recipe.trains and network.model is None:
         raise UserError(
             "training and pruning need a Keras network", where=files.where,
@@ -287,17 +273,17 @@ def _load(recipe: Recipe, files: SourceFiles | None, labels: tuple[str, ...]) ->
     return network
 
 
-def _study(file: RecipeFile, inputs: Inputs, network: Network, labels: tuple[str, ...], maker: _Maker) -> Student:
+def _study(file: RecipeFile, inputs: Inputs, network: Network, maker: _Maker) -> Student:
     """Everything that is done to a Keras network before it is quantised."""
     recipe = file.recipe
     work = Work(inputs.work or default_folder(recipe.name))
 
     def to_int8(model: Any) -> bytes:
         """Calibrated with a handful: its latency alone matters."""
-        return quantise.to_int8(as_network(model), islice(maker.calibration.samples(recipe.input), LATENCY_SAMPLES))
+        return quantise.to_int8(as_network(model), islice(maker.samples()(), LATENCY_SAMPLES))
 
     steps = Steps(recipe.output, work, maker.progress, to_int8)
-    samples = _training_samples(recipe, inputs, labels, maker.progress)
+    samples = maker.material.training(network, maker.progress)
     model = network.model
     if recipe.train is not None:
         model = steps.train(model, recipe.train, samples)
@@ -305,30 +291,17 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, labels: tuple[str
     if recipe.distil is not None and (named := recipe.distil.teacher) is not None:
         larger = read_network(file.resolve(named.file), fix="mend [distil.teacher] file")
         check_teacher(larger, model, named.file)
-        spec = msgspec.structs.replace(
-            recipe.input, mean=named.mean or recipe.input.mean, std=named.std or recipe.input.std
-        )
+        if isinstance(recipe.input, ImageInput):
+            spec = msgspec.structs.replace(
+                recipe.input, mean=named.mean or recipe.input.mean, std=named.std or recipe.input.std
+            )
+        elif named.mean is not None or named.std is not None:
+            raise UserError(
+                "[distil.teacher] mean, std", expected="none: a teacher of windows takes what its student does"
+            )
     zeroed = recipe.sparsify
     sparsity = Sparsity(zeroed.sparsity, zeroed.begin, zeroed.end) if zeroed is not None else None
     return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger, spec)
-
-
-def _training_samples(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...], progress: Progress) -> Samples:
-    folder = inputs.training or inputs.data
-    needs = recipe.train is not None or (recipe.distil is not None and recipe.distil.label_weight > 0)
-    needs = needs or (recipe.prune is not None and recipe.prune.criterion == "taylor")
-    listed = training_data.list_labelled(folder, labels) if needs else training_data.list_unlabelled(folder)
-    return training_data.decode(listed, recipe.input, progress.begin("decode", len(listed.files)))
-
-
-def _truth(recipe: Recipe, inputs: Inputs, labels: tuple[str, ...]) -> Truth | None:
-    if not inputs.annotated:
-        return None
-    if recipe.task == "detect":
-        return coco.read_annotated(inputs.annotated, labels)
-    if len(inputs.annotated) > 1:
-        raise UserError("--evaluate", expected="one folder, with one folder a label", found=f"{len(inputs.annotated)}")
-    return training_data.list_labelled(inputs.annotated[0], labels)
 
 
 def _write(path: Path, flatbuffer: bytes) -> None:
@@ -347,37 +320,14 @@ def _first(candidate: _Candidate, timing: Timing) -> Stage:
 
 
 def _stage(
-    pair: Pair, candidate: _Candidate, timing: Timing, truth: Truth | None, everything: list[Path], recipe: Recipe,
-    progress: Progress,
+    material: Material, before: _Candidate, candidate: _Candidate, timing: Timing, progress: Progress
 ) -> Stage:  # fmt: skip
-    agreement: Agreement = evaluate.measure_agreement(pair, everything, recipe.evaluate, progress)
-    accuracy = evaluate.measure_accuracy(pair, truth, recipe.evaluate, progress) if truth is not None else None
+    engines = (before.engine, candidate.engine)
     return Stage(
-        candidate.name, len(candidate.flatbuffer), _compressed(candidate.flatbuffer), timing, accuracy, agreement,
-        candidate.cost,
+        candidate.name, len(candidate.flatbuffer), _compressed(candidate.flatbuffer), timing,
+        material.accuracy(*engines, progress), material.agreement(*engines, progress), candidate.cost,
     )  # fmt: skip
 
 
 def _compressed(flatbuffer: bytes) -> int:
     return len(zlib.compress(flatbuffer, 9))
-
-
-def _labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
-    path = file.resolve(file.recipe.labels.file)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            "labels cannot be read", where=path, found=error.strerror or str(error), fix=f"{file.path}: labels.file"
-        ) from None
-    return raw, parse_labels(raw, path)
-
-
-def _times(candidates: Sequence[_Candidate], maker: _Maker, labels: tuple[str, ...], file: RecipeFile) -> list[Timing]:
-    recipe = file.recipe
-    pixels = read_picture(list_pictures(file.resolve(recipe.golden.pictures))[0])
-    samples: list[Tensor] = []
-    for candidate in candidates:
-        subject = Subject(candidate.engine, recipe.input, recipe.output, labels, score_threshold=0.5)
-        samples.append(subject.preprocess(pixels)[None])
-    return time_all([candidate.engine for candidate in candidates], samples, recipe.latency.rounds)

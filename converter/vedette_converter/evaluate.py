@@ -74,17 +74,33 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """One more figure of both networks. ``interval``: 95 %, of ``after - before``."""
+
+    name: str
+    before: float
+    after: float
+    interval: tuple[float, float] | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A figure over all annotated pictures, 0..1, with the 95 % interval of ``after - before`` over the pictures."""
+    """A figure over all annotated pictures, 0..1, with the 95 % interval of ``after - before`` over the pictures.
+
+    Over windows of recordings likewise, the interval over the recordings.
+    """
 
     metric: str
-    """``mAP`` (COCO's, 0.50:0.95) or ``top-1``."""
+    """``mAP`` (COCO's, 0.50:0.95) or ``top-1``; of windows ``top-1``, ``AUC`` or ``R2``."""
     data: Dataset
     before: float
     after: float
     interval: tuple[float, float]
     large: Mapping[str, Found]
     """Annotated objects above 96 x 96 pixels found with confidence, by label."""
+    more: tuple[Figure, ...] = ()
+    """What else was measured on the same data."""
 
     @property
     def drop(self) -> float:

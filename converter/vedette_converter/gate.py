@@ -37,6 +37,8 @@ def judge(
     rows = []
     if accuracy is not None:
         rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop))
+        if gate.min_accuracy is not None:
+            rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy))
     rows.append(_at_least("agreement", agreement.share, gate.min_agreement))
     return rows + limits_rows(
         latency, size, max_ratio=max_ratio, min_speedup=gate.min_speedup, max_latency_ms=gate.max_latency_ms,

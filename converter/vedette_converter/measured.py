@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vedette.contract.golden import Verdict
 from vedette.contract.manifest import EngineClass
+from vedette.contract.verdict import Verdict
 
 from .agreement import Agreement
 from .evaluate import Accuracy
@@ -52,6 +52,8 @@ class Measured:
     """By step."""
     peak_bytes: int
     """The most memory that this process held, resident."""
+    noun: str = "pictures"
+    """What the networks were judged on: ``pictures`` or ``windows``."""
 
     @property
     def before(self) -> Stage:

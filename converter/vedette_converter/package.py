@@ -24,18 +24,21 @@ import vedette
 from vedette.contract import golden as golden_module
 from vedette.contract.bundle import Bundle, digests, write_bundle
 from vedette.contract.errors import FaultError, UserError
-from vedette.contract.golden import CONFIDENT, Golden, Verdict
+from vedette.contract.golden import Golden
 from vedette.contract.image import MIN_SIDE
 from vedette.contract.manifest import (
     Dataset,
     EngineClass,
     Evaluation,
+    InputSpec,
     LatencyBudget,
     Manifest,
+    OutputSpec,
     Source,
     Tolerance,
 )
-from vedette.contract.types import Result, Tensor, UInt8Array
+from vedette.contract.types import Classes, Detections, Result, Tensor, UInt8Array
+from vedette.contract.verdict import CONFIDENT, Verdict
 from vedette.engine import Runtime, TfliteEngine, run_self_test
 from vedette.engine.tflite import Kernels
 
@@ -62,6 +65,8 @@ class Content:
     evaluation: Sequence[Evaluation]
     calibration: Dataset
     source_sha256: str
+    input: InputSpec
+    output: OutputSpec
 
 
 def make_golden(before: Subject, after: Subject, folder: Path, raw: int, *, classifies: bool) -> Golden:
@@ -90,6 +95,8 @@ def _sure_pictures(before: Subject, pictures: Sequence[Path]) -> Iterator[tuple[
     for path in pictures:
         pixels = read_picture(path)
         found = before.on_tensor(before.preprocess(pixels))
+        if not isinstance(found, Detections):
+            raise FaultError("the recipe's decoder finds no boxes", found=type(found).__name__)
         if not (found.scores >= CONFIDENT).any():
             raise UserError(
                 "proves nothing as a golden picture", where=path, expected=f"a detection with score >= {CONFIDENT:g}",
@@ -116,7 +123,7 @@ def _sure_parts(before: Subject, folder: Path) -> Iterator[tuple[UInt8Array, Res
         if side < MIN_SIDE:
             continue
         found = before.on_tensor(before.preprocess(part))
-        if len(found) and found.scores[0] >= CLEAR:
+        if isinstance(found, Classes) and len(found) and found.scores[0] >= CLEAR:
             yield part, found
             count += 1
         if count == LEAST_INPUTS:
@@ -158,8 +165,8 @@ def make_manifest(file: RecipeFile, content: Content, members: Mapping[str, byte
         name=recipe.name,
         version=recipe.version,
         task=recipe.task,
-        input=recipe.input,
-        output=recipe.output,
+        input=content.input,
+        output=content.output,
         evaluation=list(content.evaluation),
         calibration=content.calibration,
         precision=recipe.quantise.precision,

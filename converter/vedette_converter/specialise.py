@@ -29,11 +29,12 @@ import numpy as np
 
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
-from vedette.contract.golden import CONFIDENT, Golden, Verdict
+from vedette.contract.golden import Golden
 from vedette.contract.image import ImagePreprocessor
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import EngineClass, Evaluation, ImageInput, Manifest, Metric, SsdOutput
 from vedette.contract.types import Float32Array, TensorSpec, UInt8Array
+from vedette.contract.verdict import CONFIDENT, Verdict
 from vedette.engine import Runtime, TfliteEngine, load_runtime
 
 from . import package, prune, quantise, reference
@@ -240,7 +241,7 @@ class _Teacher:
     @property
     def input(self) -> ImageInput:
         """As published."""
-        return self.recipe.recipe.input
+        return self.recipe.recipe.image
 
     @property
     def source(self) -> TfjsSource:
@@ -463,13 +464,16 @@ class _Room:
         labels = "".join(f"{label}\n" for label in wanted.keep).encode()
         evaluation = _evaluation(before, after, held)
         data = learned.part(learned.numbers[:: max(1, len(learned) // CALIBRATION)]).dataset()
-        content = package.Content(flatbuffer, labels, golden, [evaluation], data, self.teacher.files.sha256)
+        file = self._recipe(name, learned)
+        content = package.Content(
+            flatbuffer, labels, golden, [evaluation], data, self.teacher.files.sha256, file.recipe.image,
+            file.recipe.pictured,
+        )  # fmt: skip
         members = {
             "labels.txt": labels,
             "golden.npz": package.encode_golden(golden),
             "measurements.json": package.measurements(latency, len(flatbuffer), len(original)),
         }
-        file = self._recipe(name, learned)
         manifest = package.make_manifest(file, content, members)
         manifest = self._with_extension(manifest, learned, held, student)
         manifest, verdicts = package.with_tolerances(

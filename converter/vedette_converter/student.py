@@ -21,19 +21,21 @@ from typing import Any, Final
 import msgspec
 
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec
+from vedette.contract.manifest import ClassifyOutput, ImageInput, RegressOutput, SsdOutput
 from vedette.engine import TfliteEngine, load_runtime
 
 from . import prune
 from .distil.classify import CrossEntropy, Distillation
+from .distil.imitate import Imitation
 from .latency import time_both
 from .progress import Progress
 from .prune import gradual
+from .recipe.series import AnomalyHead
 from .recipe.training import Augment, Distil, Prune, Train
 from .tensorflow import load_tensorflow
 from .train.answers import ask
-from .train.data import Augmentation, Batches, Samples
-from .train.loop import Schedule, fit
+from .train.data import Augmentation, Samples, TrainingSamples
+from .train.loop import Loss, Schedule, fit
 from .train.sparsity import Sparsity
 from .train.work import Work, weights_digest
 
@@ -58,35 +60,41 @@ class Student:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Runs the recipe's steps on one network's pictures."""
+    """Runs the recipe's steps on one network's pictures or windows."""
 
-    output: OutputSpec
+    output: SsdOutput | ClassifyOutput | AnomalyHead | RegressOutput
     work: Work
     progress: Progress
     to_int8: Callable[[Any], bytes]
     """Keras network -> int8 flatbuffer, for latencies."""
 
-    def train(self, model: Any, options: Train, samples: Samples) -> Any:
-        """With labels. Raises `UserError` where the samples have none."""
-        activation = self._activation("train")
-        if not len(samples.class_ids):
-            raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
+    def train(self, model: Any, options: Train, samples: TrainingSamples) -> Any:
+        """With labels or, where numbers are learned, targets. Raises `UserError` where the samples have none."""
+        loss: Loss
+        if self._imitates:
+            loss = Imitation()
+        else:
+            loss = CrossEntropy(self._activation("train"), options.label_smoothing)
+            if not len(samples.class_ids):
+                raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
         step = self.work.step("train", weights_digest(model), options, samples.sha256, samples.spec)
         done = step.load()
         if done is not None:
             return done
-        batches = Batches(samples, options.batch, _augmentation(options.augment), options.seed)
+        batches = samples.batches(options.batch, _augmentation(options.augment), options.seed)
         fit(
-            model, batches, CrossEntropy(activation, options.label_smoothing),
-            Schedule(options.epochs, options.learning_rate, options.weight_decay),
-            name="train", progress=self.progress, checkpoint=step.checkpoint,
+            model, batches, loss,
+            Schedule(
+                options.epochs, options.learning_rate, options.weight_decay, optimizer=options.optimizer
+            ),
+            name="train", progress=self.progress, checkpoint=step.checkpoint, bfloat16=_bfloat16(samples),
         )  # fmt: skip
         step.keep(model)
         return model
 
     def prune_and_distil(
-        self, model: Any, cut: Prune | None, options: Distil | None, sparsify: Sparsity | None, samples: Samples,
-        larger: Any | None, larger_spec: ImageInput | None = None,
+        self, model: Any, cut: Prune | None, options: Distil | None, sparsify: Sparsity | None,
+        samples: TrainingSamples, larger: Any | None, larger_spec: ImageInput | None = None,
     ) -> Student:  # fmt: skip
         """``model``: the float network; it stays as it is. ``larger``: the recipe's own teacher, if it names one, and
         ``larger_spec``: what that one takes, where it is not what the network takes.
@@ -94,7 +102,9 @@ class Steps:
         Raises `UserError` where the options do not fit the network or the samples.
         """
         before = prune.count(model)
-        taught = samples if larger_spec is None else dataclasses.replace(samples, spec=larger_spec)
+        taught = samples
+        if larger_spec is not None and isinstance(samples, Samples):
+            taught = dataclasses.replace(samples, spec=larger_spec)
         teacher = _Teacher(model if larger is None else larger, taught)
         shape: prune.Plan | None = None
         student = model
@@ -114,7 +124,7 @@ class Steps:
         return Student(model, student, control, shape, before, prune.count(student))
 
     def _cut(
-        self, model: Any, cut: Prune, options: Distil | None, samples: Samples, teacher: _Teacher
+        self, model: Any, cut: Prune, options: Distil | None, samples: TrainingSamples, teacher: _Teacher
     ) -> tuple[prune.Plan, Any]:
         if cut.steps > 1 and options is None:
             raise UserError("[prune] steps", expected="[distil], to recover with between the cuts", found="none")
@@ -137,7 +147,7 @@ class Steps:
                 )
         return shape, student
 
-    def _criterion(self, cut: Prune, samples: Samples) -> prune.Criterion:
+    def _criterion(self, cut: Prune, samples: TrainingSamples) -> prune.Criterion:
         if cut.criterion == "l1":
             return prune.L1Norm()
         if cut.criterion == "batch-norm-scale":
@@ -149,7 +159,7 @@ class Steps:
             raise UserError('[prune] criterion = "taylor" needs labels', fix="--train FOLDER with one folder a label")
         loss = CrossEntropy(activation)
         tf = load_tensorflow()
-        plain = Batches(samples, 128, Augmentation(flip=False, shift=0, brightness=0.0), 0)
+        plain = samples.batches(128, None, 0)
         chosen = [
             (tf.constant(inputs), tf.constant(ids))
             for _, (inputs, ids, _) in zip(range(TAYLOR_BATCHES), plain.epoch(0), strict=False)
@@ -189,8 +199,8 @@ class Steps:
         return found.plan
 
     def _distil(
-        self, name: str, student: Any, teacher: _Teacher, options: Distil, sparsify: Sparsity | None, samples: Samples,
-        epochs: int,
+        self, name: str, student: Any, teacher: _Teacher, options: Distil, sparsify: Sparsity | None,
+        samples: TrainingSamples, epochs: int,
     ) -> Any:  # fmt: skip
         parts = (
             weights_digest(student),
@@ -208,22 +218,35 @@ class Steps:
             return done
         if options.label_weight and not len(samples.class_ids):
             raise UserError("[distil] label_weight needs labels", fix="label_weight = 0, or --train with labels")
-        loss = Distillation(self._activation("distil"), options.temperature, options.label_weight)
+        loss: Loss
+        if self._imitates:
+            if options.label_weight:
+                raise UserError(
+                    "[distil] label_weight", expected="0 where numbers are learned", found=options.label_weight
+                )
+            loss = Imitation()
+        else:
+            loss = Distillation(self._activation("distil"), options.temperature, options.label_weight)
         augmentation = _augmentation(options.augment)
-        looks = Batches(samples, options.batch, augmentation, options.seed, views=min(options.views, epochs))
+        looks = samples.batches(options.batch, augmentation, options.seed, views=min(options.views, epochs))
         kept = self.work.step(
             "answers", weights_digest(teacher.model), teacher.samples.spec, samples.sha256, augmentation, options.seed
         )
         answers = ask(teacher.model, looks, teacher.samples, keep=kept.answers, progress=self.progress)
-        batches = Batches(
-            samples, options.batch, augmentation, options.seed, views=looks.views, answers=answers[: looks.views]
+        batches = samples.batches(
+            options.batch, augmentation, options.seed, views=looks.views, answers=answers[: looks.views]
         )
         fit(
             student, batches, loss, Schedule(epochs, options.learning_rate, options.weight_decay), name=name,
-            progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify,
+            progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify, bfloat16=_bfloat16(samples),
         )  # fmt: skip
         step.keep(student)
         return student
+
+    @property
+    def _imitates(self) -> bool:
+        """Whether numbers are learned, not classes."""
+        return isinstance(self.output, AnomalyHead | RegressOutput)
 
     def _activation(self, step: str) -> Any:
         if not isinstance(self.output, ClassifyOutput):
@@ -236,10 +259,10 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class _Teacher:
-    """Who is asked, and the pictures with the teacher's own arithmetic."""
+    """Who is asked, and the samples with the teacher's own arithmetic."""
 
     model: Any
-    samples: Samples
+    samples: TrainingSamples
 
 
 def check_teacher(teacher: Any, model: Any, where: object) -> None:
@@ -268,3 +291,8 @@ def _renewed(model: Any, seed: int) -> Any:
 
     keras.utils.set_random_seed(seed)
     return keras.models.clone_model(model)
+
+
+def _bfloat16(samples: TrainingSamples) -> bool | None:
+    """Where the CPU has it, for pictures; networks of windows are so narrow that it takes seven times as long."""
+    return None if isinstance(samples, Samples) else False

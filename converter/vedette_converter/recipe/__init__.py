@@ -14,33 +14,51 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from vedette.contract.errors import ConfigError
-from vedette.contract.manifest import ClassifyOutput, Fraction, ImageInput, Name, Positive, SsdOutput, Text
+from vedette.contract.errors import ConfigError, UserError
+from vedette.contract.manifest import (
+    ClassifyOutput,
+    Fraction,
+    ImageInput,
+    Name,
+    Positive,
+    RegressOutput,
+    SeriesInput,
+    SsdOutput,
+    Text,
+)
 
 from .quantisation import Quantise, Seed
 from .search import Search
+from .series import AnomalyHead, Series
 from .sources import Source
-from .training import Distil, Prune, Sparsify, Train, ZooSource
+from .training import IMAGE_NETWORKS, Augment, Distil, Prune, Sparsify, Train, ZooSource
+
+
+RecipeTask: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
 
 
 class Labels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The classes' names."""
+    """The classes' names; of an autoencoder, its channels'; of a regression, its quantities'."""
 
-    file: Text
-    """Path of a ``labels.txt``: one label a line, line number = class id."""
+    file: Annotated[str, Meta(max_length=4096)] = ""
+    """Path of a ``labels.txt``: one label a line, line number = class id. Needed for classes; channels and quantities
+    have their names in ``[input]`` and ``[output]``."""
 
 
 class GoldenVectors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device proves the bundle to itself with."""
 
-    pictures: Text
-    """A folder of redistributable pictures. For a detector each becomes one input, at least 32; for a classifier, 32
-    square parts of them do that the float network is sure of, drawn by chance."""
+    pictures: Annotated[str, Meta(max_length=4096)] = ""
+    """A folder of redistributable pictures, needed where the network takes pictures. For a detector each becomes one
+    input, at least 32; for a classifier, 32 square parts of them do that the float network is sure of, drawn by chance."""
+    recordings: Annotated[str, Meta(max_length=4096)] = ""
+    """A folder of redistributable recordings, where the network takes windows of them: 32 windows are drawn by chance.
+    Those of ``--data`` without one: mind their licence."""
     raw: Annotated[int, Meta(ge=1, le=64)] = 4
     """For how many of them the converter's raw output tensors are kept too, for a closer look at a device that fails.
 
@@ -65,11 +83,13 @@ class Evaluate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     iou: Fraction = 0.5
     """The least overlap with it, or with the annotated object."""
     pictures: Positive = 5000
-    """How many pictures of ``--data`` the networks are compared on; fewer where the folder has fewer."""
+    """How many pictures, or windows, of ``--data`` the networks are compared on; fewer where the folder has fewer."""
+    near: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    """Regression: values agree that differ by at most this share of the float network's range over ``--data``."""
     resamples: Annotated[int, Meta(ge=100, le=100_000)] = 500
-    """Of the paired bootstrap over pictures."""
+    """Of the paired bootstrap over pictures, or over recordings."""
     seed: Seed = 1
-    """Of the bootstrap, and of the draw of pictures."""
+    """Of the bootstrap, and of the draw of pictures or windows."""
 
 
 class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,7 +111,9 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What must hold, or there is no bundle."""
 
     max_drop: Fraction = 0.02
-    """Of mAP or top-1 (0..1), float less the bundle's, over all pictures of ``--evaluate``."""
+    """Of mAP, top-1, AUC or R2 (0..1), float less the bundle's, over everything in ``--evaluate``."""
+    min_accuracy: Fraction | None = None
+    """Of the same figure, the bundle's own."""
     min_agreement: Fraction = 0.90
     """Share of the float network's confident results that the bundle's network gives again."""
     min_speedup: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
@@ -109,13 +131,14 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The bundle's name: lower case letters, digits, dots, dashes."""
     version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
     """Its version, `1.0.0`."""
-    task: Literal["detect", "classify"]
-    """What it finds: boxes, or classes."""
+    task: RecipeTask
+    """What it finds: boxes, classes, what is out of the ordinary, or numbers."""
     source: Source | ZooSource
-    input: ImageInput
-    output: SsdOutput | ClassifyOutput
-    labels: Labels
-    golden: GoldenVectors
+    input: ImageInput | SeriesInput
+    output: SsdOutput | ClassifyOutput | AnomalyHead | RegressOutput
+    labels: Labels = Labels()
+    golden: GoldenVectors = GoldenVectors()
+    series: Series = Series()
     train: Train | None = None
     prune: Prune | None = None
     distil: Distil | None = None
@@ -131,18 +154,78 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where two of them contradict one another."""
-        if (self.task == "classify") != isinstance(self.output, ClassifyOutput):
+        if self.task != _TASKS[type(self.output)]:
             raise ValueError(f"task: {self.task!r} does not go with this [output] decoder")
+        if isinstance(self.input, SeriesInput):
+            self._check_series(self.input)
+        else:
+            self._check_pictures()
         if self.edgetpu and not (self.quantise.precision == "int8" and "float32" not in (
             self.quantise.input_dtype, self.quantise.output_dtype)):  # fmt: skip
             raise ValueError("edgetpu: expected precision int8 with integer input and output, found another")
         if self.sparsify is not None and self.distil is None:
             raise ValueError("sparsify: expected [distil] too, which trains what is left; found none")
 
+    def _check_pictures(self) -> None:
+        if self.task not in ("detect", "classify"):
+            raise ValueError(f'task: {self.task!r} needs [input] kind "series", found "image"')
+        for name, path in (("golden: pictures", self.golden.pictures), ("labels: file", self.labels.file)):
+            if not path:
+                raise ValueError(f"{name}: expected a path, found none")
+        if self.golden.recordings or self.series != Series():
+            raise ValueError('golden.recordings and [series]: expected only with [input] kind "series", found "image"')
+        if isinstance(self.source, ZooSource) and self.source.network not in IMAGE_NETWORKS:
+            raise ValueError(f'source: network {self.source.network!r} takes windows, found [input] kind "image"')
+
+    def _check_series(self, spec: SeriesInput) -> None:
+        if self.task == "detect":
+            raise ValueError('task: "detect" needs [input] kind "image", found "series"')
+        if self.task == "classify" and not self.labels.file:
+            raise ValueError("labels: file: expected a path, found none")
+        if self.golden.pictures:
+            raise ValueError('golden.pictures: expected only with [input] kind "image", found "series"')
+        stated = (spec.mean, spec.std) != ((0.0,), (1.0,))
+        if stated and self.series.normalise == "auto":
+            raise ValueError('series: normalise: expected "given" where [input] states mean or std, found "auto"')
+        if self.series.judged and not self.series.group:
+            raise ValueError("series: group: expected text, where judged names groups, found none")
+        if any(step is not None and step.augment != Augment() for step in (self.train, self.distil)):
+            raise ValueError("augment: expected only for pictures; [series.jitter] is for windows")
+        if not isinstance(self.source, ZooSource):
+            return
+        if self.source.network in IMAGE_NETWORKS:
+            raise ValueError(f'source: network {self.source.network!r} takes pictures, found [input] kind "series"')
+        if (self.source.network == "autoencoder") != (self.task == "anomaly"):
+            raise ValueError(f"source: network {self.source.network!r} does not go with task {self.task!r}")
+
+    @property
+    def image(self) -> ImageInput:
+        """``input`` of a network that takes pictures. Raises `UserError` for another."""
+        if not isinstance(self.input, ImageInput):
+            raise UserError(
+                f"{self.name}: a network of pictures is needed", expected='[input] kind "image"', found="series"
+            )
+        return self.input
+
+    @property
+    def pictured(self) -> SsdOutput | ClassifyOutput:
+        """``output`` of a network that takes pictures. Raises `UserError` for another."""
+        if not isinstance(self.output, SsdOutput | ClassifyOutput):
+            raise UserError(f"{self.name}: a network of pictures is needed", found=f"task {self.task}")
+        return self.output
+
     @property
     def trains(self) -> bool:
         """Whether anything is trained or pruned: whether the source must be a Keras network."""
         return any(step is not None for step in (self.train, self.prune, self.distil, self.sparsify))
+
+
+_TASKS: dict[type[Struct], RecipeTask] = {
+    SsdOutput: "detect",
+    ClassifyOutput: "classify",
+    AnomalyHead: "anomaly",
+    RegressOutput: "regress",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -15,13 +15,23 @@ Epochs = Annotated[int, Meta(ge=1, le=10_000)]
 Rate = Annotated[float, Meta(gt=0.0, le=10.0)]
 
 
+IMAGE_NETWORKS: Final = frozenset({"resnet8", "resnet20"})
+
+
 class ZooSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="format", tag="zoo"):
     """A network of `vedette_converter.zoo`, with random weights: ``[train]`` gives it better ones."""
 
-    network: Literal["resnet8", "resnet20"]
-    """Residual networks for small pictures, arXiv 1512.03385: of MLPerf Tiny, and the paper's own."""
+    network: Literal["resnet8", "resnet20", "separable", "autoencoder"]
+    """``resnet8``, ``resnet20``: residual networks for small pictures, arXiv 1512.03385: of MLPerf Tiny, and the paper's
+    own. ``separable``: depthwise separable convolutions along time, for windows: classes or numbers. ``autoencoder``:
+    dense layers that get narrower and wider again, for windows: anomalies."""
     filters: Annotated[int, Meta(ge=8, le=1024)] = 16
-    """Channels of the first stage; the later ones have twice and four times as many."""
+    """Channels of the first stage; the later ones have twice and four times as many. Of an autoencoder: the width of its
+    first hidden layer; the next one has half."""
+    code: Annotated[int, Meta(ge=1, le=1024)] = 4
+    """Numbers that an autoencoder squeezes a window through."""
+    dropout: Share = 0.0
+    """Share of ``separable``'s features that is left out at random in training, before the last layer."""
     seed: Seed = 1
     """Of the first weights."""
     licence: Text = "Apache-2.0"
@@ -47,15 +57,19 @@ class Augment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Train(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Fine-tuning, or training, with labels: the folder of ``--train`` has one folder a label.
+    """Fine-tuning, or training, with labels: the folder of ``--train`` has one folder a label. An autoencoder needs none,
+    and a regression has its targets in columns of the recordings.
 
     What comes out is the float network that everything after is compared with.
     """
 
     epochs: Epochs
-    """How many times each picture is looked at."""
+    """How many times each picture or window is looked at."""
     batch: Positive = 128
-    """Pictures a step."""
+    """Pictures or windows a step."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Stochastic gradient descent with Nesterov's momentum 0.9, or Adam (arXiv 1412.6980), which wants a learning rate
+    a hundred times lower and suits autoencoders."""
     learning_rate: Rate = 0.1
     """At its highest; it rises over the first tenth of all steps and falls along a cosine."""
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0025

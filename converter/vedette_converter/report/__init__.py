@@ -6,17 +6,19 @@
     write_report(Path("build.html"), measured, extras)
 """
 
-from .extras import Extras, gather
+from .extras import PICTURES, Extras, describe, gather
 from .page import page
 from .samples import SamplePicture, sample_pictures
 from .table import as_object, blame, markdown, written
 from .write import expect_report, write_report
 
 __all__ = [
+    "PICTURES",
     "Extras",
     "SamplePicture",
     "as_object",
     "blame",
+    "describe",
     "expect_report",
     "gather",
     "markdown",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,22 +49,34 @@ def gather(
     file: RecipeFile, pair: Pair, base: bytes, product: bytes, *, samples: Samples | None, pictures: Sequence[Path],
     plan: Plan | None = None, progress: Progress | None = None,
 ) -> Extras:  # fmt: skip
+    """`describe` for networks of pictures."""
+
+    def look() -> Look:
+        return sample_pictures(pair, pictures, PICTURES, file.recipe.evaluate, progress)
+
+    return describe(file, base, product, samples=samples, look=look, plan=plan)
+
+
+def describe(
+    file: RecipeFile, base: bytes, product: bytes, *, samples: Samples | None, look: Callable[[], Look],
+    plan: Plan | None = None,
+) -> Extras:  # fmt: skip
     """Looks once more at what a build made: the float original and the product in engines, and their flatbuffers.
 
     ``base``: the float flatbuffer that ``product`` was quantised of, so the pruned one of a pruned network. ``samples``:
-    for calibration. ``plan``: what pruning took. A report is no reason for a build to fail: what raises a `VedetteError`
-    here becomes a note.
+    for calibration. ``look``: what both make of some samples. ``plan``: what pruning took. A report is no reason for a
+    build to fail: what raises a `VedetteError` here becomes a note.
     """
     notes: list[str] = []
     options = file.recipe.evaluate
-    look: Look | None = None
+    looked: Look | None = None
     try:
-        look = sample_pictures(pair, pictures, PICTURES, options, progress)
+        looked = look()
     except VedetteError as error:
         notes.append(f"no pictures: {error.line()}")
     return Extras(
         layers=layers(base, product, samples, notes),
-        look=look,
+        look=looked,
         plan=plan,
         recipe=_text(file),
         recipe_name=file.path.name,

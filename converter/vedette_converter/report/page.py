@@ -129,12 +129,12 @@ def _kept(measured: Measured) -> Markup:
         agreement = measured.agreement
         return _card(
             "agreement", figures.percent(agreement.share, 1), "kept",
-            f"of {agreement.confident} confident results on {agreement.pictures} pictures",
+            f"of {agreement.confident} confident results on {agreement.pictures} {measured.noun}",
             figures.two_bars(1.0, agreement.share, f"all of {before.name}'s above, those that {after.name} keeps below"),
         )  # fmt: skip
     low, high = accuracy.interval
     return _card(
-        f"{NAMES[accuracy.metric]}, {accuracy.data.count} pictures", _points(-accuracy.drop), "points",
+        f"{NAMES[accuracy.metric]}, {accuracy.data.count} {measured.noun}", _points(-accuracy.drop), "points",
         f"{figures.percent(accuracy.before, 2)} → {figures.percent(accuracy.after, 2)}; 95 % interval {_points(low)} to "
         f"{_points(high)}",
         figures.two_bars(accuracy.before, accuracy.after, f"{before.name} above, {after.name} below"),
@@ -164,15 +164,15 @@ def _samples(measured: Measured, extras: Extras) -> Markup:
     ) if boxes else None  # fmt: skip
     return _section(
         "What they see",
-        element("p", _chosen(look, extras, boxes), class_="note"),
+        element("p", _chosen(look, extras, boxes, measured.noun), class_="note"),
         legend,
         element("div", *(_sample(measured, s, number) for number, s in enumerate(look.pictures)), class_="samples"),
         long=True,
     )
 
 
-def _chosen(look: Look, extras: Extras, boxes: bool) -> str:
-    text = f"{look.agreeing} of {look.looked_at} pictures that were looked at show the same"
+def _chosen(look: Look, extras: Extras, boxes: bool, noun: str) -> str:
+    text = f"{look.agreeing} of {look.looked_at} {noun} that were looked at show the same"
     others, here = look.looked_at - look.agreeing, sum(sample.differing > 0 for sample in look.pictures)
     if others:
         which = "the other one stands" if others == 1 else f"all {others} others stand"
@@ -236,7 +236,7 @@ def _classes(sample: SamplePicture, names: tuple[str, str]) -> Markup:
 def _ranked(results: Sequence[Seen], who: str, class_: str) -> Markup:
     rows = [
         element(
-            "li", element("b", figures.percent(result.score)), element("span", result.label),
+            "li", element("b", result.told or figures.percent(result.score)), element("span", result.label),
             style=f"--w:{min(1.0, max(0.0, result.score)) * 100:.1f}%", class_="alone" if result.alone else None,
         )
         for result in results
@@ -403,9 +403,9 @@ def _making(measured: Measured, extras: Extras) -> Markup:
         ("machine", latency.machine),
         ("runtime", f"{latency.runtime}, {_threads(latency.threads)}"),
         ("precision", measured.precision),
-        ("accuracy on", f"{accuracy.data.count} pictures ({accuracy.data.name}), sha256 {accuracy.data.sha256[:16]}…"
-         if accuracy is not None else "no annotated pictures were given"),
-        ("agreement on", f"{measured.agreement.pictures} pictures"),
+        ("accuracy on", f"{accuracy.data.count} {measured.noun} ({accuracy.data.name}), sha256 {accuracy.data.sha256[:16]}…"
+         if accuracy is not None else f"no annotated {measured.noun} were given"),
+        ("agreement on", f"{measured.agreement.pictures} {measured.noun}"),
         ("took", ", ".join(f"{step} {seconds:g} s" for step, seconds in measured.seconds.items())),
         ("peak memory", f"{measured.peak_bytes / 1e6:.0f} MB"),
         ("flatbuffer, sha256", extras.flatbuffer_sha256),

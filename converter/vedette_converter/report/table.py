@@ -11,7 +11,12 @@ from vedette.contract.bundle import Bundle
 from ..evaluate import Accuracy
 from ..measured import Measured, Stage
 
-NAMES = {"mAP": "COCO mAP", "top-1": "top-1 accuracy"}
+NAMES = {
+    "mAP": "COCO mAP",
+    "top-1": "top-1 accuracy",
+    "AUC": "area under the ROC curve",
+    "R2": "coefficient of determination R2",
+}
 
 
 def stage_rows(measured: Measured) -> list[list[str]]:
@@ -39,11 +44,11 @@ def stage_rows(measured: Measured) -> list[list[str]]:
     rows.append(row("latency, p90, p99", lambda s: f"{in_ms(s.timing.p90_ms)}, {in_ms(s.timing.p99_ms)}"))
     accuracies = [stage.accuracy for stage in stages if stage.accuracy is not None]
     if accuracies:
-        rows += _accuracy_rows(accuracies[0], stages)
+        rows += _accuracy_rows(accuracies[0], stages, measured.noun)
     agreement = measured.agreement
     rows.append(
         row(
-            f"confident results kept, {agreement.pictures} pictures",
+            f"confident results kept, {agreement.pictures} {measured.noun}",
             lambda s: (
                 f"{s.agreement.share:.1%} ({s.agreement.share_confident:.1%} with confidence)"
                 if s.agreement
@@ -106,7 +111,7 @@ def _column(measured: Measured, number: int) -> str:
     return f"**{name}**" if number == measured.product else name
 
 
-def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...]) -> list[list[str]]:
+def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...], noun: str) -> list[list[str]]:
     figures = [f"{known.before:.4f}"]
     intervals = [""]
     for stage in stages[1:]:
@@ -114,7 +119,7 @@ def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...]) -> list[list[str]
         figures.append(f"{accuracy.after:.4f} ({accuracy.after - accuracy.before:+.4f})" if accuracy else "")
         intervals.append(f"{accuracy.interval[0]:+.4f} to {accuracy.interval[1]:+.4f}" if accuracy else "")
     rows = [
-        [f"{NAMES[known.metric]}, {known.data.count} pictures ({known.data.name})", *figures],
+        [f"{NAMES[known.metric]}, {known.data.count} {noun} ({known.data.name})", *figures],
         ["95 % interval of the change, paired bootstrap", *intervals],
     ]
     for label, found in known.large.items():
@@ -122,6 +127,13 @@ def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...]) -> list[list[str]
         for stage in stages[1:]:
             cells.append(f"{stage.accuracy.large[label].after} of {found.total}" if stage.accuracy else "")
         rows.append([f"large objects found: {label}", *cells])
+    for number, figure in enumerate(known.more):
+        unit = f" {figure.unit}" if figure.unit else ""
+        cells = [f"{figure.before:.4f}{unit}"]
+        for stage in stages[1:]:
+            own = stage.accuracy.more[number] if stage.accuracy else None
+            cells.append(f"{own.after:.4f}{unit} ({own.after - own.before:+.4f})" if own else "")
+        rows.append([figure.name, *cells])
     return rows
 
 
@@ -173,6 +185,7 @@ def as_object(measured: Measured | None, bundle: Bundle | None, error: str | Non
             "before": accuracy.before,
             "after": accuracy.after,
             "difference_interval": list(accuracy.interval),
+            "more": [{"name": f.name, "before": f.before, "after": f.after, "unit": f.unit} for f in accuracy.more],
         },
         "large_found": accuracy
         and {

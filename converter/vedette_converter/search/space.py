@@ -122,7 +122,7 @@ class Space:
 
     def first(self) -> list[Choice]:
         """What to try before anybody can propose anything: the whole network in every precision."""
-        size = (self.recipe.input.height, self.recipe.input.width)
+        size = (self.recipe.image.height, self.recipe.image.width)
         chosen = [c for c in self.all() if (c.height, c.width) == size and c.ratio == min(self.ratios)]
         return list({c.precision: c for c in chosen}.values())
 
@@ -139,7 +139,7 @@ class Space:
         return msgspec.structs.replace(
             recipe,
             name=_name(recipe.name, choice.words),
-            input=msgspec.structs.replace(recipe.input, height=choice.height, width=choice.width),
+            input=msgspec.structs.replace(recipe.image, height=choice.height, width=choice.width),
             prune=_prune(recipe.prune, choice),
             distil=distil,
             quantise=_quantise(recipe.quantise, choice.precision),
@@ -184,7 +184,7 @@ class _Fixed:
 
 def space_of(recipe: Recipe, options: Search, where: object) -> tuple[Space, list[str]]:
     """The space, and what is to be said of it. Raises `UserError` where an option does not go with the recipe."""
-    own = (recipe.input.height, recipe.input.width)
+    own = (recipe.image.height, recipe.image.width)
     sizes = tuple(sorted(set(options.sizes or (own,))))
     ratios = tuple(sorted(set(options.ratios or (RATIOS if recipe.distil is not None else (0.0,)))))
     notes = []

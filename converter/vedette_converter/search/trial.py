@@ -144,7 +144,7 @@ def check_sizes(setting: Setting, sizes: tuple[tuple[int, int], ...], progress: 
     advance = progress.begin("input sizes", len(sizes))
     for height, width in sizes:
         try:
-            load_network(source, files, (1, height, width, setting.file.recipe.input.channels))
+            load_network(source, files, (1, height, width, setting.file.recipe.image.channels))
         except VedetteError as error:
             raise UserError(
                 f"[search] sizes: the network cannot be built at {height}x{width}", where=error.where,
@@ -221,7 +221,7 @@ def _test(original: Path, path: Path, setting: Setting, evaluate: tuple[Path, ..
     engines = [TfliteEngine(bundle.path, runtime) for bundle in bundles]
     labels = bundles[0].labels
     try:
-        pair = _TwoSizes(engines[0], engines[1], recipe.input, recipe.output, labels, _image(bundles[1]))
+        pair = _TwoSizes(engines[0], engines[1], recipe.image, recipe.pictured, labels, _image(bundles[1]))
         if pair.classifies:
             return measure_accuracy(pair, training_data.list_labelled(evaluate[0], labels), recipe.evaluate, progress)
         return measure_accuracy(pair, coco.read_annotated(evaluate, labels), recipe.evaluate, progress)

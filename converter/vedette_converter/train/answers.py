@@ -15,7 +15,7 @@ from vedette.contract.errors import FaultError, UserError
 
 from ..progress import Progress
 from ..tensorflow import load_tensorflow
-from .data import Batches, Samples
+from .data import TrainingBatches, TrainingSamples
 from .kept import save_arrays
 from .loop import computing_in_bfloat16
 
@@ -23,8 +23,9 @@ BATCH: Final = 250
 
 
 def ask(
-    teacher: Any, batches: Batches, samples: Samples, *, keep: Path | None, progress: Progress, name: str = "teacher"
-) -> NDArray[np.float32]:
+    teacher: Any, batches: TrainingBatches, samples: TrainingSamples, *, keep: Path | None, progress: Progress,
+    name: str = "teacher",
+) -> NDArray[np.float32]:  # fmt: skip
     """(views, n, ...): the teacher's only output for every look of ``batches``.
 
     ``samples``: for their arithmetic alone, which is the teacher's own and may differ from the student's. ``keep``: a

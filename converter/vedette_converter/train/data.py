@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -18,12 +18,77 @@ from numpy.typing import NDArray
 
 from vedette.contract.errors import PictureError
 from vedette.contract.image import ImagePreprocessor
-from vedette.contract.manifest import Dataset, ImageInput
+from vedette.contract.manifest import Dataset, ImageInput, InputSpec
 from vedette.contract.types import Float32Array, TensorSpec, UInt8Array
 
 from ..pictures import SUFFIXES, list_pictures, read_picture
 
 MAX_BYTES: Final = 4 * 1024**3  # of decoded pictures; they are kept in memory
+
+
+Batch = tuple[Float32Array, NDArray[np.int32], NDArray[np.float32]]
+"""Inputs as the network takes them, class ids or empty, answers or empty."""
+
+
+class TrainingBatches(Protocol):
+    """Endless epochs over `TrainingSamples`."""
+
+    views: int
+
+    @property
+    def samples(self) -> TrainingSamples:
+        """What they are made of."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Batch by batch; the same for the same number."""
+        ...
+
+    def looks(self, index: NDArray[np.intp], view: int) -> Any:
+        """Some samples as they look in one view, before their arithmetic."""
+        ...
+
+
+class TrainingSamples(Protocol):
+    """What a network is trained on: pictures, or windows of readings."""
+
+    @property
+    def class_ids(self) -> NDArray[np.int32]:
+        """(n,), or empty where labels teach nothing."""
+        ...
+
+    @property
+    def targets(self) -> NDArray[np.float32]:
+        """(n, ...) of the network's output, or empty where numbers teach nothing."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Over everything that a resumed training must find again."""
+        ...
+
+    @property
+    def spec(self) -> InputSpec:
+        """The arithmetic that makes them the network's input."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def real(self, inputs: Any) -> Float32Array:
+        """What `TrainingBatches.looks` gave, as the network takes it."""
+        ...
+
+    def batches(
+        self, size: int, augmentation: Augmentation | None, seed: int, *, views: int = 0,
+        answers: NDArray[np.float32] | None = None,
+    ) -> TrainingBatches:  # fmt: skip
+        """Epochs over them; without an augmentation, as they are."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +115,18 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def targets(self) -> NDArray[np.float32]:
+        """None: pictures are taught by labels or by a teacher."""
+        return np.empty(0, np.float32)
+
+    def batches(
+        self, size: int, augmentation: Augmentation | None, seed: int, *, views: int = 0,
+        answers: NDArray[np.float32] | None = None,
+    ) -> Batches:  # fmt: skip
+        """See `TrainingSamples`."""
+        return Batches(self, size, augmentation or PLAIN, seed, views=views, answers=answers)
 
     def real(self, pixels: UInt8Array) -> Float32Array:
         """(n, height, width, channels) uint8 -> float32 as the network takes it."""
@@ -130,6 +207,9 @@ class Augmentation:
     """Pixels, at most, up or down and left or right; edges are mirrored into the gap."""
     brightness: float
     """Share of 255, at most, that is added or taken away."""
+
+
+PLAIN: Final = Augmentation(flip=False, shift=0, brightness=0.0)
 
 
 class Batches:

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from vedette.contract.errors import FaultError, UserError
 
 from ..progress import Progress
 from ..tensorflow import load_tensorflow
-from .data import Batches
+from .data import TrainingBatches
 from .kept import save_arrays
 from .sparsity import Masks, Sparsity
 
@@ -49,6 +49,8 @@ class Schedule:
     warm_up: float = 0.1
     """Share of all steps over which the rate rises from 0, in a straight line; then it falls along a cosine
     (arXiv 1608.03983)."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD with Nesterov's momentum 0.9, or Adam (arXiv 1412.6980)."""
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate at a step, from 0."""
@@ -68,7 +70,7 @@ class History:
 
 def fit(
     model: Any,
-    batches: Batches,
+    batches: TrainingBatches,
     loss: Loss,
     schedule: Schedule,
     *,
@@ -79,7 +81,7 @@ def fit(
     sparsity: Sparsity | None = None,
     on_epoch: Callable[[int], str] = lambda epoch: "",
 ) -> History:
-    """Trains a Keras 3 network in place: SGD with Nesterov's momentum 0.9.
+    """Trains a Keras 3 network in place, by the schedule's optimiser.
 
     ``name``: of the step, for `progress`. ``checkpoint``: a file that is written after every epoch, and from which the
     training goes on where it is there. ``bfloat16``: layers compute in bfloat16, weights stay float32; where the CPU has
@@ -91,7 +93,11 @@ def fit(
     tf = load_tensorflow()
     import keras
 
-    optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=0.9, nesterov=True)
+    optimizer: Any
+    if schedule.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(learning_rate=0.0)
+    else:
+        optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=0.9, nesterov=True)
     variables = list(model.trainable_variables)
     optimizer.build(variables)
     decayed = [v for v in variables if v.name in ("kernel", "depthwise_kernel", "pointwise_kernel")]

@@ -1,0 +1,202 @@
+"""Recordings in a folder, a file each: ``.csv`` with a line of names on top, or ``.npy``."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vedette.contract.errors import ReadingsError
+from vedette.contract.manifest import Dataset
+from vedette.contract.types import Float32Array, Int64Array
+
+SUFFIXES: Final = frozenset({".csv", ".npy"})
+MAX_FILE: Final = 256 * 1024 * 1024  # bytes; of one recording
+_NEEDED: Final = "files named .csv or .npy"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One file."""
+
+    path: Path
+    group: str
+    """Recordings of one group stay on one side of every split."""
+    class_id: int = -1
+    """The line of the labels' file, from 0; -1 where it carries no label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What is in a recording. ``values``: (n, columns) float32, finite. ``times_ns``: (n,) int64, rising or not, or None."""
+
+    values: Float32Array
+    times_ns: Int64Array | None
+
+
+def holds_recordings(path: Path) -> bool:
+    """Whether a folder holds ``.csv`` files, right in it or below."""
+    return path.is_dir() and next(path.rglob("*.csv"), None) is not None
+
+
+def list_recordings(folder: Path, group: str) -> list[Recording]:
+    """Every recording in a folder and the folders below it, by path. ``group``: see `vedette_converter.recipe.series`.
+
+    Raises `ReadingsError` where there are none.
+    """
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(20, "No such folder")
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise ReadingsError("folder cannot be read", where=folder, found=error.strerror or str(error)) from None
+    if not found:
+        raise ReadingsError("no recordings", where=folder, expected=_NEEDED)
+    return [Recording(path, _group(path, folder, group)) for path in found]
+
+
+def list_labelled(folder: Path, labels: Sequence[str], group: str) -> list[Recording]:
+    """``folder/LABEL/*.csv``, one folder a label. Raises `ReadingsError` where folders and labels do not fit together."""
+    if not folder.is_dir():
+        raise ReadingsError("folder cannot be read", where=folder, expected="a folder with one folder a label")
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    if missing := [label for label in labels if label not in found]:
+        raise ReadingsError(
+            "no folder for a label", where=folder / missing[0], expected="one folder a label: " + ", ".join(labels),
+            found=", ".join(sorted(found)) or "no folders",
+        )  # fmt: skip
+    if extra := sorted(found - set(labels)):
+        raise ReadingsError("a folder that is no label", where=folder / extra[0], expected=", ".join(labels))
+    return [
+        Recording(one.path, one.group, number)
+        for number, label in enumerate(labels)
+        for one in list_recordings(folder / label, group)
+    ]
+
+
+def _group(path: Path, folder: Path, separator: str) -> str:
+    if separator and separator in path.stem:
+        return path.stem.partition(separator)[0]
+    return path.stem if separator else path.relative_to(folder).as_posix()
+
+
+def read(path: Path, columns: Sequence[str], time: str) -> Read:
+    """The named columns, in this order, and the time where there is a column of that name, in seconds.
+
+    A ``.npy`` has no names: its columns are these, in this order, and no more. Raises `ReadingsError` with the file, the
+    line and the column.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ReadingsError(
+                "recording too large", where=path, expected=f"at most {MAX_FILE} bytes", fix="cut it in two"
+            )
+        found = _read_npy(path, columns) if path.suffix.lower() == ".npy" else _read_csv(path, columns, time)
+    except OSError as error:
+        raise ReadingsError("recording cannot be read", where=path, found=error.strerror or str(error)) from None
+    if not len(found.values):
+        raise ReadingsError("recording is empty", where=path, expected="one reading at least")
+    wrong = np.argwhere(~np.isfinite(found.values))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ReadingsError(
+            f"reading {row + 1}: {columns[column]}", where=path, expected="a finite number",
+            found=f"{found.values[row, column]}", fix="take out what was not measured; a gap in time is no mistake",
+        )  # fmt: skip
+    return found
+
+
+def _read_npy(path: Path, columns: Sequence[str]) -> Read:
+    try:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ReadingsError(
+            "recording cannot be read", where=path, expected="an array of numbers", found=str(error)
+        ) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2:
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ReadingsError("recording", where=path, expected=f"numbers, (readings, {len(columns)})", found=found)
+    if array.shape[1] != len(columns):
+        raise ReadingsError(
+            "recording", where=path, expected=f"{len(columns)} columns: {', '.join(columns)}", found=f"{array.shape[1]}"
+        )
+    with np.errstate(over="ignore"):
+        return Read(np.ascontiguousarray(array, np.float32), None)
+
+
+def _read_csv(path: Path, columns: Sequence[str], time: str) -> Read:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReadingsError("recording is no text", where=path, expected="UTF-8", found=str(error)) from None
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = [name.strip() for name in next(lines, [])]
+    except csv.Error as error:
+        raise ReadingsError("recording cannot be read", where=f"{path}:1", found=str(error)) from None
+    if missing := [name for name in columns if name not in names]:
+        raise ReadingsError(
+            f"no column {missing[0]}", where=f"{path}:1", expected=", ".join(columns),
+            found=", ".join(names[:32])[:200] or "an empty line", fix="the first line names the columns",
+        )  # fmt: skip
+    body = text.partition("\n")[2]
+    try:
+        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2, comments=None) if body.strip() else None
+    except ValueError:
+        rows = None
+    if rows is None or rows.shape[1] != len(names):
+        rows = _row_by_row(path, lines, names)  # slower, and knows which line is wrong
+    times = None
+    if time in names:
+        seconds = rows[:, names.index(time)]
+        if not np.isfinite(seconds).all() or np.abs(seconds).max(initial=0.0) > 9e9:
+            raise ReadingsError(
+                f"column {time}", where=path, expected="seconds, finite", found="NaN, infinity or too large"
+            )
+        times = np.rint(seconds * 1e9).astype(np.int64)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return Read(rows[:, [names.index(name) for name in columns]].astype(np.float32), times)
+
+
+def _row_by_row(path: Path, lines: Any, names: Sequence[str]) -> NDArray[np.float64]:
+    rows: list[list[float]] = []
+    try:
+        for row in lines:
+            if not row:
+                continue
+            where = f"{path}:{lines.line_num}"
+            if len(row) != len(names):
+                raise ReadingsError(
+                    "a line of the recording", where=where, expected=f"{len(names)} values", found=f"{len(row)}"
+                )
+            rows.append([_number(value, where, name) for value, name in zip(row, names, strict=True)])
+    except csv.Error as error:
+        raise ReadingsError("recording cannot be read", where=f"{path}:{lines.line_num}", found=str(error)) from None
+    return np.array(rows, np.float64).reshape(-1, len(names))
+
+
+def _number(value: str, where: str, name: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ReadingsError(name, where=where, expected="a number", found=repr(value[:40])) from None
+
+
+def dataset(name: str, recordings: Sequence[Recording], windows: int) -> Dataset:
+    """What a manifest says of windows: how many, and the sha256 over the sha256 of every recording, by path."""
+    return Dataset(name=name, count=windows, sha256=digest(recordings))
+
+
+def digest(recordings: Sequence[Recording]) -> str:
+    """sha256 over the sha256 of every recording's file, in order of their paths."""
+    ordered = sorted(recording.path for recording in recordings)
+    each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in ordered]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
