@@ -21,6 +21,7 @@ from .lane import Seat
 from .model import Model
 from .motion import MotionGate
 from .reporter import Reporter
+from .selection import RateCap
 from .stats import PipelineStats
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,7 @@ class Pipeline:
         self.enabled.set()
         self._models = models
         self._regions = regions
-        self._min_interval_ns = int(1e9 / max_fps) if max_fps else 0
-        self._next_due_ns = 0
+        self._cap = RateCap(max_fps)
         self._stop = threading.Event()
         self._free: SimpleQueue[Sequence[Model]] = SimpleQueue()
         for buffers in models:
@@ -235,12 +235,9 @@ class Pipeline:
         if not self.enabled.is_set():
             self.stats.drop("disabled")
             return None
-        if self._min_interval_ns:
-            now = clock.now_ns()
-            if now < self._next_due_ns:
-                self.stats.drop("rate_cap")
-                return None
-            self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, now)
+        if not self._cap.due(clock.now_ns()):
+            self.stats.drop("rate_cap")
+            return None
         if self.gate is None or not isinstance(sample, Frame):
             return sample
         if self.gate.skip(sample.pixels, sample.captured_ns, busy=self.reporter.busy):

@@ -12,7 +12,7 @@ from .delivery import Outbox, Stream
 from .event_bodies import event_body
 from .following import Followed, Following, State
 from .mqtt.results import FrameInfo, ModelRef, WindowInfo
-from .selection import LabelFilter
+from .selection import LabelFilter, RateCap
 from .stats import PipelineStats
 
 DETECTIONS: Final = "detections"
@@ -69,8 +69,7 @@ class Reporter:
         self._stats = stats
         self._audience = audience
         self._detections = detections
-        self._min_interval_ns = int(1e9 / max_detections_hz) if max_detections_hz else 0
-        self._next_due_ns = 0
+        self._cap = RateCap(max_detections_hz)
         self._publish_empty = publish_empty
         self._clock_state = clock_state
         self._detections_stream = Stream(pipeline, DETECTIONS)
@@ -121,13 +120,10 @@ class Reporter:
         self._tell(self._following.end(now_ns), now_ns)
 
     def _is_due(self, captured_ns: int) -> bool:
-        if not self._min_interval_ns:
+        if self._cap.due(captured_ns):
             return True
-        if captured_ns < self._next_due_ns:
-            self._stats.drop("detections_cap")
-            return False
-        self._next_due_ns = max(self._next_due_ns + self._min_interval_ns, captured_ns)
-        return True
+        self._stats.drop("detections_cap")
+        return False
 
     def _append_detections(
         self, sample: Frame | Window, reported: Result, latency_ms: Mapping[str, float], ids: Int32Array | None

@@ -1,4 +1,4 @@
-"""Which results of a network are reported: labels, and the least score of each."""
+"""Which samples and results are wanted: how many a second, which labels, and from which score on."""
 
 from __future__ import annotations
 
@@ -45,3 +45,21 @@ def make_filter(
         if chosen and label not in chosen:
             values[index] = 2.0
     return LabelFilter(values)
+
+
+class RateCap:
+    """Lets at most so many a second pass, evenly: never two at once for having waited. Owned by one thread."""
+
+    def __init__(self, max_hz: float) -> None:
+        """``max_hz``: 0 for no cap."""
+        self._interval_ns = int(1e9 / max_hz) if max_hz else 0
+        self._due_ns = 0
+
+    def due(self, now_ns: int) -> bool:
+        """Whether what comes at this time passes."""
+        if now_ns < self._due_ns:
+            return False
+        # counted on from when it was due, so that the average is kept; from now on where there was a pause
+        late_ns = now_ns - self._due_ns
+        self._due_ns = (self._due_ns if late_ns < self._interval_ns else now_ns) + self._interval_ns
+        return True
