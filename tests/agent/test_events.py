@@ -165,12 +165,11 @@ def test_trembling_on_a_zone_s_edge_is_one_visit() -> None:
         stage.show((1, 0.49), frames=4)
         stage.show((1, 0.51))
     assert [kind for kind in stage.kinds if kind.startswith("zone")] == ["zone_entered"]
+    out_ns = stage.now_ns + 100_000_000
     stage.show((1, 0.3), frames=7)
-    left = (
-        stage.events[-1] if stage.kinds[-1] == "zone_left" else next(e for e in stage.events if e.kind == "zone_left")
-    )
-    entered = next(event for event in stage.events if event.kind == "zone_entered")
-    assert left.dwell_s == pytest.approx((left.at_ns - entered.at_ns) / 1e9)
+    entered, left = (event for event in stage.events if event.kind.startswith("zone"))
+    assert left.at_ns == out_ns, "when it was outside first"
+    assert left.dwell_s == pytest.approx((out_ns - entered.at_ns) / 1e9)
 
 
 def test_trembling_on_a_wire_is_no_crossing_and_one_that_lasts_is_one() -> None:
