@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from .plain import add_plain_arguments, plain_model
 
+if TYPE_CHECKING:
+    # --help must not import numpy and OpenCV
+    from vedette.contract.types import Float32Array, UInt8Array
+    from vedette.model import ModelSpec
+
 HELP = "measure a model's latency on this machine"
 DESCRIPTION = (
-    "Measures preprocess, infer and decode on one picture, again and again, and the process's memory. "
-    "The picture is the bundle's own golden one, or noise for a plain model."
+    "Measures preprocess, infer and decode on one picture or window, again and again, and the process's memory. "
+    "It is the bundle's own golden one, or noise for a plain model."
 )
 EXAMPLES = """examples:
   vedette bench coco-ssdlite-mobilenet-v2
@@ -44,7 +50,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Table
 
-    from vedette.contract import golden
     from vedette.contract.errors import UserError
     from vedette.health import pss_bytes
     from vedette.model import load_model, read_model
@@ -57,13 +62,9 @@ def execute(arguments: argparse.Namespace) -> int:
     begun = time.perf_counter()
     model = load_model(spec, runtime=arguments.runtime, threads=arguments.threads)
     load_s = time.perf_counter() - begun
-    if spec.bundle is not None:
-        picture = golden.decode(spec.bundle.read("golden.npz"), spec.path).picture
-        picture = np.asarray(cv2.resize(picture, SIZE), np.uint8)
-    else:
-        picture = np.random.default_rng(0).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+    sample, what = _sample(spec)
     for _ in range(5):
-        model(picture)
+        model(sample)
     stages: dict[str, list[float]] = {"preprocess": [], "infer": [], "decode": []}
     console = Console(stderr=True)
     end = time.perf_counter() + arguments.seconds
@@ -72,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         task = progress.add_task("", total=arguments.seconds, ms=0.0)
         shown = begun = time.perf_counter()
         while (now := time.perf_counter()) < end:
-            placement = model.preprocess(picture)
+            placement = model.preprocess(sample)
             a = time.perf_counter()
             model.infer()
             b = time.perf_counter()
@@ -114,8 +115,34 @@ def execute(arguments: argparse.Namespace) -> int:
     for stage, row in figures.items():
         table.add_row(stage, *(f"{value:.3f}" for value in row.values()))
     Console().print(table)
+    size = f"{SIZE[0]}x{SIZE[1]}" if what == "pictures" else "x".join(map(str, sample.shape))
     print(
-        f"{document['fps']} pictures a second one after another ({len(total)} runs of {SIZE[0]}x{SIZE[1]}), "
+        f"{document['fps']} {what} a second one after another ({len(total)} runs of {size}), "
         f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
     )
     return 0
+
+
+def _sample(spec: ModelSpec) -> tuple[UInt8Array | Float32Array, str]:
+    """A picture of `SIZE`, or a window, and what it is called."""
+    import cv2
+    import numpy as np
+
+    from vedette.contract import golden
+    from vedette.contract.manifest import SeriesInput
+    from vedette.contract.types import Readings
+    from vedette.contract.window import WindowBuilder
+
+    vectors = golden.decode(spec.bundle.read("golden.npz"), spec.path) if spec.bundle is not None else None
+    rng = np.random.default_rng(0)
+    if isinstance(spec.input, SeriesInput):
+        shape = (spec.input.length, len(spec.input.channels))
+        windows = []
+        if vectors is not None and vectors.recording is not None and vectors.recording_times_ns is not None:
+            readings = Readings(vectors.recording, vectors.recording_times_ns, 0, timed=True)
+            windows = WindowBuilder(spec.input).push(readings)
+        noise = rng.normal(spec.input.mean, spec.input.std, shape).astype(np.float32)
+        return windows[0].values if windows else noise, "windows"
+    if vectors is not None and vectors.picture is not None:
+        return np.asarray(cv2.resize(vectors.picture, SIZE), np.uint8), "pictures"
+    return rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8), "pictures"

@@ -5,29 +5,46 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .plain import add_plain_arguments, plain_model
 
-HELP = "run a model on picture files"
-DESCRIPTION = "Runs a model on pictures and prints what it found; --draw leaves a picture with boxes."
+if TYPE_CHECKING:
+    # --help must not import numpy and OpenCV
+    from vedette.contract.manifest import SeriesInput
+    from vedette.model import ModelSpec
+
+    from .findings import Finder
+
+HELP = "run a model on pictures or recordings"
+DESCRIPTION = (
+    "Runs a model on pictures and prints what it found; --draw leaves a picture with boxes. A model of sensor readings "
+    "runs on recordings (.csv, .ndjson, .jsonl or .npy) and prints a line a window."
+)
 EXAMPLES = """examples:
   vedette infer coco-ssdlite-mobilenet-v2 street.jpg
   vedette infer coco-ssdlite-mobilenet-v2 *.jpg --draw out/
   vedette infer coco-ssdlite-mobilenet-v2 street.jpg --json | jq '.results[0].objects'
   vedette infer other.tflite cat.png --decoder classify --labels labels.txt
+  vedette infer pump.tflite monday.csv
 
 --json prints one object: model {name, version, sha256}, engine {runtime, delegate, threads}, results: a list of
-{file, width, height, latency_ms {preprocess, infer, decode}, objects [{label, class_id, score, box}]}, or `classes`
-in the place of `objects`. box is x_min, y_min, x_max, y_max as fractions of the picture.
+{file, width, height, latency_ms {preprocess, infer, decode}, objects [{label, class_id, score, box}]}, or `classes`,
+`poses`, `segments`, `anomaly` or `values` in the place of `objects`, as the agent publishes them. box is x_min, y_min,
+x_max, y_max as fractions of the picture. Of a recording: {file, readings, gaps, late, clock_back, windows [{window {seq,
+samples, first_us, last_us}, latency_ms, classes, anomaly or values}]}; readings without times have times of 0.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares this command's options."""
     parser.add_argument("model", metavar="MODEL", help="a name or a file")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pictures")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pictures or recordings")
     parser.add_argument(
-        "--threshold", type=float, metavar="SCORE", help="least score, 0 to 1 (default: the model's own)"
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="least score, 0 to 1, or an anomaly's (default: the model's own)",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="inference threads (default 1)")
     parser.add_argument("--runtime", choices=("auto", "litert", "tflite-runtime"), default="auto")
@@ -38,23 +55,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code."""
-    import itertools
+    from vedette.contract.errors import UserError
+    from vedette.contract.manifest import AnomalyOutput, SeriesInput
+    from vedette.model import read_model
+
+    spec = read_model(arguments.model, plain_model(arguments))
+    threshold = arguments.threshold
+    if threshold is not None and isinstance(spec.output, AnomalyOutput):
+        if not 0 < threshold <= 1e12:
+            raise UserError("--threshold", expected="a number above 0, for an anomaly's score", found=str(threshold))
+    elif threshold is not None and not 0 <= threshold <= 1:
+        raise UserError("--threshold", expected="a number from 0 to 1", found=str(threshold))
+    if isinstance(spec.input, SeriesInput):
+        return _on_recordings(arguments, spec, spec.input)
+    return _on_pictures(arguments, spec)
+
+
+def _finder(arguments: argparse.Namespace, spec: ModelSpec) -> Finder:
+    from vedette.model import load_model
+
+    from .findings import Finder
+
+    options = {"runtime": arguments.runtime, "threads": arguments.threads, "score_threshold": arguments.threshold}
+    return Finder(load_model(spec, **options))
+
+
+def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     import sys
-    import time
 
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import track
 
     from vedette.contract.errors import UserError
-    from vedette.contract.types import Detections
-    from vedette.model import load_model, read_model
+    from vedette.contract.types import Detections, Poses, Segments
     from vedette.pictures import SUFFIXES, draw, read_picture, write_picture
 
-    threshold = arguments.threshold
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError("--threshold", expected="a number from 0 to 1", found=str(threshold))
-    spec = read_model(arguments.model, plain_model(arguments))
+    from .findings import lines
+
     out: Path | None = arguments.draw
     if out is not None:
         as_folder = len(arguments.files) > 1 or out.is_dir() or out.suffix.lower() not in SUFFIXES
@@ -65,70 +103,93 @@ def execute(arguments: argparse.Namespace) -> int:
             raise UserError(
                 "--draw", expected="a folder that can be written to", found=f"{folder}: {error.strerror}"
             ) from None
-    pictures = [
-        (file, read_picture(file)) for file in arguments.files[:1]
-    ]  # a bad file is found before the model loads
-    model = load_model(spec, runtime=arguments.runtime, threads=arguments.threads, score_threshold=threshold)
+    first = [read_picture(arguments.files[0])]  # a bad file is found before the model loads
+    finder = _finder(arguments, spec)
     console = Console(stderr=True)
-    results = []
+    results: list[dict[str, object]] = []
     files = track(arguments.files, "pictures", console=console, disable=len(arguments.files) < 20, transient=True)
     for file in files:
-        pixels = pictures.pop()[1] if pictures else read_picture(file)
-        stamps = [time.perf_counter_ns()]
-        placement = model.preprocess(pixels)
-        stamps.append(time.perf_counter_ns())
-        model.infer()
-        stamps.append(time.perf_counter_ns())
-        found = model.decode(placement)
-        stamps.append(time.perf_counter_ns())
-        spans = [(b - a) / 1e6 for a, b in itertools.pairwise(stamps)]
+        pixels = first.pop() if first else read_picture(file)
+        finding = finder(pixels)
         entry: dict[str, object] = {
             "file": str(file),
             "width": pixels.shape[1],
             "height": pixels.shape[0],
-            "latency_ms": dict(zip(("preprocess", "infer", "decode"), (round(s, 3) for s in spans), strict=True)),
+            "latency_ms": finding.latency_ms,
+            finding.kind: finding.value,
         }
-        rows = [
-            {"label": spec.labels[i], "class_id": int(i), "score": round(float(s), 4)}
-            for i, s in zip(found.class_ids, found.scores, strict=True)
-        ]
-        if isinstance(found, Detections):
-            for row, box in zip(rows, found.boxes, strict=True):
-                row["box"] = [round(float(v), 4) for v in box]
-            entry["objects"] = rows
-        else:
-            entry["classes"] = rows
         drawn = None
-        if out is not None and isinstance(found, Detections):
+        if out is not None and isinstance(finding.result, Detections | Poses | Segments):
             drawn = out / f"{file.stem}.jpg" if as_folder else out
-            write_picture(drawn, draw(pixels, found, spec.labels))
+            write_picture(drawn, draw(pixels, finding.result, spec.labels))
             entry["drawn"] = str(drawn)
         results.append(entry)
         if not arguments.json:
             print(
-                f"{file}  {pixels.shape[1]}x{pixels.shape[0]}  infer {spans[1]:.1f} ms"
+                f"{file}  {pixels.shape[1]}x{pixels.shape[0]}  infer {finding.latency_ms['infer']:.1f} ms"
                 + (f"  -> {drawn}" if drawn else "")
             )
-            for row in rows:
-                box = " ".join(f"{v:.3f}" for v in row["box"]) if "box" in row else ""
-                print(f"  {row['score']:.2f}  {row['label']:<16} {box}")
-            if not rows:
-                print("  nothing found")
-    if out is not None and results and "classes" in results[0]:
-        print(f"vedette: a classifier has no boxes to draw: {escape(str(out))} not written", file=sys.stderr)
+            for line in lines(finding) or ["nothing found"]:
+                print(f"  {line}")
+    if out is not None and results and "drawn" not in results[0]:
+        print(f"vedette: a model that says nothing of places: {escape(str(out))} not written", file=sys.stderr)
     if arguments.json:
-        description = model.engine.description
-        print(
-            json.dumps(
-                {
-                    "model": {"name": spec.name, "version": spec.version, "sha256": spec.sha256},
-                    "engine": {
-                        "runtime": description.runtime,
-                        "delegate": description.delegate,
-                        "threads": description.threads,
-                    },
-                    "results": results,
-                }
-            )
+        print(json.dumps(finder.document(results)))
+    return 0
+
+
+def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: SeriesInput) -> int:
+    import statistics
+
+    import msgspec
+
+    from vedette.contract.errors import UserError
+    from vedette.contract.window import WindowBuilder
+    from vedette.recordings import read_recording
+
+    from .findings import lines, window_info
+
+    if arguments.draw is not None:
+        raise UserError("--draw", expected="a model of pictures", found="one of sensor readings")
+    channels = tuple(channel.name for channel in series.channels)
+    first = [read_recording(arguments.files[0], channels)]  # a bad file is found before the model loads
+    finder = _finder(arguments, spec)
+    results: list[dict[str, object]] = []
+    for file in arguments.files:
+        readings = first.pop() if first else read_recording(file, channels)
+        builder = WindowBuilder(series)
+        windows = builder.push(readings)
+        found = [finder(window) for window in windows]
+        counts = builder.counts
+        results.append(
+            {
+                "file": str(file),
+                "readings": counts.readings,
+                "gaps": counts.gaps,
+                "late": counts.late,
+                "clock_back": counts.clock_back,
+                "windows": [
+                    {
+                        "window": msgspec.to_builtins(window_info(window)),
+                        "latency_ms": finding.latency_ms,
+                        finding.kind: finding.value,
+                    }
+                    for window, finding in zip(windows, found, strict=True)
+                ],
+            }
         )
+        if arguments.json:
+            continue
+        infer_ms = statistics.median(f.latency_ms["infer"] for f in found) if found else 0.0
+        print(
+            f"{file}  {counts.readings} readings, {counts.windows} windows, {counts.gaps} gaps, {counts.late} late"
+            + (f"  infer {infer_ms:.3f} ms" if found else f"; a window takes {series.length}")
+        )
+        begin_ns = int(readings.times_ns[0])
+        for window, finding in zip(windows, found, strict=True):
+            at = f"{(window.first_ns - begin_ns) / 1e9:10.3f} s" if readings.timed else f"{window.seq:10d}"
+            for number, line in enumerate(lines(finding) or ["nothing found"]):
+                print(f"{at if not number else ' ' * len(at)}  {line}")
+    if arguments.json:
+        print(json.dumps(finder.document(results)))
     return 0

@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vedette.contract.bundle import has_archive
-    from vedette.contract.manifest import decoder_name
+    from vedette.contract.manifest import AnomalyOutput, SeriesInput, decoder_name
     from vedette.model import model_folders, read_model
 
     console = Console(highlight=False)
@@ -74,7 +74,17 @@ def execute(arguments: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("size", f"{spec.path.stat().st_size / 1e6:.2f} MB")
     table.add_row("sha256", spec.sha256)
-    table.add_row("input", f"{spec.input.width}x{spec.input.height} {spec.input.color}, {spec.input.resize}")
+    if isinstance(spec.input, SeriesInput):
+        rate = f" at {spec.input.rate_hz:g} Hz" if spec.input.rate_hz else ""
+        table.add_row("input", f"{spec.input.length} readings{rate}, a window every {spec.input.stride}")
+        channels = [f"{channel.name}{f' ({channel.unit})' if channel.unit else ''}" for channel in spec.input.channels]
+        table.add_row(
+            "channels", escape(f"{len(channels)}: {', '.join(channels[:12])}{' ...' if channels[12:] else ''}")
+        )
+    else:
+        table.add_row("input", f"{spec.input.width}x{spec.input.height} {spec.input.color}, {spec.input.resize}")
+    if isinstance(spec.output, AnomalyOutput):
+        table.add_row("threshold", f"{spec.output.threshold:.6g} ({spec.output.error})")
     table.add_row("decoder", decoder_name(spec.output))
     table.add_row("labels", f"{len(spec.labels)}: {', '.join(spec.labels[:6])}{' ...' if len(spec.labels) > 6 else ''}")
     if bundle is None:

@@ -1,0 +1,107 @@
+"""What `vedette infer` says of a sample: as the agent would publish it, and as lines of text."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from vedette.bodies import BodyWriter
+from vedette.contract.types import Result, UInt8Array, Window
+from vedette.model import Model
+from vedette.mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
+
+KINDS: Final = ("objects", "classes", "poses", "segments", "anomaly", "values")
+STAGES: Final = ("preprocess", "infer", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result. ``kind``: one of `KINDS`, ``value``: what a message says under that name. ``latency_ms``: by stage."""
+
+    result: Result
+    kind: str
+    value: Any
+    latency_ms: dict[str, float]
+
+
+class Finder:
+    """Runs a model on samples one by one, timed."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._latency = dict.fromkeys(("capture", "queue", *STAGES, "total"), 0.0)
+        description = model.engine.description
+        self.model_ref = ModelRef(model.spec.name, model.spec.version, model.spec.sha256)
+        self._writer = BodyWriter(
+            model.spec.labels, self.model_ref, EngineRef(description.runtime, description.delegate)
+        )
+
+    def __call__(self, sample: UInt8Array | Window) -> Finding:
+        """``sample``: a picture, (height, width, 3) uint8 BGR, or a window."""
+        stamps = [time.perf_counter_ns()]
+        placement = self.model.preprocess(sample)
+        stamps.append(time.perf_counter_ns())
+        self.model.infer()
+        stamps.append(time.perf_counter_ns())
+        result = self.model.decode(placement)
+        stamps.append(time.perf_counter_ns())
+        spans = [(b - a) / 1e6 for a, b in itertools.pairwise(stamps)]
+        origin = window_info(sample) if isinstance(sample, Window) else FrameInfo(1, sample.shape[1], sample.shape[0])
+        body = msgspec.json.decode(self._writer(result, origin, self._latency).json)
+        kind = next(name for name in KINDS if name in body)
+        return Finding(result, kind, body[kind], dict(zip(STAGES, (round(s, 3) for s in spans), strict=True)))
+
+    def document(self, results: list[dict[str, object]]) -> dict[str, object]:
+        """What ``--json`` prints."""
+        description = self.model.engine.description
+        return {
+            "model": msgspec.to_builtins(self.model_ref),
+            "engine": {
+                "runtime": description.runtime,
+                "delegate": description.delegate,
+                "threads": description.threads,
+            },
+            "results": results,
+        }
+
+
+def window_info(window: Window) -> WindowInfo:
+    """A window as messages name it."""
+    return WindowInfo(window.seq, len(window.values), window.first_ns // 1000, window.last_ns // 1000)
+
+
+def lines(finding: Finding) -> list[str]:
+    """A finding as text, a line a thing found."""
+    value = finding.value
+    if finding.kind == "anomaly":
+        return [anomaly_line(value)]
+    if finding.kind == "values":
+        return [f"{_number(number):>12}  {name}" for name, number in value.items()]
+    if finding.kind == "segments":
+        return [f"{item['share']:7.2%}  {item['label']:<16} {_box(item)}".rstrip() for item in value]
+    if finding.kind == "poses":
+        return [f"{item['score']:.2f}  {_points(item['keypoints'])}" for item in value]
+    return [f"{item['score']:.2f}  {item['label']:<16} {_box(item)}" for item in value]
+
+
+def anomaly_line(value: dict[str, Any]) -> str:
+    """Score, verdict, and the channels that are furthest off."""
+    far = sorted(value["channels"].items(), key=lambda item: -(float("inf") if item[1] is None else item[1]))
+    said = "anomalous" if value["anomalous"] else "normal"
+    return f"{_number(value['score']):>12}  {said:<9}  " + ", ".join(f"{n} {_number(e)}" for n, e in far[:4])
+
+
+def _number(value: float | None) -> str:
+    return "no number" if value is None else f"{value:.4g}"
+
+
+def _box(item: dict[str, Any]) -> str:
+    return " ".join(f"{v:.3f}" for v in item["box"]) if "box" in item else ""
+
+
+def _points(keypoints: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {x:.3f} {y:.3f} ({score:.2f})" for name, (x, y, score) in keypoints.items())

@@ -1,0 +1,96 @@
+"""A recording's file -> its readings: ``.csv``, ``.ndjson`` or ``.jsonl`` lines as live sources take them, or ``.npy``.
+
+Strict, unlike a live source: the first line that cannot be used is an error that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from .contract.errors import ReadingsError
+from .contract.types import Readings
+from .sources.lines import LineCutter, LineParser, Tally
+
+MAX_BYTES: Final = 256 * 1024 * 1024
+CHUNK_BYTES: Final = 1024 * 1024
+FORMATS: Final[dict[str, Literal["csv", "ndjson"]]] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+SUFFIXES: Final = frozenset({*FORMATS, ".npy"})
+
+
+def read_recording(path: Path, channels: tuple[str, ...]) -> Readings:
+    """All readings of a file: the values of these channels in this order, with the file's times where it has some.
+
+    ``arrived_ns`` is 0, as are all times where there are none. Raises `ReadingsError` that names file and line.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ReadingsError("no recording", where=path, expected="a name that ends in " + ", ".join(sorted(SUFFIXES)))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ReadingsError("recording too large", where=path, expected=f"at most {MAX_BYTES} bytes")
+        readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, FORMATS[suffix])
+    except OSError as error:
+        raise ReadingsError("cannot be read", where=path, found=error.strerror or str(error)) from None
+    if not len(readings):
+        raise ReadingsError("not one reading", where=path)
+    return readings
+
+
+def _lines(path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"]) -> Readings:
+    tally = Tally()
+    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=format)
+    parts = []
+    with path.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            parts.append(parser.parse(cutter.feed(data)))
+            if tally.total():
+                raise _first_bad_line(path, channels, format)
+    parts.append(parser.parse(cutter.end(broken=False)))
+    if tally.total():
+        raise _first_bad_line(path, channels, format)
+    values = np.concatenate([part.values for part in parts])
+    timed = [part.times_ns for part in parts if part.times_ns is not None and len(part)]
+    times_ns = np.concatenate(timed) if timed else np.zeros(len(values), np.int64)
+    return Readings(values, times_ns, 0, bool(timed))
+
+
+def _first_bad_line(path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"]) -> ReadingsError:
+    """Once more, line by line, for whole pieces of a file do not say which it was."""
+    tally = Tally()
+    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=format)
+    number = 0
+    with path.open("rb") as file:
+        # a line without an end is no longer kept than the cutter would keep it
+        while not tally.total() and (data := file.readline(CHUNK_BYTES)):
+            number += 1
+            parser.parse(cutter.feed(data))
+    parser.parse(cutter.end(broken=False))
+    reason, example = next(iter(tally.problems.items()), ("", ""))
+    return ReadingsError(
+        f"a line that cannot be used ({reason.replace('_', ' ')})", where=f"{path}:{number}",
+        expected="values of " + ", ".join(channels), found=repr(example),
+    )  # fmt: skip
+
+
+def _npy(path: Path, channels: tuple[str, ...]) -> Readings:
+    try:
+        # mapped, so that a header which claims more than the file holds is an error and no allocation
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ReadingsError("no array", where=path, expected="a .npy file", found=str(error)) from None
+    expected = f"numbers of shape (readings, {len(channels)}), for {', '.join(channels)}"
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != len(channels):
+        raise ReadingsError("array does not fit", where=path, expected=expected, found=f"{array.dtype} {array.shape}")
+    with np.errstate(over="ignore"):
+        values = np.array(array, np.float32)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise ReadingsError(
+            f"reading {row + 1}: {channels[column]}", where=path, expected="a finite number",
+            found=f"{array[row, column]}",
+        )  # fmt: skip
+    return Readings(values, np.zeros(len(values), np.int64), 0, False)
