@@ -12,10 +12,12 @@ import numpy as np
 
 from vedette.contract.errors import PictureError
 from vedette.contract.image import MAX_PIXELS, MIN_SIDE, as_bgr
-from vedette.contract.types import Detections, UInt8Array
+from vedette.contract.labels import is_used
+from vedette.contract.types import Detections, Float32Array, Poses, Segments, UInt8Array
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_BYTES: Final = 256 * 1024 * 1024
+SURE: Final = 0.3  # of a key point
 
 
 def read_picture(path: Path) -> UInt8Array:
@@ -65,25 +67,51 @@ def read_picture(path: Path) -> UInt8Array:
         raise PictureError(error.problem, where=path, expected=error.expected, found=error.found) from None
 
 
-def draw(pixels: UInt8Array, detections: Detections, labels: Sequence[str]) -> UInt8Array:
-    """A copy with a box and a caption for each detection; boxes are fractions of this picture."""
+def draw(pixels: UInt8Array, found: Detections | Poses | Segments, labels: Sequence[str]) -> UInt8Array:
+    """A copy with a box and a caption for each thing found, key points and centroids as dots; places are fractions of
+    this picture. A point that the network is less sure of than `SURE` is a ring."""
     canvas = pixels.copy()
+    height, width = canvas.shape[:2]
+    radius = max(2, round(min(width, height) / 150))
+    if isinstance(found, Detections):
+        for box, score, class_id in zip(found.boxes, found.scores, found.class_ids, strict=True):
+            _draw_box(canvas, box, f"{labels[class_id]} {score:.0%}", _color(int(class_id)))
+    elif isinstance(found, Segments):
+        rows = zip(found.boxes, found.shares, found.class_ids, found.centroids, strict=True)
+        for box, share, class_id, centroid in rows:
+            color = _color(int(class_id))
+            _draw_box(canvas, box, f"{labels[class_id]} {share:.0%} of the picture", color)
+            cv2.circle(canvas, _pixel(centroid, width, height), 2 * radius, color, cv2.FILLED, cv2.LINE_AA)
+    else:
+        for number, (score, points) in enumerate(zip(found.scores, found.keypoints, strict=True)):
+            color = _color(number)
+            if found.boxes is not None:
+                _draw_box(canvas, found.boxes[number], f"{score:.0%}", color)
+            for label, point in zip(labels, points, strict=True):
+                if is_used(label):
+                    filled = cv2.FILLED if point[2] >= SURE else 1
+                    cv2.circle(canvas, _pixel(point, width, height), radius, color, filled, cv2.LINE_AA)
+    return canvas
+
+
+def _draw_box(canvas: UInt8Array, box: Float32Array, caption: str, color: tuple[int, int, int]) -> None:
     height, width = canvas.shape[:2]
     thickness = max(1, round(min(width, height) / 300))
     size = max(0.4, min(width, height) / 1200)
-    for box, score, class_id in zip(detections.boxes, detections.scores, detections.class_ids, strict=True):
-        color = _color(int(class_id))
-        left, top = int(box[0] * width), int(box[1] * height)
-        right, bottom = int(box[2] * width), int(box[3] * height)
-        cv2.rectangle(canvas, (left, top), (right, bottom), color, thickness, cv2.LINE_AA)
-        caption = f"{labels[class_id]} {score:.0%}"
-        (w, h), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-        y = max(top, h + base)
-        cv2.rectangle(canvas, (left, y - h - base), (left + w, y), color, cv2.FILLED)
-        cv2.putText(
-            canvas, caption, (left, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
-        )
-    return canvas
+    left, top = _pixel(box, width, height)
+    cv2.rectangle(canvas, (left, top), _pixel(box[2:], width, height), color, thickness, cv2.LINE_AA)
+    (w, h), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    y = max(top, h + base)
+    cv2.rectangle(canvas, (left, y - h - base), (left + w, y), color, cv2.FILLED)
+    cv2.putText(
+        canvas, caption, (left, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
+    )
+
+
+def _pixel(place: Float32Array, width: int, height: int) -> tuple[int, int]:
+    # OpenCV's coordinates are 32 bits; a key point may lie far outside
+    x, y = np.clip(place[:2], -1.0, 2.0)
+    return int(x * width), int(y * height)
 
 
 def write_picture(path: Path, pixels: UInt8Array) -> None:

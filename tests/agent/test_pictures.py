@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette.contract.errors import PictureError
-from vedette.contract.types import Detections
+from vedette.contract.types import Detections, Poses, Segments
 from vedette.pictures import SUFFIXES, draw, read_picture, write_picture
 
 RNG = np.random.default_rng(7)
@@ -218,6 +218,28 @@ def test_a_box_is_drawn_where_it_is() -> None:
     assert abs(int(xs.max()) - 270) <= 2 and abs(int(ys.max()) - 270) <= 2
     assert abs(int(xs.min()) - 150) <= 2
     assert not drawn[160:260, 160:260].any(), "the inside is left to be seen"
+
+
+def test_key_points_are_drawn_where_they_are_and_rings_where_unsure() -> None:
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    points = np.array([[[0.2, 0.1, 0.9], [0.6, 0.5, 0.1], [0.9, 0.9, 0.9], [-1e5, np.float32(3e5), 0.9]]], np.float32)
+    drawn = draw(pixels, Poses(np.ones(1, np.float32), points), ["nose", "knee", "???", "far"]).any(axis=2)
+    assert drawn[30, 60], "a point"
+    assert drawn[150 - 2 : 153, 180 - 2 : 183].any() and not drawn[150, 180], "a ring"
+    assert not drawn[270, 270], "a point without a name"
+    ys, xs = np.nonzero(drawn)
+    assert xs.min() >= 57 and xs.max() <= 184 and ys.max() <= 154, "and nothing else"
+
+
+def test_poses_with_boxes_and_segments_have_theirs_drawn() -> None:
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    box = np.array([[0.5, 0.5, 0.9, 0.9]], np.float32)
+    pose = Poses(np.ones(1, np.float32), np.full((1, 1, 3), 0.7, np.float32), box)
+    segment = Segments(np.zeros(1, np.int32), np.full(1, 0.16, np.float32), box, np.full((1, 2), 0.7, np.float32))
+    for found in (pose, segment):
+        drawn = draw(pixels, found, ["x"]).any(axis=2)
+        assert drawn[200, 150] and drawn[270, 200] and drawn[210, 210]
+        assert not drawn[160:200, 160:200].any()
 
 
 def test_nothing_found_draws_nothing() -> None:

@@ -49,6 +49,8 @@ outputs = st.one_of(
     st.builds(m.PostprocessOutput, count=st.integers(0, 3), class_offset=st.integers(-1, 1)),
     st.builds(m.SsdOutput, anchors=anchors, nms_iou=fractions, score_threshold=fractions,
               box_scale=st.tuples(*[st.floats(0.001, 1000)] * 4)),
+    st.builds(m.YoloOutput, layout=st.sampled_from(["rows", "columns"]), objectness=st.booleans(), nms_iou=fractions,
+              strides=st.lists(st.integers(1, 64), max_size=4).map(tuple), score_threshold=fractions),
 )  # fmt: skip
 datasets = st.builds(m.Dataset, name=texts, count=st.integers(1, 10**9), sha256=hashes)
 metrics = st.builds(
@@ -149,6 +151,16 @@ def test_a_value_that_cannot_be_is_refused_by_name(field: str, value: object, sa
     with pytest.raises(msgspec.ValidationError) as caught:
         m.decode(json.dumps(content).encode())
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("decoder", "task"), [("pose", "pose"), ("pose-heatmap", "pose"), ("segment", "segment")])
+def test_what_golden_vectors_cannot_prove_is_no_bundle_yet(decoder: str, task: str) -> None:
+    content = json.loads(m.encode(make_manifest(FAKE_FLATBUFFER, {})))
+    content |= {"output": {"decoder": decoder}, "task": task}
+    with pytest.raises(
+        msgspec.ValidationError, match=f"task: expected one that golden vectors can prove, found '{task}'"
+    ):
+        m.decode(json.dumps(content).encode())
 
 
 def test_a_manifest_is_frozen() -> None:

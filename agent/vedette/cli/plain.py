@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vedette.contract.manifest import ImageInput, OutputSpec
     from vedette.model import PlainModel
 
-DECODERS = ("classify", "ssd", "tflite-detection-postprocess")
+DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "pose", "pose-heatmap", "segment")
 
 
 def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,19 @@ def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize", choices=("stretch", "letterbox", "center-crop"), default=None, help="default stretch"
     )
+    group.add_argument("--pad-value", type=int, default=None, help="of letterbox's bars, 0 to 255 (default 0)")
     group.add_argument("--mean", type=float, default=None, help="real = (pixel - mean) / std")
     group.add_argument("--std", type=float, default=None, help="see --mean")
     group.add_argument("--activation", choices=("sigmoid", "softmax", "none"), default=None, help="left to be done")
     group.add_argument(
         "--feature-maps", metavar="19x19,10x10,...", help="of an SSD head, finest first (rows x columns)"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another option of the decoder, named and written as in a configuration, such as --set layout=columns",
     )
 
 
@@ -42,7 +50,14 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
         return PlainModel(labels_file=arguments.labels) if arguments.labels else None
     given_input = any(
         value is not None
-        for value in (arguments.size, arguments.color, arguments.resize, arguments.mean, arguments.std)
+        for value in (
+            arguments.size,
+            arguments.color,
+            arguments.resize,
+            arguments.pad_value,
+            arguments.mean,
+            arguments.std,
+        )
     )
     try:
         return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
@@ -53,16 +68,54 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
 
 
 def _output(arguments: argparse.Namespace) -> OutputSpec:
-    from vedette.contract.manifest import ClassifyOutput, PostprocessOutput, SsdAnchors, SsdOutput
+    from typing import get_args
 
-    if arguments.decoder == "classify":
-        return ClassifyOutput(activation=arguments.activation or "none")
-    if arguments.decoder == "tflite-detection-postprocess":
-        return PostprocessOutput()
-    if not arguments.feature_maps:
-        raise UserError("--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1", found="none")
-    maps = tuple(_pair(part, "--feature-maps") for part in arguments.feature_maps.split(","))
-    return SsdOutput(anchors=SsdAnchors(feature_maps=maps), activation=arguments.activation or "sigmoid")
+    import msgspec
+
+    from vedette.contract.manifest import OutputSpec
+
+    options = dict(_option(text) for text in arguments.set)
+    if arguments.activation is not None:
+        options["activation"] = arguments.activation
+    if arguments.decoder == "ssd":
+        if not arguments.feature_maps:
+            raise UserError(
+                "--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1", found="none"
+            )
+        maps = [_pair(part, "--feature-maps") for part in arguments.feature_maps.split(",")]
+        options["anchors"] = {"feature_maps": maps}
+    [kind] = [kind for kind in get_args(OutputSpec) if kind.__struct_config__.tag == arguments.decoder]
+    for key in options:
+        if key not in kind.__struct_fields__:
+            raise UserError(
+                f"--decoder {arguments.decoder} has no option {key}",
+                expected="one of " + ", ".join(kind.__struct_fields__),
+            )
+    try:
+        output: OutputSpec = msgspec.convert({**options, "decoder": arguments.decoder}, kind)
+    except msgspec.ValidationError as error:
+        # "Expected `int`, got `str` - at `$.strides[0]`", or a struct's own check, "point: expected ..."
+        text, _, path = str(error).replace("`", "").partition(" - at $")
+        if path:
+            expected, _, got = text.partition(", got ")
+            if expected.startswith("Expected "):
+                raise UserError(f"--set {path[1:]}", expected=expected.removeprefix("Expected "), found=got) from None
+            raise UserError(f"--set {path[1:]}", found=text[:1].lower() + text[1:]) from None
+        raise UserError(f"--set {text}") from None
+    return output
+
+
+def _option(text: str) -> tuple[str, object]:
+    """``KEY=VALUE``: numbers, lists and booleans as in TOML; what is none of these is a string."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError("--set", expected="KEY=VALUE, such as layout=columns", found=repr(text))
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), value.strip()
 
 
 def _input(arguments: argparse.Namespace) -> ImageInput:
@@ -76,6 +129,7 @@ def _input(arguments: argparse.Namespace) -> ImageInput:
         width=width,
         color=arguments.color or "rgb",
         resize=arguments.resize or "stretch",
+        pad_value=arguments.pad_value if arguments.pad_value is not None else 0,
         mean=(arguments.mean if arguments.mean is not None else 0.0,),
         std=(arguments.std if arguments.std is not None else 1.0,),
     )

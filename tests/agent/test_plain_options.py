@@ -1,0 +1,97 @@
+"""Options on the command line that stand in for a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vedette.cli.plain import DECODERS, add_plain_arguments, plain_model
+from vedette.contract.errors import UserError
+from vedette.contract.manifest import (
+    ClassifyOutput,
+    HeatmapOutput,
+    ImageInput,
+    OutputSpec,
+    PoseOutput,
+    PostprocessOutput,
+    SegmentOutput,
+    SsdAnchors,
+    SsdOutput,
+    YoloOutput,
+)
+from vedette.model import PlainModel
+
+
+def parsed(line: str) -> PlainModel | None:
+    parser = argparse.ArgumentParser()
+    add_plain_arguments(parser)
+    return plain_model(parser.parse_args(shlex.split(line)))
+
+
+@pytest.mark.parametrize(
+    ("line", "output"),
+    [
+        ("--decoder classify --activation softmax", ClassifyOutput(activation="softmax")),
+        ("--decoder tflite-detection-postprocess --set class_offset=1", PostprocessOutput(class_offset=1)),
+        ("--decoder ssd --feature-maps 4x4,2x2", SsdOutput(anchors=SsdAnchors(feature_maps=((4, 4), (2, 2))))),
+        (
+            "--decoder yolo --set layout=columns --set objectness=false --set nms_iou=0.5",
+            YoloOutput(layout="columns", objectness=False, nms_iou=0.5),
+        ),
+        ("--decoder yolo --set 'strides=[8, 16, 32]'", YoloOutput(strides=(8, 16, 32))),
+        (
+            """--decoder pose --set 'point=["x", "y", "-"]' --set score=1""",
+            PoseOutput(point=("x", "y", "-"), score=1),
+        ),
+        ("--decoder pose-heatmap --set offsets=1 --set cells='corners'", HeatmapOutput(offsets=1, cells="corners")),
+        ("--decoder segment --activation sigmoid", SegmentOutput(activation="sigmoid")),
+    ],
+)
+def test_a_decoder_with_its_options(line: str, output: OutputSpec) -> None:
+    assert parsed(line) == PlainModel(output)
+
+
+def test_every_decoder_can_be_named() -> None:
+    for name in DECODERS:
+        found = parsed(f"--decoder {name}" + (" --feature-maps 2x2" if name == "ssd" else ""))
+        assert found is not None and found.output is not None
+
+
+def test_how_pixels_become_the_input() -> None:
+    found = parsed(
+        "--decoder yolo --labels l.txt --size 416x320 --resize letterbox --pad-value 114 --color bgr --std 255"
+    )
+    spec = ImageInput(width=416, height=320, resize="letterbox", pad_value=114, color="bgr", std=(255.0,))
+    assert found == PlainModel(YoloOutput(), spec, Path("l.txt"))
+
+
+def test_nothing_said_is_no_plain_model() -> None:
+    assert parsed("") is None
+    assert parsed("--labels l.txt") == PlainModel(labels_file=Path("l.txt"))
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("--decoder yolo --set layout", "--set: expected KEY=VALUE, such as layout=columns, found 'layout'"),
+        ("--decoder yolo --set layout=diagonal", "--set layout: found invalid enum value 'diagonal'"),
+        ("--decoder yolo --set strides=[0]", "--set strides[0]: expected int >= 1"),
+        ("--decoder yolo --set nms_iou=2", "--set nms_iou: expected float <= 1.0"),
+        ("--decoder pose --set point=[]", "--set point: expected array of length >= 2"),
+        ("""--decoder pose --set 'point=["x", "score"]'""", "--set point: expected x and y among them"),
+        (
+            "--decoder pose --activation none",
+            "--decoder pose has no option activation: expected one of keypoints, point",
+        ),
+        ("--decoder ssd", "--decoder ssd: expected --feature-maps"),
+        ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0"),
+        ("--decoder classify --pad-value 7", "input options: expected --size"),
+    ],
+)
+def test_what_cannot_be_is_one_line(line: str, error: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(line)
+    assert error in str(caught.value)
