@@ -52,7 +52,7 @@ class SegmentDecoder:
             return Segments(np.empty(0, np.int32), none[:, 0], none, none[:, :2])
         class_ids = self._class_of(grid)
         cells = np.nonzero(class_ids >= 0)
-        found = class_ids[cells]
+        found = class_ids[cells].astype(np.intp)
         by_row = _histogram(found, cells[0], self._classes, grid.shape[0])
         by_column = _histogram(found, cells[1], self._classes, grid.shape[1])
         counts = by_row.sum(axis=1)
@@ -71,17 +71,23 @@ class SegmentDecoder:
             np.stack([x_mean, y_mean], axis=1).astype(np.float32),
         )
 
-    def _class_of(self, grid: Tensor) -> NDArray[np.intp]:
+    def _class_of(self, grid: Tensor) -> NDArray[np.int32]:
         """(rows, columns): the best class of each cell, -1 where it scores too little or is no number."""
-        activation = self._spec.activation
-        if activation == "softmax":
+        # class by class, each in one piece: NumPy is slow over a short last axis
+        planes = np.ascontiguousarray(grid.reshape(-1, self._classes).T)
+        highest = planes.max(axis=0)
+        if self._spec.activation == "softmax":
             # the best one's probability: 1 / sum(exp(x - max))
-            real = self._tensor.to_real(grid)
             with np.errstate(over="ignore", invalid="ignore"):
-                scores = 1.0 / np.exp(real - real.max(axis=2, keepdims=True)).sum(axis=2)
+                real = self._tensor.to_real(planes) - self._tensor.to_real(highest)
+                scores = 1.0 / np.exp(real).sum(axis=0)
         else:
-            scores = to_score(self._tensor.to_real(grid.max(axis=2)), activation)
-        return np.where(scores >= self._threshold, grid.argmax(axis=2), -1)
+            scores = to_score(self._tensor.to_real(highest), self._spec.activation)
+        best = np.full(len(highest), -1, np.int32)
+        passing = scores >= self._threshold
+        for class_id in reversed(range(self._classes)):  # of equal ones the first
+            np.copyto(best, np.int32(class_id), where=passing & (planes[class_id] == highest))
+        return best.reshape(grid.shape[:2])
 
 
 def _inside(cells: int, low: float, high: float) -> slice:
