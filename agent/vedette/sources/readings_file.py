@@ -1,4 +1,4 @@
-"""``csv:///PATH`` and ``ndjson:///PATH``: recordings, at their own pace or flat out, once or again and again."""
+"""``csv:///PATH`` and ``ndjson:///PATH``: recordings, at their own pace, faster or flat out, once or again and again."""
 
 from __future__ import annotations
 
@@ -32,13 +32,17 @@ class RecordingSource:
         columns: tuple[str, ...],
         rate_hz: float | None,
         options: SensorOptions,
+        speed: float = 1.0,
     ) -> None:
-        """``rate_hz``: of a recording without times; None for what the options say."""
+        """``rate_hz``: of a recording without times; None for what the options say. ``speed``: how many times faster than
+        its own pace it is played; its times stay as they are.
+        """
         self._path = path
         self._format: Literal["csv", "ndjson"] = format
         self._columns = columns
         self._rate_hz = rate_hz or options.rate_hz
         self._options = options
+        self._speed = speed
         self.tally = Tally()
         self._file: IO[bytes] | None = None
         self._parser: LineParser
@@ -158,11 +162,11 @@ class RecordingSource:
         """Waits for the first of them, and hands on those that are due with it; the others go on pending."""
         now = clock.now_ns()
         first = int(readings.times_ns[0])
-        late_ns = now - self._begun_ns - (first - self._first_ns)
+        late_ns = now - self._begun_ns - (first - self._first_ns) / self._speed
         step_ns = 0 if self._last_ns is None else first - self._last_ns
         if self._last_ns is None or step_ns < 0 or step_ns > JUMP_NS or late_ns > 1_000_000_000:
             self._first_ns, self._begun_ns = first, now
-        wait_ns = self._begun_ns + (first - self._first_ns) - now
+        wait_ns = self._begun_ns + (first - self._first_ns) / self._speed - now
         if wait_ns > timeout_s * 1e9:
             time.sleep(timeout_s)
             self._pending = readings
@@ -171,9 +175,8 @@ class RecordingSource:
         now = clock.now_ns()
         times = readings.times_ns
         # up to the first that is not due yet, or goes back in time
-        held = (times > max(first, now - self._begun_ns + self._first_ns) + BATCH_NS) | (
-            np.diff(times, prepend=first) < 0
-        )
+        due_ns = self._first_ns + int((now - self._begun_ns) * self._speed)
+        held = (times > max(first, due_ns) + int(BATCH_NS * self._speed)) | (np.diff(times, prepend=first) < 0)
         count = int(np.argmax(held)) if held.any() else len(times)
         self._pending = Readings(readings.values[count:], times[count:], now, True)
         self._last_ns = int(times[count - 1])

@@ -17,6 +17,7 @@ SENSOR_SCHEMES: Final = ("serial", "iio", "csv", "ndjson", "udp", "mqtt", "exec"
 LOOPBACK: Final = "127.0.0.1"
 MQTT_PORT: Final = 1883
 DEFAULT_BAUD: Final = 115_200
+MAX_SPEED: Final = 1000.0  # of a recording; pace = "max" is for more
 _FORMS: Final = {
     "serial": "serial:///dev/ttyUSB0?baud=115200",
     "iio": "iio:///sys/bus/iio/devices/iio:device0?rate=100",
@@ -100,8 +101,9 @@ class _Url:
         from .readings_file import RecordingSource
 
         columns = self._columns() if self._scheme == "csv" else ()
-        rate = self._number("rate", 0.001, 1e6)
-        return RecordingSource(path, "csv" if self._scheme == "csv" else "ndjson", self._done(columns), rate, options)
+        rate, speed = self._number("rate", 0.001, 1e6), self._number("speed", 0.01, MAX_SPEED) or 1.0
+        form: Literal["csv", "ndjson"] = "csv" if self._scheme == "csv" else "ndjson"
+        return RecordingSource(path, form, self._done(columns), rate, options, speed)
 
     def _mqtt(self) -> SensorSource:
         from .mqtt_topic import MqttSource, Topic
