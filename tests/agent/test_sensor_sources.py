@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
