@@ -1,4 +1,6 @@
-"""The command line: ``vedette run | demo | infer | bench | check | show``. One file a command, imported when it is called.
+"""The command line: ``vedette run | demo | infer | bench | check | show | command``.
+
+One file a command, imported when it is called.
 
 Exit codes: 0 good, 2 the user's mistake (one line that says what and where), 1 a fault of ours or of this machine.
 """
@@ -15,7 +17,7 @@ from typing import Final
 from vedette import __version__, journal
 from vedette.contract.errors import UserError, VedetteError
 
-COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show")
+COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show", "command")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    from . import bench, check, demo, infer, run, show
+    from . import bench, check, command, demo, infer, run, show
 
     parser = argparse.ArgumentParser(
         prog="vedette",
@@ -60,6 +62,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     commands: dict[str, Callable[[argparse.Namespace], int]] = {}
     for name, module in (
         ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check), ("show", show),
+        ("command", command),
     ):  # fmt: skip
         sub = subparsers.add_parser(
             name,

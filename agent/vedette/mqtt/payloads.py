@@ -16,21 +16,14 @@ from vedette.clock import ClockState
 from vedette.delivery import LedgerRow
 from vedette.stats import Latency
 
-from .envelope import MAX_BODY as MAX_BODY
 from .envelope import VERSION as VERSION
 from .events import EVENT_MESSAGES
 from .events import EventBody as EventBody
 from .events import StateMessage as StateMessage
-from .results import MAX_OBJECTS as MAX_OBJECTS
+from .requests import REQUEST_MESSAGES
+from .requests import SettingsMessage as SettingsMessage
 from .results import RESULT_MESSAGES
-from .results import ClassesBody as ClassesBody
-from .results import DetectedObject as DetectedObject
-from .results import DetectionsBody as DetectionsBody
 from .results import EngineRef as EngineRef
-from .results import FrameInfo as FrameInfo
-from .results import FrameLatency as FrameLatency
-from .results import ModelRef as ModelRef
-from .results import SeenClass as SeenClass
 
 State = Literal["init", "ready", "alert", "stopped", "lost"]
 
@@ -170,7 +163,10 @@ class LedgerMessage(Struct, frozen=True):
 
 
 class HealthMessage(Struct, frozen=True):
-    """Null where this device cannot say. ``throttled``: the Raspberry Pi firmware's bits, as vcgencmd says them."""
+    """Null where this device cannot say. ``throttled``: the Raspberry Pi firmware's bits, as vcgencmd says them.
+
+    ``commands``: since the start, by what became of them.
+    """
 
     v: int
     device: str
@@ -187,12 +183,14 @@ class HealthMessage(Struct, frozen=True):
     threads: int
     open_files: int
     certificate_days_left: float | None
+    commands: dict[str, int] = {}
 
 
 MESSAGES: Final[dict[str, type[Struct]]] = {
     "status": StatusMessage,
     **RESULT_MESSAGES,
     **EVENT_MESSAGES,
+    **REQUEST_MESSAGES,
     "stats": StatsMessage,
     "ledger": LedgerMessage,
     "health": HealthMessage,

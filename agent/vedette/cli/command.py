@@ -1,0 +1,149 @@
+"""``vedette command DEVICE NAME ...``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Final
+
+HELP = "tell a running agent what to do, over MQTT, and print its reply"
+DESCRIPTION = (
+    "Sends one command to an agent, with an id of its own and an expiry, and prints the agent's reply. The agent may be "
+    "anywhere; both must reach the broker. Its name stands in every topic: vedette/DEVICE/status."
+)
+EXAMPLES = """examples:
+  vedette command front-door ping --broker 192.168.1.2
+  vedette command front-door enable door off --broker 192.168.1.2
+  vedette command front-door threshold door 0.6 --label person --broker 192.168.1.2
+  vedette command front-door snapshot door -c /etc/vedette/vedette.toml
+
+Exit codes: 0 done, 2 refused by the agent or the broker (one line says why), 1 no reply.
+--json prints the reply as it came: v, id, command, ok, error (code, message), result.
+"""
+
+WORDS: Final = {
+    "ping": (),
+    "reload": (),
+    "enable": ("PIPELINE", "on|off"),
+    "threshold": ("PIPELINE", "VALUE"),
+    "snapshot": ("PIPELINE",),
+}
+"""What each command is followed by."""
+_USAGES: Final = [f"{name} {' '.join(words)}" if words else "" for name, words in WORDS.items()]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares this command's options."""
+    parser.add_argument("device", metavar="DEVICE", help="the agent's name")
+    parser.add_argument("name", choices=tuple(WORDS), metavar="NAME", help=", ".join(WORDS))
+    parser.add_argument("words", nargs="*", metavar="WORD", help="what NAME needs: " + "; ".join(filter(None, _USAGES)))
+    parser.add_argument("--label", metavar="LABEL", help="threshold: of this label alone")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--broker", metavar="HOST[:PORT]", help="default localhost:1883; [::1]:1883 for an IPv6 address")
+    where.add_argument("-c", "--config", type=Path, metavar="FILE", help="broker and root topic of this configuration")
+    parser.add_argument("--root", default="vedette", metavar="TOPIC", help="mqtt.root of the agent (default vedette)")
+    parser.add_argument("--protocol", choices=("5", "3.1.1"), default="5", help="MQTT version (default 5)")
+    parser.add_argument("--username", default="", metavar="NAME")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="the password, in a file of its own")
+    parser.add_argument("--tls", action="store_true", help="encrypt, and verify the broker's certificate")
+    parser.add_argument("--ca-file", default="", metavar="FILE", help="PEM file of the authority that signed it")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="N", help="seconds to wait (default 10)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the command. The exit code."""
+    import re
+
+    import msgspec
+
+    from vedette.contract.errors import ConfigError
+    from vedette.mqtt.send import send_command
+    from vedette.mqtt.topics import Topics
+
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", arguments.device):
+        raise ConfigError("bad device", expected="1 to 64 letters, digits, - and _", found=repr(arguments.device))
+    if not 0 < arguments.timeout <= 3600:
+        raise ConfigError("bad --timeout", expected="more than 0, at most 3600 s", found=arguments.timeout)
+    fields = _fields(arguments)
+    options, root = _broker(arguments)
+    reply = send_command(options, Topics(root, arguments.device), arguments.name, fields, timeout_s=arguments.timeout)
+    if arguments.json:
+        print(msgspec.json.encode(reply).decode())
+    elif reply.error is not None:
+        print(f"{arguments.device}: {arguments.name} refused ({reply.error.code}): {reply.error.message}")
+    else:
+        result = f": {json.dumps(reply.result)}" if reply.result else ""
+        print(f"{arguments.device}: {arguments.name} done{result}")
+    return 0 if reply.ok else 2
+
+
+def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
+    """Link options, and the root topic."""
+    from vedette.config import load_config
+    from vedette.contract.errors import ConfigError
+    from vedette.mqtt.connection import LinkOptions
+
+    if arguments.config is not None:
+        from vedette.compose import link_options
+
+        config = load_config(arguments.config)
+        return link_options(config), config.mqtt.root
+    host, port = _address(arguments.broker or "localhost")
+    password = ""
+    if arguments.password_file is not None:
+        try:
+            password = arguments.password_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("password file cannot be read", where=arguments.password_file, found=error) from None
+    options = LinkOptions(
+        host,
+        port,
+        "vedette-command",
+        arguments.protocol,
+        arguments.username,
+        password,
+        arguments.tls,
+        arguments.ca_file,
+    )
+    return options, arguments.root
+
+
+def _address(text: str) -> tuple[str, int]:
+    """``host``, ``host:port``, ``[address]:port``."""
+    import re
+
+    from vedette.contract.errors import ConfigError
+
+    match = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
+    port = int(match["port"] or 1883) if match else 0
+    if match is None or not 1 <= port <= 65535:
+        raise ConfigError(
+            "bad --broker", expected="HOST or HOST:PORT, with [] around an IPv6 address", found=repr(text)
+        )
+    return match["v6"] or match["host"], port
+
+
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command needs beside id and expiry. Raises `ConfigError`."""
+    from vedette.contract.errors import ConfigError
+
+    wanted = WORDS[arguments.name]
+    usage = f"vedette command DEVICE {' '.join((arguments.name, *wanted))}"
+    words = arguments.words
+    if len(words) != len(wanted) or (arguments.label is not None and arguments.name != "threshold"):
+        raise ConfigError("bad command", expected=usage, found=f"{len(words)} words after {arguments.name}")
+    fields: dict[str, Any] = {"pipeline": words[0]} if wanted else {}
+    if arguments.name == "enable":
+        if words[1] not in ("on", "off"):
+            raise ConfigError("bad command", expected=usage, found=repr(words[1]))
+        fields["on"] = words[1] == "on"
+    if arguments.name == "threshold":
+        try:
+            fields["value"] = float(words[1])
+        except ValueError:
+            raise ConfigError("bad command", expected=usage, found=repr(words[1])) from None
+        if arguments.label is not None:
+            fields["label"] = arguments.label
+    return fields
