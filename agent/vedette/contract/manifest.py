@@ -70,8 +70,8 @@ class ImageInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
 class Channel(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One quantity that a sensor measures, or a network estimates."""
 
-    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,64}$(?!\n)")]
-    """As a source calls it: the key of a JSON object, the head of a CSV column."""
+    name: Annotated[str, Meta(pattern=r'^[^\x00-\x1f\x7f"\\]{1,64}$(?!\n)')]
+    """As a source calls it: the key of a JSON object, the head of a CSV column. No quotation marks or backslashes."""
     unit: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,32}$(?!\n)")] = ""
     """Such as `m/s2`, `degC`; empty where it has none, or nobody knows."""
 
