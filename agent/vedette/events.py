@@ -165,7 +165,6 @@ class Scene:
     def update(self, tracked: Tracked, captured_ns: int) -> SceneChange:
         """Takes what the tracker made of a frame. The first call always has a state."""
         live = tracked.live
-        seen = live.seen_ns >= captured_ns
         before = [self._objects.get(track) for track in live.ids.tolist()]
         crossed = self._crossed(before, live)
         inside = self._zones.inside(live.boxes).tolist()
@@ -175,9 +174,9 @@ class Scene:
                 continue
             if known is None:
                 known = self._meet(live, row, boxes[row])
-            if seen[row]:
+            if live.seen[row]:
                 self._see(known, live, row, boxes[row], inside[row], crossed[row])
-            self._step(known, captured_ns, bool(seen[row]))
+            self._step(known, captured_ns, bool(live.seen[row]))
         for track in tracked.ended.ids.tolist():
             if track in self._objects:
                 self._close(self._objects.pop(track))

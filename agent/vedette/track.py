@@ -58,7 +58,8 @@ class Tracks:
     """Tracks, each a row: ``ids`` (k,) int32 from 1; ``class_ids`` (k,) int32; ``boxes`` (k, 4) float32, filtered, as
     fractions of the frame, and as predicted where the track was not seen; ``velocities`` (k, 2) float32, of the centre,
     frames' widths and heights a second; ``scores`` (k,) float32, of the last detection; ``began_ns``, ``seen_ns`` (k,)
-    int64, CLOCK_BOOTTIME of the first and the last detection."""
+    int64, CLOCK_BOOTTIME of the first and the last detection, the latter later by what was held (`Tracker.hold`);
+    ``seen`` (k,) bool, whether this very frame showed it."""
 
     ids: Int32Array
     class_ids: Int32Array
@@ -67,6 +68,7 @@ class Tracks:
     scores: Float32Array
     began_ns: Int64Array
     seen_ns: Int64Array
+    seen: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -123,11 +125,12 @@ class Tracker:
         self._thresholds = np.asarray(thresholds, np.float32)
 
     def hold(self, until_ns: int) -> None:
-        """Nothing moved until then, and nobody looked: no track ages, and none is carried on."""
+        """Nothing moved until then, and nobody looked: none is carried on, and no track ages but those that were unseen
+        in the last frame already, for whoever had gone by then must not stay."""
         passed = max(0, until_ns - self._now_ns)
         if self._now_ns:
             self._now_ns += passed
-            self._ints[:, _SEEN] += passed
+            self._ints[self._ints[:, _MISSES] == 0, _SEEN] += passed
 
     def update(self, found: Detections, captured_ns: int) -> Tracked:
         """Takes a frame's detections, those from ``low_score`` on. A frame from before the last one counts as of the
@@ -285,6 +288,7 @@ class Tracker:
             scores=self._scores[rows],
             began_ns=ints[:, _BEGAN],
             seen_ns=ints[:, _SEEN],
+            seen=ints[:, _MISSES] == 0,
         )
 
 

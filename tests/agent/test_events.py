@@ -83,6 +83,7 @@ class Stage:
             scores=np.array([row[4] for row in rows], np.float32),
             began_ns=np.array([self.began[track] for track in ids], np.int64),
             seen_ns=np.array([row[3] for row in rows], np.int64),
+            seen=np.array([row[3] == self.now_ns for row in rows], np.bool_),
         )
 
     @property

@@ -160,6 +160,18 @@ def test_time_in_which_nobody_looked_ages_no_track() -> None:
     assert tracked.live.began_ns.tolist() == before.began_ns.tolist()
 
 
+def test_who_had_gone_when_nobody_looked_any_more_does_not_stay() -> None:
+    film = Film(Tracker(TrackOptions(keep_s=3.0)))
+    for _ in range(5):
+        film.show(seen((0.3, 0.3, 0.9), (0.7, 0.7, 0.9)))
+    for _ in range(KEEP_LOOKS):
+        film.show(seen((0.3, 0.3, 0.9)))
+    film.now_ns += 60_000_000_000
+    film.tracker.hold(film.now_ns)
+    tracked = film.show(seen((0.3, 0.3, 0.9)))
+    assert (tracked.live.ids.tolist(), tracked.ended.ids.tolist()) == ([1], [2])
+
+
 def test_hold_before_the_first_frame_and_back_in_time_means_nothing() -> None:
     film = Film()
     film.tracker.hold(START_NS)
