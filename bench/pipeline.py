@@ -19,14 +19,16 @@ from ai_edge_litert.interpreter import Interpreter
 
 from vedette import clock
 from vedette.cli.run import SWITCH_INTERVAL_S
-from vedette.delivery import Stream
+from vedette.compose import load_models, make_pipeline, prepare
+from vedette.config import parse_config
+from vedette.delivery import Key, Stream
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.model import load_model, read_model, share_folder
+from vedette.model import share_folder
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import TOPIC, Pipeline, make_filter
-from vedette.sources import Grabber, SourceOptions, make_source
-from vedette.stats import EMPTY, STAGES, PipelineStats
+from vedette.pipeline import Pipeline
+from vedette.reporter import DETECTIONS, NoAudience
+from vedette.stats import EMPTY, STAGES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _results import Results
@@ -52,14 +54,18 @@ def main() -> int:
     parser.add_argument("--model", default="coco-ssdlite-mobilenet-v2")
     parser.add_argument("--source", default=str(share_folder("media") / "people-walking.mp4"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tables", default="", help="TOML of the pipeline besides, such as [pipeline.b.track]")
     parser.add_argument("--switch-interval", type=float, default=SWITCH_INTERVAL_S)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each half of a round")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     sys.setswitchinterval(arguments.switch_interval)
-    spec = read_model(arguments.model)
-    model = load_model(spec, threads=arguments.threads)
+    config = parse_config(
+        f'[engine]\nthreads = {arguments.threads}\n[pipeline.b]\nmodel = "{arguments.model}"\n{arguments.tables}\n'
+        f'[pipeline.b.source]\nurl = "{arguments.source}"\nloop = true\npace = "max"'.encode(),
+        Path("pipeline.toml"),
+    )
     bare: list[float] = []
     whole: list[float] = []
     cpu_ms: list[float] = []
@@ -67,39 +73,46 @@ def main() -> int:
     with loopback_broker() as (broker, port):
         outbox = MemoryOutbox(1, max_messages=20_000, max_bytes=32 << 20)
         topics = Topics("vedette", "bench")
-        statistics_ = PipelineStats(clock.now_ns())
+        acknowledging: list[Pipeline] = []  # the last one is the one that speaks
+
+        def acknowledged(key: Key, captured_ns: int) -> None:
+            acknowledging[-1].stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
+
         link = Link(
             LinkOptions(LOOPBACK, port, "bench"), topics, outbox, will=lambda: b"{}", on_connected=lambda: None,
-            on_acknowledged=lambda key, captured: statistics_.acknowledged((clock.now_ns() - captured) / 1e6),
-            on_alert=print,
+            on_acknowledged=acknowledged, on_alert=print,
         )  # fmt: skip
         link.start()
         for number in range(arguments.rounds):
-            bare.append(bare_loop(spec.path, arguments.threads, arguments.seconds))
-            source = make_source(SourceOptions(arguments.source, loop=True, pace="max"))
-            grabber = Grabber(source, name="b", stall_timeout_s=5, frozen_timeout_s=0, on_change=lambda *_: None)
-            pipeline = Pipeline(
-                "b", grabber, model, make_filter(spec.labels, [], 0.5, {}), outbox, statistics_,
-                clock_state=lambda: "synced",
-            )  # fmt: skip
-            grabber.start()
+            [prepared] = prepare(config, Path("pipeline.toml"))
+            bare.append(bare_loop(prepared.spec.path, arguments.threads, arguments.seconds))
+            loaded = load_models([prepared], config.engine)["b"]
+            pipeline = make_pipeline(
+                prepared, loaded, outbox, NoAudience(), clock_state=lambda: "synced", on_source=lambda *_: None
+            )
+            acknowledging.append(pipeline)
+            loaded.lane.start()
+            pipeline.feed.start()
             pipeline.start()
             pipeline.first_result.wait(10)
-            before = grabber.status().frames
+            before = pipeline.seat.inferences
             cpu = time.process_time()
             begun = time.perf_counter()
             time.sleep(arguments.seconds)
-            frames = grabber.status().frames - before
+            frames = pipeline.seat.inferences - before
             elapsed = time.perf_counter() - begun
             whole.append(frames / elapsed)
             cpu_ms.append((time.process_time() - cpu) / frames * 1e3)
-            grabber.stop()
+            pipeline.feed.stop()
             pipeline.stop()
-            interval = statistics_.take(clock.now_ns(), 0)
+            loaded.lane.stop()
+            loaded.lane.close()
+            outbox.wait_empty(10)
+            interval = pipeline.stats.take(clock.now_ns(), 0)
             stages = {stage: stages[stage].merge(interval.stages[stage]) for stage in STAGES}
             print(f"round {number + 1}: bare {bare[-1]:.1f}, pipeline {whole[-1]:.1f} a second", file=sys.stderr)
         outbox.wait_empty(10)
-        row = next(r for r in outbox.ledger() if r.stream == Stream("b", TOPIC))
+        row = next(r for r in outbox.ledger() if r.stream == Stream("b", DETECTIONS))
         link.stop()
     ratios = [w / b for w, b in zip(whole, bare, strict=True)]
     ratio = statistics.median(ratios)

@@ -126,7 +126,8 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
         ("motion", config.motion is not None, not series),
         ("steady", config.steady is not None, task in ("classify", "anomaly")),
         ("stride", config.stride is not None, series),
-        ("labels", bool(config.labels or config.thresholds), task not in ("anomaly", "regress")),
+        ("labels", bool(config.labels), task in ("detect", "classify", "segment")),
+        ("thresholds", bool(config.thresholds), task in ("detect", "classify")),
     ):
         if given and not fits:
             raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from .bodies import BodyWriter
 from .clock import ClockState
-from .contract.types import Frame, Int32Array, Result, Scored, Window
+from .contract.types import Frame, Int32Array, Poses, Result, Scored, Segments, Window
 from .delivery import Outbox, Stream
 from .event_bodies import event_body
 from .following import Followed, Following, State
@@ -104,11 +104,7 @@ class Reporter:
             self._held_ns = 0
         followed = self._following(result, captured_ns)
         self.busy = self._following.busy
-        reported, ids = result, followed.ids
-        if isinstance(result, Scored):
-            index = label_filter.index(result)
-            reported = result.take(index)
-            ids = None if ids is None else ids[index]
+        reported, ids = label_filter.select(result, followed.ids)
         self._tell(followed, captured_ns)
         if self._detections and self._is_due(captured_ns):
             self._append_detections(sample, reported, latency_ms, ids)
@@ -128,7 +124,7 @@ class Reporter:
     def _append_detections(
         self, sample: Frame | Window, reported: Result, latency_ms: Mapping[str, float], ids: Int32Array | None
     ) -> None:
-        if not self._publish_empty and isinstance(reported, Scored) and not len(reported):
+        if not self._publish_empty and isinstance(reported, Scored | Poses | Segments) and not len(reported):
             return
         if isinstance(sample, Frame):
             origin: FrameInfo | WindowInfo = FrameInfo(sample.seq, sample.width, sample.height)

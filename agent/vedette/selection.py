@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract.types import Float32Array, Scored
+from .contract.types import Float32Array, Int32Array, Result, Scored, Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,17 @@ class LabelFilter:
     def __call__(self, result: Scored) -> Scored:
         """Those that pass, in their order."""
         return result.take(self.index(result))
+
+    def select(self, result: Result, ids: Int32Array | None = None) -> tuple[Result, Int32Array | None]:
+        """What of any result is reported, and the ids (n,) of those. Of a segmentation, whose shares are no scores, every
+        label that is reported at all; key points, anomalies and values as they are.
+        """
+        if isinstance(result, Scored):
+            index = self.index(result)
+            return result.take(index), None if ids is None else ids[index]
+        if isinstance(result, Segments):
+            return result.take(np.flatnonzero(self.thresholds[result.class_ids] <= 1.0)), ids
+        return result, ids
 
     @property
     def lowest(self) -> float:
