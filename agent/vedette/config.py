@@ -22,6 +22,7 @@ from .contract.manifest import InputSpec, OutputSpec
 from .delivery import WhenFull
 from .events import SceneOptions
 from .motion import MotionOptions
+from .regions import RegionOptions
 from .sources import masked_url
 from .steady import SteadyOptions
 from .track import TrackOptions
@@ -129,6 +130,7 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_detections_hz: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
     publish_empty: bool = True
     plain: PlainConfig | None = None
+    region: RegionOptions | None = None
     motion: MotionOptions | None = None
     track: TrackOptions | None = None
     zones: Annotated[dict[Identifier, ZoneOptions], Meta(max_length=64)] = {}

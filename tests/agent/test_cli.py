@@ -232,6 +232,44 @@ def test_infer_draws_boxes(tmp_path: Path, frame: Path) -> None:
 
 
 @needs_bundle
+def test_infer_with_tiles_and_a_crop(tmp_path: Path, frame: Path) -> None:
+    pixels = cv2.imread(str(frame))
+    assert pixels is not None
+    wide = tmp_path / "wide.png"
+    cv2.imwrite(str(wide), np.tile(pixels, (2, 3, 1)))
+
+    def people(*options: object) -> list[list[float]]:
+        [result] = document("infer", BUNDLE, wide, "--json", *options)["results"]
+        return [o["box"] for o in result["objects"] if o["label"] == "person"]
+
+    assert len(people("--tiles", "3x2")) > len(people())
+    cropped = people("--tiles", "1x2", "--crop", "0,0,0.334,1")
+    assert cropped and all(box[2] <= 0.335 for box in cropped)
+    drawn = good("infer", BUNDLE, wide, "--tiles", "3x2", "--draw", tmp_path / "drawn.png").stdout
+    assert "person" in drawn and (tmp_path / "drawn.png").is_file()
+
+
+@needs_bundle
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tiles", "3"), "--tiles: expected COLUMNSxROWS, such as 3x2, found '3'"),
+        (("--tiles", "9x9"), "expected at most 32 views of a frame"),
+        (("--crop", "left"), "--crop: expected four fractions"),
+        (("--crop", "0,0,1"), "--crop"),
+        (("--crop", "0,0,nan,1"), "--crop"),
+        (("--crop", "0.5,0,0.4,1"), "--crop: found crop: expected x_min, y_min"),
+    ],
+)
+def test_tiles_and_crops_that_cannot_be(frame: Path, options: tuple[str, ...], said: str) -> None:
+    assert said in mistake("infer", BUNDLE, frame, *options)
+
+
+def test_tiles_are_for_detectors(classify: list[object], street: Path) -> None:
+    assert "--tiles: expected a detector" in mistake("infer", TINY, street, *classify, "--tiles", "2x2")
+
+
+@needs_bundle
 def test_a_folder_that_cannot_be_made_and_a_suffix_that_is_none(frame: Path) -> None:
     assert "--draw" in mistake("infer", BUNDLE, frame, "--draw", "/proc/none/out.jpg")
 

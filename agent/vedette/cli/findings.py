@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from vedette.bodies import BodyWriter
-from vedette.contract.types import Result, UInt8Array, Window
+from vedette.contract.types import Detections, Result, UInt8Array, Window
 from vedette.model import Model
 from vedette.mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
+from vedette.regions import Regions
 
 KINDS: Final = ("objects", "classes", "poses", "segments", "anomaly", "values")
 STAGES: Final = ("preprocess", "infer", "decode")
@@ -31,8 +33,10 @@ class Finding:
 class Finder:
     """Runs a model on samples one by one, timed."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, regions: Regions | None = None) -> None:
+        """``regions``: the views of a picture that a detector is shown."""
         self.model = model
+        self._regions = regions
         self._latency = dict.fromkeys(("capture", "queue", *STAGES, "total"), 0.0)
         description = model.engine.description
         self.model_ref = ModelRef(model.spec.name, model.spec.version, model.spec.sha256)
@@ -42,14 +46,26 @@ class Finder:
 
     def __call__(self, sample: UInt8Array | Window) -> Finding:
         """``sample``: a picture, (height, width, 3) uint8 BGR, or a window."""
-        stamps = [time.perf_counter_ns()]
-        placement = self.model.preprocess(sample)
-        stamps.append(time.perf_counter_ns())
-        self.model.infer()
-        stamps.append(time.perf_counter_ns())
-        result = self.model.decode(placement)
-        stamps.append(time.perf_counter_ns())
-        spans = [(b - a) / 1e6 for a, b in itertools.pairwise(stamps)]
+        views: Sequence[UInt8Array | Window] = (sample,)
+        if self._regions is not None and not isinstance(sample, Window):
+            views = self._regions.views(sample)
+        spans = [0.0] * len(STAGES)
+        found: list[Result] = []
+        for view in views:
+            stamps = [time.perf_counter_ns()]
+            placement = self.model.preprocess(view)
+            stamps.append(time.perf_counter_ns())
+            self.model.infer()
+            stamps.append(time.perf_counter_ns())
+            found.append(self.model.decode(placement))
+            stamps.append(time.perf_counter_ns())
+            spans = [span + (b - a) / 1e6 for span, (a, b) in zip(spans, itertools.pairwise(stamps), strict=True)]
+        result = found[0]
+        if self._regions is not None and not isinstance(sample, Window) and isinstance(result, Detections):
+            begun = time.perf_counter_ns()
+            detections = [one for one in found if isinstance(one, Detections)]
+            result = self._regions.to_frame(detections, sample.shape[1], sample.shape[0])
+            spans[-1] += (time.perf_counter_ns() - begun) / 1e6
         origin = window_info(sample) if isinstance(sample, Window) else FrameInfo(1, sample.shape[1], sample.shape[0])
         body = msgspec.json.decode(self._writer(result, origin, self._latency).json)
         kind = next(name for name in KINDS if name in body)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.manifest import SeriesInput
     from vedette.model import ModelSpec
+    from vedette.regions import Regions
 
     from .findings import Finder
 
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   vedette infer coco-ssdlite-mobilenet-v2 *.jpg --draw out/
   vedette infer coco-ssdlite-mobilenet-v2 street.jpg --json | jq '.results[0].objects'
   vedette infer other.tflite cat.png --decoder classify --labels labels.txt
+  vedette infer coco-ssdlite-mobilenet-v2 square.jpg --tiles 3x2 --draw out/
   vedette infer pump.tflite monday.csv
 
 --json prints one object: model {name, version, sha256}, engine {runtime, delegate, threads}, results: a list of
@@ -49,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="inference threads (default 1)")
     parser.add_argument("--runtime", choices=("auto", "litert", "tflite-runtime"), default="auto")
     parser.add_argument("--draw", type=Path, metavar="OUT", help="a picture file, or for several FILEs a folder")
+    parser.add_argument(
+        "--tiles",
+        metavar="CxR",
+        help="show a detector the picture in so many columns and rows of tiles, and whole: for what is small in it",
+    )
+    parser.add_argument("--crop", metavar="X0,Y0,X1,Y1", help="look at this part alone, in fractions of the picture")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     add_plain_arguments(parser)
 
@@ -76,8 +84,41 @@ def _finder(arguments: argparse.Namespace, spec: ModelSpec) -> Finder:
 
     from .findings import Finder
 
+    regions = _regions(arguments, spec)
     options = {"runtime": arguments.runtime, "threads": arguments.threads, "score_threshold": arguments.threshold}
-    return Finder(load_model(spec, **options))
+    return Finder(load_model(spec, **options), regions)
+
+
+def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
+    """What --tiles and --crop ask for; None without them. Raises `UserError`."""
+    import re
+
+    import msgspec
+
+    from vedette.contract.errors import UserError
+    from vedette.contract.manifest import task_of
+    from vedette.regions import RegionOptions, Regions
+
+    asked: dict[str, object] = {}
+    if arguments.tiles is not None:
+        if not re.fullmatch(r"[0-9]{1,3}x[0-9]{1,3}", arguments.tiles):
+            raise UserError("--tiles", expected="COLUMNSxROWS, such as 3x2", found=repr(arguments.tiles))
+        asked["tiles"] = [int(part) for part in arguments.tiles.split("x")]
+    if arguments.crop is not None:
+        try:
+            asked["crop"] = [float(part) for part in arguments.crop.split(",")]
+        except ValueError:
+            raise UserError(
+                "--crop", expected="four fractions, such as 0,0.5,1,1", found=repr(arguments.crop)
+            ) from None
+    if not asked:
+        return None
+    if task_of(spec.output) != "detect":
+        raise UserError("--" + ", --".join(asked), expected="a detector", found=spec.name)
+    try:
+        return Regions(msgspec.convert(asked, RegionOptions))
+    except msgspec.ValidationError as error:
+        raise UserError("--" + ", --".join(asked), found=str(error)) from None
 
 
 def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
