@@ -26,13 +26,14 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         [sys.executable, "-B", str(Path(v4l2_checks.__file__).resolve())],
         modules=["vivid"],
         environment={"OPENCV_LOG_LEVEL": "SILENT", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        timeout_s=150,
+        timeout_s=240,
     )
     print(outcome.text)
     return outcome
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.xdist_group("v4l2")
 @pytest.mark.parametrize("check", CHECKS)
 def test_in_the_guest(guest: Outcome, check: str) -> None:
@@ -41,6 +42,7 @@ def test_in_the_guest(guest: Outcome, check: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.xdist_group("v4l2")
 def test_nothing_else_went_wrong_in_the_guest(guest: Outcome) -> None:
     assert guest.exit_code == 0, guest.text[-6000:]

@@ -176,11 +176,11 @@ def set_dropped(percent: int) -> None:
 
 def check_stall() -> None:
     """Open, and no frame comes."""
-    with opened(f"v4l2://{DEVICE}", read_timeout_s=1.0) as source:
+    with opened(f"v4l2://{DEVICE}", read_timeout_s=3.0) as source:
         frames(source, 2)
         set_dropped(100)
         try:
-            refusal(SourceStalledError, r"/dev/video0: no frame for 1 s", lambda: frames(source, 20))
+            refusal(SourceStalledError, r"/dev/video0: no frame for 3 s", lambda: frames(source, 20))
         finally:
             set_dropped(0)
         frames(source, 2)
