@@ -27,7 +27,8 @@ from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_te
 from .motion import MotionGate
 from .mqtt import LinkOptions
 from .mqtt.results import EngineRef, ModelRef
-from .pipeline import BUFFERS, Pipeline, Views
+from .pipeline import BUFFERS, Pipeline
+from .regions import Regions
 from .reporter import Audience, Reporter
 from .selection import LabelFilter, make_filter
 from .sources import (
@@ -69,12 +70,16 @@ class Prepared:
 
     @property
     def decoded_from(self) -> float:
-        """The score from which on results are decoded: a tracker follows on poorer ones than are reported."""
-        if isinstance(self.spec.output, AnomalyOutput):
-            return self.threshold
-        lowest = self.label_filter.lowest
-        follows = self.config.follows
-        return lowest if follows is None else min(lowest, follows.low_score)
+        """The score from which on results are decoded."""
+        return decoded_from(self.spec.output, self.config, self.threshold, self.label_filter)
+
+
+def decoded_from(output: OutputSpec, config: PipelineConfig, threshold: float, label_filter: LabelFilter) -> float:
+    """The score from which on results are decoded: a tracker follows on poorer ones than are reported, and a snapshot may
+    be wanted of those that are not sure."""
+    if isinstance(output, AnomalyOutput):
+        return threshold
+    return label_filter.lowest if config.follows is None else min(label_filter.lowest, config.follows.low_score)
 
 
 def prepare(config: Config, config_path: Path) -> list[Prepared]:
@@ -123,6 +128,7 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
     series = isinstance(spec.input, SeriesInput)
     for table, given, fits in (
         ("track", config.follows is not None, task == "detect"),
+        ("region", config.region is not None, task == "detect"),
         ("motion", config.motion is not None, not series),
         ("steady", config.steady is not None, task in ("classify", "anomaly")),
         ("stride", config.stride is not None, series),
@@ -271,7 +277,7 @@ def make_pipeline(
         publish_empty=config.publish_empty,
         clock_state=clock_state,
     )
-    regions: Views | None = None
+    regions = Regions(config.region) if config.region is not None else None
     views = regions.count if regions else 1
     first = True
     sets: list[list[Model]] = []

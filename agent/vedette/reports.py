@@ -106,8 +106,8 @@ def ledger(origin: Origin, rows: Sequence[LedgerRow]) -> wire.LedgerMessage:
     return wire.ledger_message(rows, origin.device, origin.epoch, clock.wall_time(clock.now_ns()))
 
 
-def health(origin: Origin, now: Health, clock_state: ClockState) -> wire.HealthMessage:
-    """How the device is."""
+def health(origin: Origin, now: Health, clock_state: ClockState, commands: dict[str, int]) -> wire.HealthMessage:
+    """How the device is. ``commands``: since the start, by what became of them."""
     return wire.HealthMessage(
         v=wire.VERSION,
         device=origin.device,
@@ -123,5 +123,6 @@ def health(origin: Origin, now: Health, clock_state: ClockState) -> wire.HealthM
         disk_free_bytes=now.disk_free_bytes,
         threads=now.threads,
         open_files=now.open_files,
+        commands=commands,
         certificate_days_left=None,
     )

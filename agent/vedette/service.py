@@ -25,14 +25,16 @@ from .compose import Loaded, Prepared, link_options, load_models, make_pipeline,
 from .condition import Condition, Said
 from .config import Config
 from .contract.types import Frame, Result
+from .control import Control
 from .delivery import Key, Stream
 from .event_bodies import state_message
 from .feed import WindowFeed
 from .following import Followed, State
 from .health import read_health
 from .lane import Lane
-from .mqtt import Link, Topics
+from .mqtt import Link, Subscription, Topics
 from .mqtt import payloads as wire
+from .mqtt.commands import Commands
 from .notify import Notifier
 from .outbox import Epoch, MemoryOutbox, next_epoch
 from .pipeline import Pipeline
@@ -81,6 +83,7 @@ class Service:
     def __init__(self, config: Config, config_path: Path) -> None:
         """Reads the models. Raises `UserError` for everything a user can mend before anything is started."""
         self._config = config
+        self._config_path = config_path
         self._topics = Topics(config.mqtt.root, config.device)
         self._prepared = prepare(config, config_path)
         self._link_options = link_options(config)
@@ -95,6 +98,18 @@ class Service:
         self._states: dict[str, tuple[State, int]] = {}  # by pipeline: what holds, and since which capture
         self._epoch: Epoch
         self._outbox: MemoryOutbox
+        self._control: Control
+        self._commands = Commands(
+            self._topics,
+            {
+                "enable": lambda request: self._control.enable(request),
+                "threshold": lambda request: self._control.threshold(request),
+                "reload": lambda request: self._control.reload(request),
+            },
+            self._reply,
+            self._unanswerable,
+            clock_state=self._clock,
+        )
         self._link: Link
 
     def run(self) -> int:
@@ -120,10 +135,14 @@ class Service:
             will=self._will,
             on_connected=self._connected,
             on_acknowledged=self._acknowledged,
-            on_alert=lambda why: log.warning("%s", why),
+            on_alert=self._link_alert,
+            subscriptions=[Subscription(self._topics.commands, self._commands.receive)],
         )
         self._condition.change("init")
         self._pipelines = [self._pipeline(p) for p in self._prepared]
+        self._control = Control(
+            self._config, self._config_path, self._prepared, self._pipelines, self._publish_settings
+        )
         try:
             for pipeline in self._pipelines:
                 pipeline.feed.start()
@@ -231,6 +250,22 @@ class Service:
     def _publish_status(self, said: Said) -> None:
         self._link.publish(self._topics.status, self._status(said), qos=1, retain=True)
 
+    def _reply(self, topic: str, payload: bytes) -> None:
+        self._link.publish(topic, payload, qos=1, retain=False)
+
+    def _link_alert(self, why: str) -> None:
+        log.warning("%s", why)
+        if self._link.status().connected:  # that there was no connection is no news to whoever hears of it
+            self._condition.note("broker", why)
+
+    def _unanswerable(self, why: str) -> None:
+        log.warning("%s", why)
+        self._condition.note("command", why)
+
+    def _publish_settings(self, pipeline: str) -> None:
+        message = self._control.settings(self._config.device, self._epoch.number, pipeline)
+        self._link.publish(self._topics.pipeline(pipeline, "settings"), wire.encode(message), qos=1, retain=True)
+
     def _publish_state(self, pipeline: str, state: State, captured_ns: int) -> None:
         """Retained, and sent now or on the next connection: what holds then is what counts."""
         message = state_message(
@@ -245,6 +280,7 @@ class Service:
             topic = self._topics.pipeline(pipeline.name, "model")
             message = reports.model(self._origin, pipeline, self._loaded[pipeline.name].self_test)
             self._link.publish(topic, wire.encode(message), qos=1, retain=True)
+            self._publish_settings(pipeline.name)
         for name, (state, captured_ns) in list(self._states.items()):
             self._publish_state(name, state, captured_ns)
         self._publish_ledger()
@@ -273,7 +309,9 @@ class Service:
         self._link.publish(self._topics.ledger, self._ledger(), qos=1, retain=True)
 
     def _publish_health(self) -> None:
-        message = reports.health(self._origin, read_health(Path(self._config.state_dir)), self._clock())
+        message = reports.health(
+            self._origin, read_health(Path(self._config.state_dir)), self._clock(), self._commands.counts()
+        )
         self._link.publish(self._topics.health, wire.encode(message), qos=0, retain=False)
 
     @property
