@@ -13,7 +13,7 @@ from vedette.contract import golden
 from vedette.contract.errors import BundleError
 from vedette.contract.golden import Golden, from_windows
 from vedette.contract.manifest import Tolerance
-from vedette.contract.types import Anomaly, Classes, Result, Values
+from vedette.contract.types import Anomaly, Classes, Poses, Result, Values
 from vedette.contract.verdict import judge
 
 EMPTY = np.empty(0, np.float32)
@@ -115,6 +115,14 @@ def test_what_does_not_fit_is_refused(kind: str, changes: dict[str, Any], proble
 def test_results_of_several_thresholds_are_none_of_one_network() -> None:
     with pytest.raises(ValueError, match="one threshold"):
         vectors(anomaly(0.5), anomaly(0.5, threshold=2.0))
+
+
+def test_results_of_several_kinds_or_of_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="all of one kind"):
+        vectors(anomaly(0.5), classes(1, 0.9))
+    poses = Poses(np.ones(1, np.float32), np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(ValueError, match="golden vectors hold no Poses"):
+        vectors(poses)
 
 
 def test_anomalies_are_judged_by_their_side() -> None:

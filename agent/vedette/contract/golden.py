@@ -185,6 +185,8 @@ def from_windows(
 
 
 def _assemble(inputs: Tensor, results: Sequence[Result], raw: Sequence[Tensor], **rest: Tensor | None) -> Golden:
+    if len({type(r) for r in results}) != 1:
+        raise ValueError("results: expected some, all of one kind")
     rows = [r for r in map(_as_rows, results) if r is not None]
     boxes = [r.boxes for r in rows if isinstance(r, Detections)]
     values = [r.values for r in results if isinstance(r, Values)]
@@ -209,7 +211,11 @@ def _as_rows(result: Result) -> Detections | Classes | None:
     if isinstance(result, Anomaly):
         score = np.array([result.score], np.float32)
         return Classes(score, (score > np.float32(result.threshold)).astype(np.int32))
-    return result if isinstance(result, Detections | Classes) else None
+    if isinstance(result, Values):
+        return None
+    if not isinstance(result, Detections | Classes):
+        raise ValueError(f"results: golden vectors hold no {type(result).__name__}")
+    return result
 
 
 def encode(golden: Golden) -> bytes:
