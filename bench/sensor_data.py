@@ -12,6 +12,8 @@ downloads the two packages (14 MB, none is installed; `--packages DIR` takes the
 Shuttle: Statlog (Shuttle), NASA's, by way of UCI and the ODDS benchmark; in `river` 0.26.1 (BSD-3-Clause).
 Watch: D. M. Burns and others, "Shoulder physiotherapy exercise recognition" (arXiv 1802.01489); in `seglearn` 1.2.5
 (BSD-3-Clause). Acceleration in g, angular rates in rad/s.
+
+`--demo FILE` writes the demo's recording instead of all that: three exercises of one person, one after the other.
 """
 
 from __future__ import annotations
@@ -38,7 +40,20 @@ WATCH: Final = "seglearn/data/watch_dataset.npy"
 ROWS: Final = 1000  # of a recording of the shuttle
 RATE_HZ: Final = 50
 AXES: Final = ("ax", "ay", "az", "wx", "wy", "wz")
+EXERCISES: Final = {  # as the paper names them
+    "PEN": "pendulum",
+    "ABD": "abduction",
+    "FEL": "forward-elevation",
+    "IR": "internal-rotation",
+    "ER": "external-rotation",
+    "TRAP": "trapezius-extension",
+    "ROW": "upright-row",
+}
 SIDES: Final = ("left", "right")
+DEMO_PERSON, DEMO_SIDE = 10, 0  # the one that the shipped network has not learned from; her or his left arm
+DEMO: Final = ("ABD", "ER", "ROW")
+DEMO_S: Final = 25  # of each exercise
+PAUSE_S: Final = 2  # between them: no window spans it
 PARTS: Final = {"train": (0.0, 0.5), "develop": (0.5, 0.6), "test": (0.6, 1.0)}  # of the shuttle's rows, in order
 
 # all that an array of float arrays needs; anything else in the pickle is refused, for it could run code
@@ -107,9 +122,29 @@ def watch(raw: bytes, folder: Path) -> int:
         name = f"p{int(person):02d}-{SIDES[int(side)]}.csv"
         times = np.arange(len(values)) / RATE_HZ
         write_csv(
-            folder / found["y_labels"][int(exercise)] / name, ("time", *AXES), np.column_stack([times, values]), 4
+            folder / EXERCISES[found["y_labels"][int(exercise)]] / name,
+            ("time", *AXES),
+            np.column_stack([times, values]),
+            4,
         )
     return len(found["X"])
+
+
+def demo(raw: bytes, path: Path) -> int:
+    """Writes the demo's recording; how many readings."""
+    found = read_pickled(raw)
+    parts = []
+    start = 0.0
+    for exercise in DEMO:
+        (number,) = (
+            n for n, (y, person, side) in enumerate(zip(found["y"], found["subject"], found["side"], strict=True))
+            if (found["y_labels"][int(y)], int(person), int(side)) == (exercise, DEMO_PERSON, DEMO_SIDE)
+        )  # fmt: skip
+        values = found["X"][number][: DEMO_S * RATE_HZ]
+        parts.append(np.column_stack([start + np.arange(len(values)) / RATE_HZ, values]))
+        start += DEMO_S + PAUSE_S
+    write_csv(path, ("time", *AXES), np.concatenate(parts), 4)
+    return sum(len(part) for part in parts)
 
 
 def member(folder: Path, package: str, name: str) -> bytes:
@@ -124,9 +159,12 @@ def member(folder: Path, package: str, name: str) -> bytes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("out", type=Path, help="a folder; shuttle/ and watch/ are made in it")
+    options.add_argument("out", type=Path, nargs="?", help="a folder; shuttle/ and watch/ are made in it")
+    options.add_argument("--demo", type=Path, metavar="FILE", help="write the demo's recording, .csv")
     options.add_argument("--packages", type=Path, metavar="DIR", help="where the packages lie (default: downloaded)")
     given = options.parse_args(arguments)
+    if (given.out is None) == (given.demo is None):
+        options.error("expected a folder, or --demo FILE")
     with tempfile.TemporaryDirectory(prefix="sensor-data-") as temporary:
         packages = given.packages
         if packages is None:
@@ -134,6 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, *PACKAGES]
             subprocess.run(fetch, check=True)
         river, seglearn = PACKAGES
+        if given.demo is not None:
+            print(f"{given.demo}: {demo(member(packages, seglearn, WATCH), given.demo)} readings")
+            return 0
         counts = {
             "shuttle": shuttle(member(packages, river, SHUTTLE), given.out / "shuttle"),
             "watch": watch(member(packages, seglearn, WATCH), given.out / "watch"),

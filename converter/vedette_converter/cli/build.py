@@ -21,6 +21,7 @@ from ..measured import Measured
 from ..recipe import RecipeFile, read_recipe
 from ..recipe.flags import Flags, image_input, looks_like_classifier, numbers, recipe_from_flags
 from ..recipe.quantisation import Precision, Quantise
+from ..series.recordings import holds_recordings
 from ..source import read_source
 from ..video import VIDEOS, frames_of
 from .bars import Bars
@@ -55,7 +56,8 @@ def add(commands: Any) -> None:
     make.add_argument(
         "--data", type=Path, required=True, metavar="PATH",
         help="folder of pictures, or a video, like what the device will see, without labels: some are drawn to calibrate "
-        "with, and the networks are compared on all. For networks that take no pictures: .npy, .npz or a folder of them",
+        "with, and the networks are compared on all. Recordings of sensors, .csv or .npy, with a recipe that takes them. "
+        "For networks that take neither: .npy, .npz or a folder of them",
     )  # fmt: skip
     make.add_argument(
         "--source", type=Path, metavar="PATH", help="where the recipe's weights lie: its package's .tgz, or its file"
@@ -63,11 +65,11 @@ def add(commands: Any) -> None:
     make.add_argument(
         "--evaluate", type=Path, action="append", default=[], metavar="DIR",
         help="for accuracy. Detectors: a folder with instances.json (COCO format) and images/; may be given again. "
-        "Classifiers: a folder with one folder a label",
+        "Classifiers: a folder with one folder a label. Anomalies: a folder with normal/ and anomaly/",
     )  # fmt: skip
     make.add_argument(
         "--train", type=Path, metavar="DIR",
-        help="pictures to train or distil on: one folder a label, or any where no label is needed (default: --data)",
+        help="pictures or recordings to train or distil on: one folder a label, or any where no label is needed (default: --data)",
     )  # fmt: skip
     make.add_argument(
         "--work", type=Path, metavar="DIR",
@@ -127,6 +129,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _from_model(options: argparse.Namespace) -> int:
     """A network as it is: a bundle where it is a classifier of pictures, else a plain ``.tflite``."""
+    if holds_recordings(options.data):
+        raise UserError(
+            "recordings of sensors need a recipe", where=options.data, expected="channels, length and stride, "
+            "normalisation and what the results mean, as no flag can say them",
+            fix="models/recipes/watch-activity.toml and shuttle-anomaly.toml are two to start from",
+        )  # fmt: skip
     values = {name: getattr(options, name) for name in _FLAGS if name != "quantise"}
     flags = Flags(quantise=Quantise(precision=options.quantise or "int8"), **values)
     source = guess_source(options.recipe)

@@ -15,6 +15,7 @@ from ..tensorflow import load_tensorflow
 STAGES: Final = 3  # blocks, each half as long as the one before
 LEAST_LENGTH: Final = 2 ** (STAGES + 1)  # samples: the stem halves too
 KERNEL: Final = 5  # samples
+MOMENTUM: Final = 0.9  # of the normalisations' averages: a training on few recordings has some hundred steps
 
 
 def autoencoder(*, length: int, channels: int, filters: int, code: int, seed: int) -> Any:
@@ -60,7 +61,8 @@ def separable(
     layers = keras.layers
 
     def normalised(x: Any, name: str) -> Any:
-        return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_norm")(x))
+        norm = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")
+        return layers.ReLU(name=f"{name}_relu")(norm(x))
 
     window = keras.Input((length, 1, channels), name="window")
     x = layers.Conv2D(

@@ -1,0 +1,186 @@
+"""Recordings are read, sorted out by purpose and cut into windows; what cannot be used is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import series_project
+from series_project import write_csv
+
+from vedette.contract.errors import ReadingsError, UserError
+from vedette.contract.manifest import Channel, SeriesInput
+from vedette.contract.types import TensorSpec
+from vedette_converter.recipe.series import Jitter, Series
+from vedette_converter.series import recordings, windows
+from vedette_converter.series.given import sort_out
+from vedette_converter.train.data import PLAIN
+
+SPEC = SeriesInput(channels=(Channel(name="x"), Channel(name="y")), length=4, stride=2, rate_hz=10.0)
+NAMES = ("x", "y")
+
+
+def refusal(path: Path, text: str, columns: tuple[str, ...] = NAMES) -> str:
+    path.write_text(text)
+    with pytest.raises(ReadingsError) as caught:
+        recordings.read(path, columns, "time")
+    return caught.value.line().replace(str(path), "FILE")
+
+
+def test_columns_are_found_by_name_in_any_order_and_others_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffy, note,time,x\n1,7,0.5,2\n\n3,7,1.5,4\n")
+    found = recordings.read(path, NAMES, "time")
+    assert found.values.tolist() == [[2, 1], [4, 3]] and found.values.dtype == np.float32
+    assert found.times_ns is not None and found.times_ns.tolist() == [500_000_000, 1_500_000_000]
+    assert recordings.read(path, NAMES, "t").times_ns is None
+
+
+def test_an_array_has_its_columns_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6).reshape(3, 2))
+    assert recordings.read(path, NAMES, "time").values.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x,z\n1,2\n", "FILE:1: no column y: expected x, y, found x, z; the first line names the columns"),
+        ("1,2\n3,4\n", "FILE:1: no column x: expected x, y, found 1, 2"),
+        ("", "FILE:1: no column x: expected x, y, found an empty line"),
+        ("x,y\n", "FILE: recording is empty: expected one reading at least"),
+        ("x,y\n1,2\n3,4,5\n", "FILE:3: a line of the recording: expected 2 values, found 3"),
+        ("x,y\n1,2\n3\n", "FILE:3: a line of the recording: expected 2 values, found 1"),
+        ("x,y\n1,2\n3,\n", "FILE:3: y: expected a number, found ''"),
+        ("x,y\n1,2\n3,broken\n", "FILE:3: y: expected a number, found 'broken'"),
+        ("x,y\n1,2\n3,nan\n", "FILE: reading 2: y: expected a finite number, found nan"),
+        ("x,y\n1,2\n1e39,4\n", "FILE: reading 2: x: expected a finite number, found inf"),
+        ("time,x,y\nnan,1,2\n", "FILE: column time: expected seconds, finite"),
+        ('x,y\n"1,2\n', "FILE:2: a line of the recording: expected 2 values, found 1"),
+    ],
+)
+def test_what_is_wrong_in_a_recording_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    assert refusal(tmp_path / "a.csv", text).startswith(expected)
+
+
+def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
+    binary, array = tmp_path / "a.csv", tmp_path / "a.npy"
+    binary.write_bytes(b"x,y\n\xff\xfe\n")
+    with pytest.raises(ReadingsError, match="is no text: expected UTF-8"):
+        recordings.read(binary, NAMES, "time")
+    for made, expected in (
+        (np.zeros((3, 3)), "expected 2 columns: x, y, found 3"),
+        (np.zeros(3), r"expected numbers, \(readings, 2\), found float64 \[3\]"),
+        (np.array([[{}]]), "cannot be read: expected an array of numbers"),  # a pickle, which could run code
+    ):
+        np.save(array, made, allow_pickle=True)
+        with pytest.raises(ReadingsError, match=expected):
+            recordings.read(array, NAMES, "time")
+    array.write_bytes(b"\x93NUMPY")
+    with pytest.raises(ReadingsError, match=r"a\.npy: recording cannot be read"):
+        recordings.read(array, NAMES, "time")
+
+
+def test_groups_are_what_stands_before_the_separator(tmp_path: Path) -> None:
+    for name in ("run/p1-left.csv", "run/p1-right.csv", "walk/p2.csv"):
+        write_csv(tmp_path / name, "x,y", np.zeros((4, 2)))
+    assert [one.group for one in recordings.list_recordings(tmp_path, "-")] == ["p1", "p1", "p2"]
+    each = [one.group for one in recordings.list_recordings(tmp_path, "")]
+    assert each == ["run/p1-left.csv", "run/p1-right.csv", "walk/p2.csv"]
+    labelled = recordings.list_labelled(tmp_path, ["walk", "run"], "-")
+    assert [(one.path.name, one.class_id) for one in labelled] == [
+        ("p2.csv", 0),
+        ("p1-left.csv", 1),
+        ("p1-right.csv", 1),
+    ]
+
+
+def test_windows_are_cut_and_know_their_recording(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", "time,x,y,load", np.column_stack([np.arange(6) / 10, np.ones((6, 2)), np.arange(6)]))
+    gap = np.array([0, 1, 2, 3, 40, 41, 42, 43]) / 10
+    write_csv(tmp_path / "b.csv", "time,x,y,load", np.column_stack([gap, np.ones((8, 2)), np.arange(8)]))
+    listed = recordings.list_recordings(tmp_path, "")
+    made = windows.cut(listed, SPEC, Series(target="last"), quantities=(Channel(name="load"),))
+    assert made.values.shape == (4, 4, 2) and made.recording.tolist() == [0, 0, 1, 1]
+    assert made.targets.ravel() == pytest.approx([3, 5, 3, 7], abs=1e-4)
+    mean = windows.cut(listed, SPEC, Series(target="mean"), quantities=(Channel(name="load"),))
+    assert mean.targets.ravel() == pytest.approx([1.5, 3.5, 1.5, 5.5], abs=1e-4)
+
+
+def test_a_recording_shorter_than_a_window_is_named(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", "x,y", np.zeros((3, 2)))
+    with pytest.raises(ReadingsError, match=r"a\.csv: recording is shorter than a window: expected 4 samples at 10 Hz"):
+        windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+
+
+def test_a_channel_that_never_changes_is_divided_by_1(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", "x,y", np.column_stack([np.full(8, 7.0), np.tile([1.0, 3.0], 4)]))
+    made = windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+    mean, std = windows.moments(made)
+    assert mean == (7.0, 2.0) and std == (1.0, 1.0)
+
+
+def test_looks_depend_on_the_window_and_the_view_alone(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", "x,y", np.random.default_rng(0).normal(size=(40, 2)))
+    made = windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+    tensor = TensorSpec("in", (1, 4, 1, 2), np.dtype(np.float32))
+    jitter = Jitter(noise=0.1, scale=0.2)
+    samples = windows.training_samples(made, SPEC, tensor, np.empty((len(made), 0), np.float32), jitter)
+    assert samples.inputs.shape == (len(made), 4, 1, 2) and not len(samples.class_ids)
+    batches = samples.batches(4, PLAIN, 3)
+    alone = batches.looks(np.array([5]), 1)
+    assert (batches.looks(np.array([2, 5, 7]), 1)[1] == alone[0]).all()
+    assert (batches.looks(np.array([5]), 2) != alone).any()
+    assert (samples.batches(4, None, 3).looks(np.arange(4), 1) == samples.inputs[:4]).all()
+    seen = [batch[0] for batch in batches.epoch(0)]
+    assert len(seen) == batches.steps == len(made) // 4
+    assert all((a == b[0]).all() for a, b in zip(seen, samples.batches(4, PLAIN, 3).epoch(0), strict=True))
+
+
+def test_whole_groups_are_held_back() -> None:
+    made = [recordings.Recording(Path(f"{g}-{n}"), f"g{g}") for g in range(5) for n in range(4)]
+    kept, held = windows.split(made, 0.3, 1, "here")
+    assert {one.group for one in kept}.isdisjoint({one.group for one in held})
+    assert len(kept) + len(held) == 20 and len(held) == 8  # two groups of four: the first that reach 0.3
+    assert windows.split(made, 0.3, 1, "here") == (kept, held)
+    with pytest.raises(UserError, match="two groups at least, found 1"):
+        windows.split(made[:4], 0.3, 1, "here")
+
+
+def test_who_is_judged_is_learned_from_by_nothing(tmp_path: Path) -> None:
+    project = series_project.motions(tmp_path)
+    recipe = project.read().recipe
+    given = sort_out(recipe, ("slow", "fast"), project.data, [project.data], project.data)
+    assert {one.group for one in given.judged} == {"p4"} and len(given.judged) == 4
+    for part in (given.learned, given.normalised, given.calibrated):
+        assert {one.group for one in part} == {"p1", "p2", "p3"}
+    assert len(given.compared) == 16
+
+
+def test_what_is_learned_from_cannot_be_judged_by_even_under_another_name(tmp_path: Path) -> None:
+    project = series_project.motions(tmp_path)
+    recipe = msgspec.structs.replace(project.read().recipe, series=Series(group="-"))
+    with pytest.raises(UserError, match=r"is learned from, so nothing can be judged by it"):
+        sort_out(recipe, ("slow", "fast"), project.data, [project.data], project.data)
+    for label in ("slow", "fast"):
+        copy = tmp_path / "test" / label / "renamed.csv"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes((project.data / label / "p1-left.csv").read_bytes())
+    with pytest.raises(UserError, match=r"renamed\.csv: is learned from.*the same in --train: .*p1-left\.csv"):
+        sort_out(recipe, ("slow", "fast"), project.data, [tmp_path / "test"], project.data)
+
+
+def test_anomalies_are_not_learned_from(tmp_path: Path) -> None:
+    project = series_project.hum(tmp_path)
+    recipe = project.read().recipe
+    names = ("x", "y")
+    given = sort_out(recipe, names, project.test, [], project.test)
+    assert all(one.path.parent.name == "normal" for one in (*given.learned, *given.held_back, *given.calibrated))
+    assert len(given.compared) == 6
+    for path in (project.test / "normal").iterdir():
+        path.unlink()
+    (project.test / "normal").rmdir()
+    with pytest.raises(UserError, match="anomalies are not learned from: expected a folder normal beside it"):
+        sort_out(recipe, names, project.test, [], project.test)
