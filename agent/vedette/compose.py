@@ -128,7 +128,7 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
     series = isinstance(spec.input, SeriesInput)
     for table, given, fits in (
         ("track", config.follows is not None, task == "detect"),
-        ("region", config.region is not None, task == "detect"),
+        ("region", config.region is not None, task == "detect" or (task == "classify" and _views(config) == 1)),
         ("motion", config.motion is not None, not series),
         ("steady", config.steady is not None, task in ("classify", "anomaly")),
         ("stride", config.stride is not None, series),
@@ -142,6 +142,10 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
             )  # fmt: skip
     if config.threshold is not None and config.threshold > 1 and task != "anomaly":
         raise ConfigError("bad value", where=f"{where}.threshold", expected="0 to 1", found=f"{config.threshold:g}")
+
+
+def _views(config: PipelineConfig) -> int:
+    return 1 if config.region is None else Regions(config.region).count
 
 
 def _source(config: PipelineConfig, spec: ModelSpec, where: str) -> Source | SensorSource:
@@ -176,6 +180,10 @@ def source_options(config: PipelineConfig) -> SourceOptions:
         rtsp_transport=source.rtsp_transport,
         open_timeout_s=source.open_timeout_s,
         read_timeout_s=source.stall_timeout_s,
+        width=source.width,
+        height=source.height,
+        fourcc=source.fourcc,
+        stride=source.stride,
     )
 
 

@@ -19,7 +19,6 @@ from .engine import Engine
 from .feed import Feed
 from .lane import Seat
 from .model import Model
-from .motion import MotionGate
 from .reporter import Reporter
 from .selection import RateCap
 from .stats import PipelineStats
@@ -46,6 +45,14 @@ class Views(Protocol):
 
     def to_frame(self, found: Sequence[Detections], width: int, height: int) -> Detections:
         """What was found in each view, as fractions of it -> what is in the frame, as fractions of that, each once."""
+        ...
+
+
+class Gate(Protocol):
+    """Says which frames need no look. See `vedette.motion`."""
+
+    def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
+        """Whether this frame may be skipped. ``busy``: what the last one showed moves."""
         ...
 
 
@@ -86,7 +93,7 @@ class Pipeline:
         *,
         max_fps: float = 0.0,
         regions: Views | None = None,
-        gate: MotionGate | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """``models``: `BUFFERS` sets, each with a model for every view that ``regions`` makes of a frame (one without)."""
         self.name = name
@@ -289,7 +296,7 @@ class Pipeline:
             self.first_result.set()
 
     def _merged(self, sample: Frame | Window, found: Sequence[Result]) -> Result:
-        if self._regions is None or isinstance(sample, Window):
+        if self._regions is None or isinstance(sample, Window) or not isinstance(found[0], Detections):
             return found[0]
         return self._regions.to_frame(
             [result for result in found if isinstance(result, Detections)], sample.width, sample.height

@@ -30,6 +30,7 @@ from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage, EngineRef, Mode
 from vedette.mqtt.topics import Topics
 from vedette.outbox import MemoryOutbox
 from vedette.pipeline import BUFFERS, Pipeline
+from vedette.regions import RegionOptions, Regions
 from vedette.reporter import NoAudience, Reporter
 from vedette.selection import make_filter
 from vedette.sources import Grabber
@@ -439,3 +440,65 @@ def test_a_fault_of_ours_ends_the_pipeline_and_is_its_fault(caplog: pytest.LogCa
     run = Run(engine, [picture()] * 5).to_the_end()
     assert run.pipeline.fault is not None and "ZeroDivisionError" in run.pipeline.fault.line()
     assert any("ZeroDivisionError" in record.getMessage() for record in caplog.records)
+
+
+def test_a_detector_is_shown_the_views_of_a_region_and_speaks_of_the_frame() -> None:
+    engine = detector([0.9], [0])  # in every view: 0.2 to 0.9 of its width, 0.1 to 0.6 of its height
+    regions = Regions(RegionOptions(crop=(0.5, 0.0, 1.0, 1.0)))
+    run = Run(engine, [picture(64, 128)] * 3, regions=regions).to_the_end()
+    [box] = {tuple(m["objects"][0]["box"]) for m in run.messages()}
+    assert box == (0.6, 0.1, 0.95, 0.6)
+
+
+def test_every_view_is_inferred_and_one_message_comes_of_them() -> None:
+    engine = detector([0.9], [0])
+    regions = Regions(RegionOptions(tiles=(2, 1), overlap=0.0, whole=False))
+    run = Run(engine, [picture(64, 128)] * 4, regions=regions).to_the_end()
+    messages = run.messages()
+    assert len(messages) == 4
+    assert all(len(m["objects"]) == 2 for m in messages), "one in each tile"
+    assert run.pipeline.seat.inferences == 4, "one turn a frame, whatever it is shown"
+    entered = sum(1 for _ in iter(lambda: engine.entered.acquire(blocking=False), False))
+    assert entered == 8
+
+
+class Still:
+    """A gate that lets every third frame pass."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
+        self.asked += 1
+        return self.asked % 3 != 1
+
+
+def test_what_the_gate_skips_is_counted_and_not_inferred() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 30, gate=Still()).to_the_end()
+    assert [m["frame"]["seq"] for m in run.messages()] == list(range(1, 31, 3))
+    assert run.stats.dropped() == {"no_motion": 20}
+    assert run.stats.take(clock.now_ns(), 30).unwanted == 20
+
+
+def test_a_pipeline_that_is_off_takes_frames_and_looks_at_none() -> None:
+    run = Run(detector([0.9], [0]), [picture()] * 10)
+    run.pipeline.enabled.clear()
+    run.to_the_end()
+    assert run.messages() == []
+    assert run.stats.dropped() == {"disabled": 10}
+
+
+def test_two_pipelines_share_an_engine_and_each_keeps_its_order() -> None:
+    engine = detector([0.9], [0])
+    first, second = Run(engine, [picture()] * 40), Run(engine, [picture()] * 40)
+    second.pipeline.seat = first.lane.seat("q")
+    first.lane.start()
+    for run in (first, second):
+        run.grabber.start()
+        run.pipeline.start()
+    for run in (first, second):
+        assert run.pipeline.ended.wait(DEADLINE_S)
+        assert [m["frame"]["seq"] for m in run.messages()] == list(range(1, 41))
+        run.grabber.stop()
+    first.lane.stop()
+    assert engine.overlaps == 0, "one inference at a time"
