@@ -12,7 +12,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install
 SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
 
 .PHONY: help demo test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
-  bench-pipeline bench-detector bench-delivery bench-demo bench-converter build-models
+  bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-tracks bench-sharing \
+  build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
@@ -41,7 +42,8 @@ unit: .venv-dev/.ready ## pytest, on two processes
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
 ifeq ($(VERSION_TAG),py311)
 	@$(MAKE) --no-print-directory .venv-tflite/.ready
-	.venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py
+	.venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py \
+	  tests/agent/test_selftest_series.py
 else
 	@echo "tflite-runtime has no wheel for this Python: what it must still run stays untested here"
 endif
@@ -79,6 +81,15 @@ bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, late
 
 bench-delivery: .venv-dev/.ready ## 10,000 messages at QoS 1 through Mosquitto
 	.venv-dev/bin/python bench/delivery.py
+
+bench-sensors: .venv-dev/.ready ## readings a second through every source, windows, and the sensor models' accuracy
+	.venv-dev/bin/python bench/sensors.py
+
+bench-tracks: .venv-dev/.ready ## identities against a well-kept tracker, cost of tracking, the motion gate
+	.venv-dev/bin/python bench/tracks.py
+
+bench-sharing: .venv-dev/.ready ## four cameras on one detector: throughput against one alone, and fairness
+	.venv-dev/bin/python bench/sharing.py
 
 bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)

@@ -156,7 +156,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_right_name(text: str, line: 
 def test_an_unknown_key_far_from_all_lists_what_there_is() -> None:
     error = refused("[engine]\nzzz = 1\n" + DOOR)
     assert error.fix == ""
-    assert error.expected == "one of runtime, threads"
+    assert error.expected == "one of " + ", ".join(EngineConfig.__struct_fields__)
 
 
 BAD_VALUES = [
@@ -216,7 +216,7 @@ def test_a_bad_value_says_where_what_was_expected_and_what_was_found(
 @pytest.mark.parametrize(
     ("lines", "key", "expected", "found"),
     [
-        ("threshold = 1.5", "threshold", "<= 1.0", "1.5"),
+        ("threshold = 1e13", "threshold", "<= 1000000000000", "10000000000000.0"),
         ("threshold = -0.1", "threshold", ">= 0.0", "-0.1"),
         ("threshold = nan", "threshold", "", "nan"),
         ("threshold = 'high'", "threshold", "float", "'high'"),
