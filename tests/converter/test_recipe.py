@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from converter_project import RECIPE
+from converter_project import RECIPE, ROOT
 
 from vedette.contract.errors import ConfigError
 from vedette.contract.labels import parse_labels
@@ -78,3 +78,33 @@ def test_the_page_on_recipes_is_what_the_code_says() -> None:
     assert written.read_text() == text, "python -m vedette_converter.recipe.document docs/converter/recipe.md"
     undocumented = [line for line in text.splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert undocumented == []
+
+
+WATCH = ROOT / "models" / "recipes" / "watch-activity.toml"
+SHUTTLE = ROOT / "models" / "recipes" / "shuttle-anomaly.toml"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "old", "new", "expected"),
+    [
+        (WATCH, "stride = 64", "stried = 64", "input.stried: unknown key; did you mean stride?"),
+        (WATCH, "rate_hz = 50.0", "rate_hz = 50.0\nmean = [1.0]", 'series: normalise: expected "given" where [input]'),
+        (WATCH, 'group = "-"', "", "series: group: expected text, where judged names groups, found none"),
+        (WATCH, '[labels]\nfile = "../labels/watch-activity.txt"', "", "labels: file: expected a path, found none"),
+        (WATCH, 'network = "separable"', 'network = "resnet8"', "network 'resnet8' takes pictures"),
+        (WATCH, 'network = "separable"', 'network = "autoencoder"', "network 'autoencoder' does not go with task"),
+        (WATCH, 'task = "classify"', 'task = "detect"', "task: 'detect' does not go with this [output] decoder"),
+        (WATCH, "[quantise]", "[train.augment]\nflip = false\n\n[quantise]", "augment: expected only for pictures"),
+        (WATCH, "[quantise]", '[golden]\npictures = "x"\n\n[quantise]', "golden.pictures: expected only with"),
+        (SHUTTLE, "quantile = 0.99", "quantile = 1.5", "output.quantile: Expected `float` < 1.0"),
+        (SHUTTLE, "held_back = 0.2", "held_bakc = 0.2", "series.held_bakc: unknown key; did you mean held_back?"),
+        (RECIPE, "[gate]", '[series]\ngroup = "-"\n\n[gate]', "golden.recordings and [series]: expected only with [input]"),
+        (RECIPE, 'pictures = "../golden"', "", "golden: pictures: expected a path, found none"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_recipe_of_recordings_is_named(
+    tmp_path: Path, recipe: Path, old: str, new: str, expected: str
+) -> None:
+    text = recipe.read_text()
+    assert text.count(old) == 1, old
+    assert expected in refusal(tmp_path, text.replace(old, new))

@@ -69,7 +69,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     make.add_argument(
         "--train", type=Path, metavar="DIR",
-        help="pictures or recordings to train or distil on: one folder a label, or any where no label is needed (default: --data)",
+        help="pictures or recordings to train or distil on: one folder a label, or any where no label is needed (default: "
+        "--data)",
     )  # fmt: skip
     make.add_argument(
         "--work", type=Path, metavar="DIR",

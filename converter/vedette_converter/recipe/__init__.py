@@ -38,7 +38,6 @@ from .series import AnomalyHead, Series
 from .sources import Source
 from .training import IMAGE_NETWORKS, Augment, Distil, Prune, Sparsify, Train, ZooSource
 
-
 RecipeTask: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
 
 

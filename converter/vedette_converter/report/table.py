@@ -29,7 +29,7 @@ def stage_rows(measured: Measured) -> list[list[str]]:
 
     rows: list[list[str]] = []
     if any(stage.cost is not None for stage in stages):
-        rows.append(row("multiply-accumulates", lambda s: f"{s.cost.macs / 1e6:.2f} M" if s.cost else ""))
+        rows.append(row("multiply-accumulates", lambda s: _macs(s.cost.macs) if s.cost else ""))
         rows.append(row("parameters", lambda s: f"{s.cost.parameters / 1e3:.1f} k" if s.cost else ""))
     rows.append(row("flatbuffer", lambda s: _bytes(s.bytes, first.bytes)))
     rows.append(row("the same, compressed", lambda s: _bytes(s.compressed_bytes, first.compressed_bytes)))
@@ -135,6 +135,10 @@ def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...], noun: str) -> lis
             cells.append(f"{own.after:.4f}{unit} ({own.after - own.before:+.4f})" if own else "")
         rows.append([figure.name, *cells])
     return rows
+
+
+def _macs(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count / 1e3:.1f} k"
 
 
 def _bytes(size: int, before: int) -> str:
