@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from .contract.types import Float32Array, Tensor, UInt8Array
 from .zones import Point, check_polygon
 
-WIDTH: Final = 160  # pixels; the small picture is no wider
+WIDTH: Final = 128  # pixels; the small picture is no wider
 LEAST_NOISE: Final = 1.0  # grey levels; below it, quantisation is all the noise there is
 DEVIATIONS: Final = 4.0  # times the noise, a mean absolute difference, that a change must pass
 BACKGROUND_S: Final = (2.0, 10.0)  # time constants of its average: of a pixel as it was, and of one that has changed

@@ -145,7 +145,7 @@ def test_another_size_of_picture_begins_anew() -> None:
 def test_the_small_picture_is_grey_and_about_as_bright(height: int, width: int) -> None:
     pixels = cv2.resize(room().astype(np.uint8), (width, height))
     small = shrink(pixels)
-    assert small.dtype == np.float32 and small.shape[1] <= 160
+    assert small.dtype == np.float32 and small.shape[1] <= 128
     assert abs(small.mean() - cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY).mean()) < 4
 
 
