@@ -4,62 +4,97 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
+from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from vedette.contract.errors import BrokerUnreachableError
 from vedette.mqtt.payloads import LedgerMessage, ModelMessage, StatsMessage, StatusMessage
-from vedette.mqtt.results import DetectionsMessage
 from vedette.mqtt.topics import Topics
 from vedette.stats import EMPTY, Latency
 
 _RATE_WINDOW_S = 3.0
 
 
-@dataclass
 class Heard:
-    """What has been delivered so far. Owned by the `Listener`, read under its lock."""
+    """What has been delivered so far of one pipeline; a kind of source adds its own. Read it under the listener's lock."""
 
-    received: int = 0
-    frames: int = 0
-    inferred: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    stages: dict[str, Latency] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
-    newest: DetectionsMessage | None = None
-    best: DetectionsMessage | None = None
-    model: ModelMessage | None = None
-    status: StatusMessage | None = None
-    ledger: LedgerMessage | None = None
-    seqs: set[int] = field(default_factory=set)
+    def __init__(self, topics: Mapping[str, type[Struct]]) -> None:
+        """``topics``: of the pipeline, besides stats and model: the topic's last level, and what comes on it."""
+        self.topics = topics
+        self.received = 0
+        """Messages that the agent kept until the broker had them."""
+        self.samples = 0
+        """Frames or windows that the source gave."""
+        self.inferred = 0
+        self.stages: dict[str, Latency] = {}
+        self.dropped: dict[str, int] = {}
+        self.arrivals: deque[float] = deque(maxlen=2000)
+        self.model: ModelMessage | None = None
+        self.status: StatusMessage | None = None
+        self.ledger: LedgerMessage | None = None
+        self.stats: StatsMessage | None = None
+        """The last one."""
+        self._seqs: set[tuple[str, int]] = set()
 
-    def fps(self, now: float) -> float:
-        """Messages a second over the last three seconds."""
+    def rate(self, now: float) -> float:
+        """Results a second over the last three seconds. ``now``: time.monotonic()."""
         recent = [t for t in self.arrivals if now - t <= _RATE_WINDOW_S]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+
+    @property
+    def published(self) -> int:
+        """How many messages the agent says it has given a seq."""
+        if self.ledger is None:
+            return 0
+        return sum(row.last - row.first + 1 for row in self.ledger.streams if row.last is not None)
+
+    @property
+    def missing(self) -> int:
+        """Of those, the ones that have not come."""
+        return self.published - len(self._seqs)
+
+    def note(self, topic: str, value: Any) -> None:
+        """Takes a message. ``topic``: the last level of its topic."""
+        if topic in self.topics:
+            if (seq := getattr(value, "seq", None)) is not None:  # a state has none
+                self.received += 1
+                self._seqs.add((topic, seq))
+            if topic == "detections":
+                self.arrivals.append(time.monotonic())
+        elif isinstance(value, StatsMessage):
+            self.stats = value
+            self.samples += value.frames
+            self.inferred += value.inferred
+            self.dropped = value.dropped
+            for stage, latency in value.latency_ms.items():
+                self.stages[stage] = self.stages.get(stage, EMPTY).merge(latency)
+        elif isinstance(value, ModelMessage):
+            self.model = value
+        elif isinstance(value, LedgerMessage):
+            self.ledger = value
+        elif isinstance(value, StatusMessage):
+            self.status = value
 
 
 class Listener:
     """Subscribes to one device's topics. Every message is parsed by the very schema that is documented."""
 
-    def __init__(self, host: str, port: int, topics: Topics, pipeline: str) -> None:
-        self._topics = topics
-        self._pipeline = pipeline
+    def __init__(self, host: str, port: int, topics: Topics, pipeline: str, heard: Heard) -> None:
+        """Raises `BrokerUnreachableError`."""
         self.lock = threading.Lock()
-        self.heard = Heard()
+        self._heard = heard
         self._subscribed = threading.Event()
         self.stopped = threading.Event()
         """The agent has said goodbye."""
+        kinds = {**heard.topics, "stats": StatsMessage, "model": ModelMessage}
         self._decoders: dict[str, msgspec.json.Decoder[Any]] = {
-            topics.pipeline(pipeline, "detections"): msgspec.json.Decoder(DetectionsMessage),
-            topics.pipeline(pipeline, "stats"): msgspec.json.Decoder(StatsMessage),
-            topics.pipeline(pipeline, "model"): msgspec.json.Decoder(ModelMessage),
+            **{topics.pipeline(pipeline, name): msgspec.json.Decoder(kind) for name, kind in kinds.items()},
             topics.status: msgspec.json.Decoder(StatusMessage),
             topics.ledger: msgspec.json.Decoder(LedgerMessage),
         }
@@ -86,34 +121,6 @@ class Listener:
             return
         value = decoder.decode(message.payload)
         with self.lock:
-            self._note(value)
-
-    def _note(self, value: object) -> None:
-        heard = self.heard
-        if isinstance(value, DetectionsMessage):
-            heard.received += 1
-            heard.seqs.add(value.seq)
-            heard.arrivals.append(time.monotonic())
-            heard.newest = value
-            heard.labels.update(o.label for o in value.objects)
-            if value.objects and (heard.best is None or _total(value) > _total(heard.best)):
-                heard.best = value
-        elif isinstance(value, StatsMessage):
-            heard.frames += value.frames
-            heard.inferred += value.inferred
-            heard.dropped = value.dropped
-            for stage, latency in value.latency_ms.items():
-                heard.stages[stage] = heard.stages.get(stage, EMPTY).merge(latency)
-        elif isinstance(value, ModelMessage):
-            heard.model = value
-        elif isinstance(value, LedgerMessage):
-            heard.ledger = value
-        elif isinstance(value, StatusMessage):
-            heard.status = value
-            if value.state == "stopped":
-                self.stopped.set()
-
-
-def _total(message: DetectionsMessage) -> float:
-    # how sure it is of how much; what is barely above the threshold adds little
-    return sum(max(0.0, o.score - 0.5) for o in message.objects)
+            self._heard.note(message.topic.rpartition("/")[2], value)
+        if isinstance(value, StatusMessage) and value.state == "stopped":
+            self.stopped.set()

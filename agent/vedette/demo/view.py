@@ -19,15 +19,15 @@ MAP_COLUMNS = (24, 64)  # least and most of the little map of boxes
 TABLE_COLUMNS = 56  # what stands beside it
 
 
-def live(heard: Heard, broker: str, seconds_left: float, width: int) -> RenderableType:
-    """One moment of the demo, ``width`` columns wide; the caller holds the listener's lock."""
-    newest = heard.newest
-    title = f"vedette demo: what the broker ({escape(broker)}) delivers, {max(0.0, seconds_left):.0f} s left"
+def live(
+    heard: Heard, newest: DetectionsMessage | None, broker: str, seconds_left: float, width: int
+) -> RenderableType:
+    """One moment of the camera's demo, ``width`` columns wide."""
     if newest is None:
-        return Panel(Text("waiting for the first message ..."), title=title)
+        return waiting(broker, seconds_left)
     latency = newest.latency_ms
     head = Text.assemble(
-        ("  ", ""), (f"{heard.fps(time.monotonic()):.1f} fps", "bold green"),
+        ("  ", ""), (f"{heard.rate(time.monotonic()):.1f} fps", "bold green"),
         f"   {heard.received} messages   frame {newest.frame.seq} {newest.frame.width}x{newest.frame.height}   ",
         f"this frame: infer {latency.infer:.1f} ms, total {latency.total:.1f} ms",
     )  # fmt: skip
@@ -35,7 +35,17 @@ def live(heard: Heard, broker: str, seconds_left: float, width: int) -> Renderab
     columns.add_row(
         box_map(newest, width - TABLE_COLUMNS), Group(objects_table(newest), Text(), latency_table(heard.stages))
     )
-    return Panel(Group(head, Text(), columns), title=title)
+    return Panel(Group(head, Text(), columns), title=title(broker, seconds_left))
+
+
+def title(broker: str, seconds_left: float) -> str:
+    """What stands above the view."""
+    return f"vedette demo: what the broker ({escape(broker)}) delivers, {max(0.0, seconds_left):.0f} s left"
+
+
+def waiting(broker: str, seconds_left: float) -> Panel:
+    """As long as nothing has come."""
+    return Panel(Text("waiting for the first message ..."), title=title(broker, seconds_left))
 
 
 def box_map(message: DetectionsMessage, columns: int) -> Panel:
@@ -85,13 +95,12 @@ def latency_table(stages: dict[str, Latency]) -> Table:
     return table
 
 
-def plain_line(heard: Heard) -> str:
+def plain_line(heard: Heard, newest: DetectionsMessage | None) -> str:
     """The same moment as one line, for where there is no terminal."""
-    newest = heard.newest
     if newest is None:
         return "waiting for the first message"
     labels = ", ".join(f"{found.label} {found.score:.2f}" for found in newest.objects) or "nothing"
     return (
-        f"{heard.fps(time.monotonic()):5.1f} fps  {heard.received:4d} messages  "
+        f"{heard.rate(time.monotonic()):5.1f} fps  {heard.received:4d} messages  "
         f"infer {newest.latency_ms.infer:5.1f} ms  {labels}"
     )
