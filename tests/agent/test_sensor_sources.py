@@ -21,12 +21,17 @@ from typing import Any
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
-from real import DEADLINE_S, BrokerAddress, Mosquitto, needs_mosquitto, wait_for
+from real import DEADLINE_S, ROOT, BrokerAddress, Mosquitto, needs_mosquitto, wait_for
 
 from vedette import clock
+from vedette.config import parse_config
 from vedette.contract.errors import MissingPackageError, SourceError, SourceLostError
+from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings
+from vedette.contract.window import WindowBuilder
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import (
     Listener,
@@ -38,6 +43,8 @@ from vedette.sources import (
     masked_url,
 )
 from vedette.sources import program as program_module
+from vedette.sources.lines import Parsed
+from vedette.sources.sensor import Arrivals
 
 CHANNELS = ("x", "y")
 SECRET = "s3cret"
@@ -239,7 +246,8 @@ def test_readings_come_over_a_serial_port(wire: Wire, baud: int) -> None:
         assert heard.wait(before + 301)[-301:] == [*rows(1, 300), [7.0, 8.0]]
         status = heard.listener.status()
         assert (status.malformed, status.problems) == ({"wrong_count": 1}, {"wrong_count": "not a reading"})
-        assert all(not b.timed and b.times_ns.tolist() == [b.arrived_ns] * len(b) for b in heard.batches)
+        assert all(not b.timed and b.times_ns[-1] <= b.arrived_ns for b in heard.batches)
+        assert heard.times_ns() == sorted(heard.times_ns())
         assert heard.said == []
 
 
@@ -327,6 +335,132 @@ def test_only_a_serial_source_needs_pyserial(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "serial", None)
     for url in ("iio:///x", "csv:///x", "udp://:9000", "mqtt://host/t", "exec:true"):
         sensor(url)
+
+
+EXAMPLE = ROOT / "examples" / "sensors"
+
+
+def test_the_example_program_can_be_tried_without_a_sensor() -> None:
+    url = f"exec:{shlex.quote(sys.executable)} {shlex.quote(str(EXAMPLE / 'lis3dh.py'))} --simulate"
+    with Heard(sensor(url, channels=("x", "y", "z"))) as heard:
+        values = np.array(heard.wait(20))
+        assert heard.listener.status().malformed == {}
+    assert np.abs(np.linalg.norm(values[:, :2], axis=1) - 0.5).max() < 0.01
+    assert np.abs(values[:, 2] - 9.80665).max() < 0.01
+    assert all(batch.timed for batch in heard.batches)
+
+
+LIS3DH = """
+import itertools
+WRITTEN = {}
+class SMBus:
+    # registers as the data sheet has them: not ready, then ready, and so on
+    def __init__(self, bus):
+        assert bus == 1
+        self._status = itertools.cycle([0x00, 0x08])
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def write_byte_data(self, address, register, value):
+        WRITTEN[address, register] = value
+    def read_byte_data(self, address, register):
+        assert WRITTEN == {(0x18, 0x20): 0x77, (0x18, 0x23): 0x88} and (address, register) == (0x18, 0x27)
+        return next(self._status)
+    def read_i2c_block_data(self, address, register, length):
+        assert (address, register, length) == (0x18, 0x28 | 0x80, 6)
+        return [0x00, 0x00, 0xC0, 0xFF, 0x80, 0x3E]  # 0, -4 mg, 1000 mg, left-justified 12 bits
+"""
+
+
+def test_the_example_program_reads_the_sensors_registers(tmp_path: Path) -> None:
+    # a stand-in for smbus2 and the sensor on its bus
+    (tmp_path / "smbus2.py").write_text(LIS3DH)
+    words = ["env", f"PYTHONPATH={tmp_path}", sys.executable, str(EXAMPLE / "lis3dh.py")]
+    with Heard(sensor("exec:" + " ".join(map(shlex.quote, words)), channels=("x", "y", "z"))) as heard:
+        assert heard.wait(3)[0] == pytest.approx([0.0, -0.004 * 9.80665, 9.80665], abs=1e-3)
+
+
+def test_what_the_examples_page_says_is_so() -> None:
+    page = (EXAMPLE / "README.md").read_text()
+    config = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert config is not None
+    sensor(parse_config(config[1].encode(), Path("README.md")).pipelines["motor"].source_config.url)
+    urls = re.findall(r"`(\w+://[^`]+)`", page)
+    assert {url.partition(":")[0] for url in urls} == {"serial", "iio", "udp", "mqtt", "csv", "ndjson"}
+    for url in urls:
+        sensor(url, channels=("x", "y", "z"))
+
+
+# -- when readings arrived that do not say it --
+
+MS = 1_000_000
+
+
+def arrivals(batches: list[tuple[int, int]]) -> list[list[float]]:
+    """(milliseconds, readings) of each batch -> the times of its readings in milliseconds."""
+    arrived = Arrivals()
+    return [
+        (arrived.readings(Parsed(np.zeros((n, 1), np.float32), None), now * MS).times_ns / MS).round(3).tolist()
+        for now, n in batches
+    ]
+
+
+def test_a_batch_is_spread_over_the_time_since_the_last_one() -> None:
+    assert arrivals([(100, 2), (110, 2), (120, 2), (121, 0), (130, 2)]) == [
+        [100, 100], [105, 110], [115, 120], [], [125, 130],
+    ]  # fmt: skip
+
+
+def test_what_is_read_late_has_arrived_evenly() -> None:
+    times = arrivals([*((n * 10, 10) for n in range(1, 30)), (335, 10), (340, 35), (350, 10)])
+    steps = np.diff(np.concatenate(times[1:]))
+    assert steps.min() > 0 and steps.max() < 1.5
+
+
+def test_a_silence_in_which_nothing_was_due_any_more_shows() -> None:
+    times = arrivals([*((n * 10, 10) for n in range(1, 30)), (1290, 10), (1300, 10)])
+    steps = np.diff(np.concatenate(times[1:]))
+    assert np.flatnonzero(steps > 2).tolist() == [len(steps) - 20]
+    assert steps.max() == pytest.approx(991, abs=1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), min_size=1, max_size=60))
+def test_times_of_arrival_go_on_and_never_ahead_of_the_clock(batches: list[tuple[int, int]]) -> None:
+    now, said = 1000, [0.0]
+    moments = []
+    for pause, count in batches:
+        now += pause + 1
+        moments.append((now, count))
+    for (now, _), times in zip(moments, arrivals(moments), strict=True):
+        assert all(b >= a for a, b in itertools.pairwise([said[-1], *times]))
+        assert not times or times[-1] <= now
+        said += times
+
+
+def test_a_sensor_may_become_slower_or_faster() -> None:
+    batches, now = [], 0
+    for step in [10] * 50 + [1] * 200 + [10] * 200:
+        now += step * 2
+        batches.append((now, 2))
+    times = np.concatenate(arrivals(batches))
+    assert np.diff(times[-20:]) == pytest.approx(10, rel=0.05)
+    assert times[-1] == pytest.approx(now, abs=5)
+    fast = times[400:500]
+    assert np.diff(fast) == pytest.approx(1, rel=0.05)
+
+
+def test_a_late_reader_makes_no_gaps_in_windows_and_a_sensor_that_pauses_does() -> None:
+    spec = SeriesInput(channels=(Channel(name="x"),), length=50, stride=50, rate_hz=1000.0)
+    for pause, there, gaps in ((10, 10, 0), (30, 1, 0), (160, 160, 0), (160, 10, 1)):
+        builder, arrived = WindowBuilder(spec), Arrivals()
+        now = 0
+        for batch in range(60):
+            late = batch == 30
+            now += pause if late else 10
+            parsed = Parsed(np.zeros((there if late else 10, 1), np.float32), None)
+            builder.push(arrived.readings(parsed, now * MS))
+        assert builder.counts.gaps == gaps, (pause, there)
 
 
 # -- a program --

@@ -23,7 +23,7 @@ from vedette.contract.types import Readings
 
 from .descriptor import Gatherer
 from .lines import LineParser, Tally
-from .sensor import SensorOptions, as_readings, no_readings
+from .sensor import Arrivals, SensorOptions, no_readings
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class MqttSource:
         self._gatherer = Gatherer()
         self._descriptor = -1
         self._parser: LineParser
+        self._arrivals = Arrivals()
         self._messages: list[bytes] = []
         self._subscribed = False
         self._trouble = ""
@@ -93,6 +94,7 @@ class MqttSource:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         self._client = client
+        self._arrivals = Arrivals()
         self._parser = LineParser(self._options.channels, self.tally, columns=self._columns)
         self._messages, self._subscribed, self._trouble = [], False, ""
         try:
@@ -118,7 +120,7 @@ class MqttSource:
         if not messages:
             return no_readings(len(self._options.channels))
         lines = b"".join([m if m.endswith(b"\n") else m + b"\n" for m in messages])
-        return as_readings(self._parser.parse(lines), clock.now_ns())
+        return self._arrivals.readings(self._parser.parse(lines), clock.now_ns())
 
     def close(self) -> None:
         """See `SensorSource.close`."""

@@ -20,6 +20,8 @@ from vedette.contract.types import Readings
 from .lines import Parsed, Tally
 from .supervise import Outcome, SourceThread
 
+JITTER_S: Final = 0.1  # how late a batch of readings may be read without that there was a silence before it
+AVERAGING: Final = 0.05  # weight of the newest batch
 READ_S: Final = 0.25  # how long one read waits; `Listener.stop` takes that long at most
 
 
@@ -154,6 +156,46 @@ class Listener(SourceThread):
                 if silent_s > self._stall_timeout_s:
                     raise SourceStalledError(f"no reading for {silent_s:.1f} s")
         return Outcome.END, "stopped"
+
+
+class Arrivals:
+    """Says when readings arrived that have no times of their own; one stream's.
+
+    Readings are read in batches, and late where the machine is busy, while the sensor goes on evenly. So the times run
+    at the usual distance, which is measured, and behind the clock by at most `JITTER_S`: what is late comes next. A
+    silence that leaves them further behind is one; they then catch up with the clock, and it shows before them.
+    """
+
+    def __init__(self) -> None:
+        self._arrived_ns = 0  # of the last batch; 0: nothing has come yet
+        self._last_ns = 0.0  # what was said of its last reading
+        self._elapsed_ns = self._count = 0.0  # between two batches and of one, moving averages
+
+    def readings(self, parsed: Parsed, now_ns: int) -> Readings:
+        """``now_ns``: CLOCK_BOOTTIME when they were complete in memory."""
+        count = len(parsed)
+        if parsed.times_ns is not None or not count:
+            return as_readings(parsed, now_ns)
+        step_ns, last_ns = self._step(count, now_ns) if self._arrived_ns else (0.0, float(now_ns))
+        self._arrived_ns, self._last_ns = now_ns, last_ns
+        times_ns = (last_ns - np.arange(count - 1, -1, -1) * step_ns).astype(np.int64)
+        return Readings(parsed.values, times_ns, now_ns, False)
+
+    def _step(self, count: int, now_ns: int) -> tuple[float, float]:
+        """From one reading of a batch to the next, and the time of its last one."""
+        elapsed_ns = float(now_ns - self._arrived_ns)
+        if not self._count:
+            self._elapsed_ns, self._count = elapsed_ns, float(count)
+        usual_ns = self._elapsed_ns / self._count
+        elapsed_ns = min(elapsed_ns, count * usual_ns * 2 + JITTER_S * 1e9)  # a long silence says little of the rate
+        self._elapsed_ns += (elapsed_ns - self._elapsed_ns) * AVERAGING
+        self._count += (count - self._count) * AVERAGING
+        behind_ns = now_ns - (self._last_ns + count * usual_ns)
+        if behind_ns > JITTER_S * 1e9:
+            return usual_ns, float(now_ns)
+        # ahead of the clock they cannot be; behind it, they come closer little by little
+        advance_ns = count * usual_ns + behind_ns * (AVERAGING if behind_ns > 0 else 1.0)
+        return advance_ns / count, self._last_ns + advance_ns
 
 
 def as_readings(parsed: Parsed, arrived_ns: int) -> Readings:

@@ -65,23 +65,33 @@ class SerialSource:
         """See `SensorSource.read`."""
         if not self._gatherer.wait(timeout_s):
             return no_readings(len(self._channels))
-        try:
-            data = os.read(self._port.fileno(), READ_BYTES)
-        except BlockingIOError:
-            return no_readings(len(self._channels))
-        except OSError as error:
-            self._stream.broken()
-            raise SourceLostError("broke off", where=self._device, found=error.strerror or str(error)) from None
-        if not data:
-            self._stream.broken()
-            raise SourceLostError("broke off", where=self._device, found="its end, as when it is unplugged")
-        return self._stream.take(data)
+        data, end = self._drain()
+        if data or not end:
+            return self._stream.take(data)  # an end is there the next time, too
+        self._stream.broken()
+        raise SourceLostError("broke off", where=self._device, found=end)
 
     def close(self) -> None:
         """See `SensorSource.close`."""
         if self._port is not None:
             self._port.close()
             self._port = None
+
+    def _drain(self) -> tuple[bytes, str]:
+        """All that has come; a terminal gives 4095 bytes at a time, however much it holds. And why no more will come."""
+        data = b""
+        while len(data) < READ_BYTES:
+            try:
+                piece = os.read(self._port.fileno(), READ_BYTES)
+            except BlockingIOError:
+                return data, ""
+            except OSError as error:
+                return data, error.strerror or str(error)
+            if not piece:
+                # pyserial's settings make "nothing more" look like this; where it could be read, it is the end
+                return data, "its end, as when it is unplugged"
+            data += piece
+        return data, ""
 
 
 def _pyserial() -> Any:

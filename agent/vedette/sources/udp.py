@@ -13,7 +13,7 @@ from vedette.contract.types import Readings
 
 from .descriptor import Gatherer
 from .lines import LineParser, Tally
-from .sensor import SensorOptions, as_readings, no_readings
+from .sensor import Arrivals, SensorOptions, no_readings
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class UdpSource:
         self._socket: socket.socket | None = None
         self._gatherer = Gatherer()
         self._parser: LineParser
+        self._arrivals = Arrivals()
         self._lost_before = 0
 
     @property
@@ -68,6 +69,7 @@ class UdpSource:
             raise SourceLostError("cannot listen", where=where, found=error.strerror or str(error)) from None
         self._socket.setblocking(False)
         self._lost_before = self.tally.lost
+        self._arrivals = Arrivals()
         self._parser = LineParser(self._channels, self.tally, columns=self._columns)
         self._gatherer = Gatherer(self._socket.fileno())
 
@@ -88,7 +90,7 @@ class UdpSource:
             raise SourceLostError("broke off", where=f"udp {self._host}", found=error.strerror or str(error)) from None
         self._count_lost()
         lines = b"".join([d if d.endswith(b"\n") else d + b"\n" for d in datagrams])
-        return as_readings(self._parser.parse(lines), clock.now_ns())
+        return self._arrivals.readings(self._parser.parse(lines), clock.now_ns())
 
     def close(self) -> None:
         """See `SensorSource.close`."""
