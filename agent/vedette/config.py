@@ -53,6 +53,9 @@ class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     password_file: FileName = ""
     tls: bool = False
     ca_file: FileName = ""
+    cert_file: FileName = ""
+    key_file: FileName = ""
+    alpn: Annotated[list[Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,255}$")]], Meta(max_length=16)] = []
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     in_flight: Annotated[int, Meta(ge=1, le=1000)] = 64
 
@@ -61,8 +64,23 @@ class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("password: expected one of password and password_file, found both")
         if (self.password or self.password_file) and not self.username:
             raise ValueError("username: expected one, for there is a password")
-        if self.ca_file and not self.tls:
-            raise ValueError("ca_file: expected tls = true beside it")
+        for name in ("ca_file", "cert_file", "alpn"):
+            if getattr(self, name) and not self.tls:
+                raise ValueError(f"{name}: expected tls = true beside it")
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file: expected cert_file beside it")
+
+
+class TrustConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[trust]"""
+
+    keys: Annotated[list[Annotated[str, Meta(pattern=r"^[^\x00]+$")]], Meta(max_length=64)] = []
+    require: bool = True
+    no_rollback: bool = False
+
+    def __post_init__(self) -> None:
+        if self.no_rollback and not self.keys:
+            raise ValueError("no_rollback: expected keys beside it, for anybody can write a higher version")
 
 
 class OutboxConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,6 +106,14 @@ class IntervalsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     stats_s: Seconds = 10.0
     health_s: Seconds = 30.0
     ledger_s: Seconds = 10.0
+
+
+class HomeAssistantConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[home_assistant]"""
+
+    enabled: bool = False
+    prefix: Annotated[str, Meta(pattern=_ROOT, max_length=128)] = "homeassistant"
+    expire_after_s: Annotated[int, Meta(ge=0, le=604_800)] = 0
 
 
 class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,13 +183,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     state_dir: str
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     mqtt: MqttConfig
+    trust: TrustConfig
     outbox: OutboxConfig
     engine: EngineConfig
     intervals: IntervalsConfig
+    home_assistant: HomeAssistantConfig
     pipelines: dict[str, PipelineConfig]
 
 
-_TOP: Final = ("device", "state_dir", "log_level", "mqtt", "outbox", "engine", "intervals", "pipeline")
+_TOP: Final = (
+    "device", "state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "intervals", "home_assistant", "pipeline",
+)  # fmt: skip
 _T = TypeVar("_T")
 
 
@@ -219,9 +249,11 @@ def parse_config(raw: bytes, path: Path) -> Config:
         state_dir=top.state_dir,
         log_level=top.log_level,
         mqtt=_convert(document.get("mqtt", {}), MqttConfig, ("mqtt",), places),
+        trust=_convert(document.get("trust", {}), TrustConfig, ("trust",), places),
         outbox=_convert(document.get("outbox", {}), OutboxConfig, ("outbox",), places),
         engine=_convert(document.get("engine", {}), EngineConfig, ("engine",), places),
         intervals=_convert(document.get("intervals", {}), IntervalsConfig, ("intervals",), places),
+        home_assistant=_convert(document.get("home_assistant", {}), HomeAssistantConfig, ("home_assistant",), places),
         pipelines=pipelines,
     )
 
@@ -305,9 +337,11 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$")
 _PATTERNS: Final = {
+    "prefix": "levels of a topic, such as homeassistant, without +, # and control characters",
     "root": "levels of a topic, such as plant-7/vedette, without +, # and control characters",
     "host": "a name or address without spaces",
     "fourcc": "four letters or digits, such as MJPG",
+    "alpn": "1 to 255 printable ASCII characters, such as x-amzn-mqtt-ca",
     "zones": "names of 1 to 64 letters, digits, - and _",
     "wires": "names of 1 to 64 letters, digits, - and _",
     "rightward": "1 to 64 letters, digits, - and _",
