@@ -128,7 +128,8 @@ class _Page:
 def _held(page: _Page, once: Round, reached_us: int) -> None:
     """What held when, by the events."""
     changes = [(event.at_us, event.held) for event in once.events if event.at_us is not None]
-    for (at_us, held), (until_us, _) in zip(changes, [*changes[1:], (reached_us, None)], strict=True):
+    ends = [at_us for at_us, _ in changes[1:]] + [reached_us]
+    for (at_us, held), until_us in zip(changes, ends, strict=False):  # without a change there is nothing to end
         left, right = page.x(at_us), page.x(until_us)
         color = INK if held is None else page.color(held)
         if held is not None:
