@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install
 SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
 
 .PHONY: help demo test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
-  bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-tracks bench-sharing \
+  bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
   build-models
 
 help: ## this list
@@ -82,8 +82,11 @@ bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, late
 bench-delivery: .venv-dev/.ready ## 10,000 messages at QoS 1 through Mosquitto
 	.venv-dev/bin/python bench/delivery.py
 
-bench-sensors: .venv-dev/.ready ## readings a second through every source, windows, and the sensor models' accuracy
+bench-sensors: .venv-dev/.ready ## readings a second through every source, and what windows cost
 	.venv-dev/bin/python bench/sensors.py
+
+bench-sensor-models: .venv-dev/.ready ## the sensor networks on data never seen; one person left out, ten times (downloads it)
+	.venv-dev/bin/python bench/sensor_models.py
 
 bench-tracks: .venv-dev/.ready ## identities against a well-kept tracker, cost of tracking, the motion gate
 	.venv-dev/bin/python bench/tracks.py
