@@ -22,6 +22,7 @@ from .engine import SelfTest, TfliteEngine, load_runtime
 from .events import Scene, SceneOptions
 from .feed import Feed, FrameFeed, WindowFeed
 from .following import FollowedScene, FollowedSignal, Following, Unfollowed
+from .keyring import load_trust
 from .lane import Lane, Turns, slots
 from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
 from .motion import MotionGate
@@ -30,6 +31,7 @@ from .mqtt.results import EngineRef, ModelRef
 from .pipeline import BUFFERS, Pipeline
 from .regions import Regions
 from .reporter import Audience, Reporter
+from .rollback import Rollback
 from .selection import LabelFilter, make_filter
 from .sources import (
     Grabber,
@@ -84,15 +86,33 @@ def decoded_from(output: OutputSpec, config: PipelineConfig, threshold: float, l
 
 def prepare(config: Config, config_path: Path) -> list[Prepared]:
     """Reads and checks every model, and makes every source, against what the configuration says. Raises `UserError`s."""
-    return [_prepare(name, pipeline, f"{config_path}: pipeline.{name}") for name, pipeline in config.pipelines.items()]
+    trust = load_trust(config.trust.keys, require=config.trust.require)
+    rollback = Rollback(Path(config.state_dir)) if config.trust.no_rollback else None
+    prepared = []
+    for name, pipeline in config.pipelines.items():
+        where = f"{config_path}: pipeline.{name}"
+        spec = read_model(pipeline.model, _plain(pipeline), trust)
+        if rollback is not None and spec.bundle is not None:
+            rollback.check(spec.name, spec.version, spec.path)
+        prepared.append(_prepare(name, pipeline, spec, where))
+    return prepared
 
 
-def _prepare(name: str, config: PipelineConfig, where: str) -> Prepared:
-    plain = None
-    if config.plain is not None:
-        labels_file = Path(config.plain.labels_file) if config.plain.labels_file else None
-        plain = PlainModel(config.plain.output, config.plain.input, labels_file)
-    spec = read_model(config.model, plain)
+def remember_versions(config: Config, prepared: Sequence[Prepared]) -> None:
+    """These models have passed their self-test: none that is older shall run after them. Raises `StateError`."""
+    if config.trust.no_rollback:
+        specs = [pipeline.spec for pipeline in prepared if pipeline.spec.bundle is not None]
+        Rollback(Path(config.state_dir)).note((spec.name, spec.version) for spec in specs)
+
+
+def _plain(config: PipelineConfig) -> PlainModel | None:
+    if config.plain is None:
+        return None
+    labels_file = Path(config.plain.labels_file) if config.plain.labels_file else None
+    return PlainModel(config.plain.output, config.plain.input, labels_file)
+
+
+def _prepare(name: str, config: PipelineConfig, spec: ModelSpec, where: str) -> Prepared:
     _check_labels(config, spec, where)
     _check_task(config, spec, where)
     threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)

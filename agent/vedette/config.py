@@ -23,6 +23,7 @@ from .delivery import WhenFull
 from .events import SceneOptions
 from .motion import MotionOptions
 from .regions import RegionOptions
+from .snapshots import SnapshotOptions
 from .sources import masked_url
 from .steady import SteadyOptions
 from .track import TrackOptions
@@ -163,6 +164,7 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     wires: Annotated[dict[Identifier, WireOptions], Meta(max_length=64)] = {}
     events: SceneOptions | None = None
     steady: SteadyOptions | None = None
+    snapshots: SnapshotOptions | None = None
 
     @property
     def follows(self) -> TrackOptions | None:
@@ -342,6 +344,7 @@ _PATTERNS: Final = {
     "host": "a name or address without spaces",
     "fourcc": "four letters or digits, such as MJPG",
     "alpn": "1 to 255 printable ASCII characters, such as x-amzn-mqtt-ca",
+    "blur_zones": "names of 1 to 64 letters, digits, - and _",
     "zones": "names of 1 to 64 letters, digits, - and _",
     "wires": "names of 1 to 64 letters, digits, - and _",
     "rightward": "1 to 64 letters, digits, - and _",

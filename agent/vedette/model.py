@@ -12,7 +12,7 @@ import sysconfig
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -48,6 +48,9 @@ from .contract.types import (
 )
 from .contract.window import SeriesPreprocessor
 from .engine import Engine, SelfTest, TfliteEngine, load_runtime, probe, run_self_test
+
+if TYPE_CHECKING:
+    from .trust import Trust
 
 SUFFIX: Final = ".tflite"
 WHOLE: Final = Placement(0.0, 0.0, 1.0, 1.0)  # a sample that fills the input tensor
@@ -124,9 +127,12 @@ def share_folder(name: str) -> Path:
     return checkout / {"media": "examples/media"}.get(name, name)
 
 
-def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
-    """Reads and checks everything but the network itself. Raises `ModelError` or `BundleError`."""
-    spec = _read(find_model(name), plain)
+def read_model(name: str, plain: PlainModel | None = None, trust: Trust | None = None) -> ModelSpec:
+    """Reads and checks everything but the network itself. Raises `ModelError` or `BundleError`.
+
+    ``trust``: whose signature it needs; None: nobody's.
+    """
+    spec = _read(find_model(name), plain, trust)
     named = _named(spec.input, spec.output)
     if named is not None and spec.labels != named:
         raise ModelError(
@@ -136,9 +142,9 @@ def read_model(name: str, plain: PlainModel | None = None) -> ModelSpec:
     return spec
 
 
-def _read(path: Path, plain: PlainModel | None) -> ModelSpec:
+def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpec:
     if has_archive(path):
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, trust.check if trust is not None else None)
         if plain is not None and plain != PlainModel():
             raise ModelError(
                 "is a bundle, which says all of itself", where=path, expected="no decoder, labels or input options",
@@ -148,6 +154,11 @@ def _read(path: Path, plain: PlainModel | None) -> ModelSpec:
         return ModelSpec(
             path, manifest.name, manifest.version, bundle.sha256, bundle.labels, manifest.input, manifest.output, bundle
         )
+    if trust is not None and trust.require:
+        raise ModelError(
+            "has no manifest, so nobody can have signed it", where=path, expected="a signed bundle",
+            fix="make a bundle of it and sign that, or set trust.require = false",
+        )  # fmt: skip
     plain = plain or PlainModel()
     if plain.output is None:
         raise ModelError(

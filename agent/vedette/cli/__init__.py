@@ -1,4 +1,4 @@
-"""The command line: ``vedette run | demo | infer | bench | check | show | command``.
+"""The command line: ``vedette run | demo | infer | bench | check | show | verify | command``.
 
 One file a command, imported when it is called.
 
@@ -17,7 +17,7 @@ from typing import Final
 from vedette import __version__, journal
 from vedette.contract.errors import UserError, VedetteError
 
-COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show", "command")
+COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show", "verify", "command")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    from . import bench, check, command, demo, infer, run, show
+    from . import bench, check, command, demo, infer, run, show, verify
 
     parser = argparse.ArgumentParser(
         prog="vedette",
@@ -62,7 +62,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     commands: dict[str, Callable[[argparse.Namespace], int]] = {}
     for name, module in (
         ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check), ("show", show),
-        ("command", command),
+        ("verify", verify), ("command", command),
     ):  # fmt: skip
         sub = subparsers.add_parser(
             name,

@@ -8,8 +8,9 @@ The archive is canonical: fixed order, no compression, no extra fields, no comme
 nothing behind it. Python's `zipfile` reads such an archive but would also read a hundred others (it takes the last of
 two members of one name, skips gaps and trailing bytes), so the few headers are written and compared here.
 
-Opening checks, in this order: sizes, the archive's form, the manifest's syntax, the digests. Every failure is one
-`BundleError` with the file, the field, what was expected and what was found. No member's name is ever used as a path.
+Opening checks, in this order: sizes, the archive's form, the signature where the caller has keys, the manifest's syntax,
+the digests. Every failure is one `BundleError` with the file, the field, what was expected and what was found. No member's
+name is ever used as a path.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
 import msgspec
 
@@ -46,6 +47,9 @@ ORDER: Final[Mapping[str, int]] = {  # member -> its largest size in bytes
 REQUIRED: Final = ("manifest.json", "labels.txt", "golden.npz")
 OUTSIDE_DIGEST: Final = frozenset({"manifest.json", "measurements.json", "manifest.sig"})
 MAX_FLATBUFFER: Final = 1024 * MiB
+
+Verify: TypeAlias = Callable[[bytes, bytes | None, str], object]
+"""Looks at a manifest's raw bytes and ``manifest.sig``, None without one, of the file named; raises `BundleError`."""
 
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
@@ -124,23 +128,30 @@ class Bundle:
         return data
 
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Opens and verifies a bundle. Raises `BundleError`, or `ModelError` where the file is no bundle at all."""
+def open_bundle(path: str | os.PathLike[str], verify: Verify | None = None) -> Bundle:
+    """Opens and checks a bundle. Raises `BundleError`, or `ModelError` where the file is no bundle at all.
+
+    ``verify``: judges the signature before anything of the manifest is believed.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _open(file, path)
+            return _open(file, path, verify)
     except OSError as error:
         raise ModelError("cannot be read", where=path, found=error.strerror or str(error)) from None
 
 
-def _open(file: BinaryIO, path: Path) -> Bundle:
+def _open(file: BinaryIO, path: Path, verify: Verify | None) -> Bundle:
     size = check_flatbuffer_head(file, path)
     members = _read_directory(file, size, path)
     for name in REQUIRED:
         if name not in members:
             raise BundleError("member missing", where=path, expected=f"{name} in the appended archive")
     raw = {name: _read_member(file, members[name], path) for name in ("manifest.json", "labels.txt")}
+    if verify is not None:
+        signature = members.get("manifest.sig")
+        signed = None if signature is None else _read_member(file, signature, path)
+        verify(raw["manifest.json"], signed, f"{path}: manifest.sig")
     manifest = _parse_manifest(raw["manifest.json"], path)
     first = next(iter(members.values())).offset
     if manifest.flatbuffer_bytes != first:
@@ -336,7 +347,27 @@ def pack(flatbuffer: bytes, manifest: Manifest, members: Mapping[str, bytes]) ->
 
     ``members``: all but ``manifest.json``. The manifest's digests must already be right: `digests` makes them.
     """
-    everything = {"manifest.json": manifest_module.encode(manifest), **members}
+    return _assemble(flatbuffer, {"manifest.json": manifest_module.encode(manifest), **members})
+
+
+def with_signature(bundle: Bundle, signature: bytes) -> bytes:
+    """The bundle's bytes with this ``manifest.sig`` in the place of any other; nothing else changes, its sha256 neither.
+
+    Raises `BundleError` where the file is not what it was when it was opened.
+    """
+    members = {name: bundle.read(name) for name in bundle.members}
+    try:
+        with bundle.path.open("rb") as file:
+            flatbuffer = _read_exactly(file, 0, bundle.manifest.flatbuffer_bytes, bundle.path)
+    except OSError as error:
+        raise BundleError("cannot be read", where=bundle.path, found=error.strerror or str(error)) from None
+    found = hashlib.sha256(flatbuffer).hexdigest()
+    _expect_digest(found, bundle.manifest.flatbuffer_sha256, f"{bundle.path}: flatbuffer")
+    _expect_digest(hashlib.sha256(members["manifest.json"]).hexdigest(), bundle.sha256, f"{bundle.path}: manifest.json")
+    return _assemble(flatbuffer, {**members, "manifest.sig": signature})
+
+
+def _assemble(flatbuffer: bytes, everything: Mapping[str, bytes]) -> bytes:
     if unknown := set(everything) - set(ORDER):
         raise ValueError(f"unknown members {sorted(unknown)}")
     out = io.BytesIO()
@@ -369,7 +400,11 @@ def write_bundle(path: Path, flatbuffer: bytes, manifest: Manifest, members: Map
 
     Raises `BundleError` where what was written would not be accepted, before the name is taken.
     """
-    data = pack(flatbuffer, manifest, members)
+    return write_packed(path, pack(flatbuffer, manifest, members))
+
+
+def write_packed(path: Path, data: bytes) -> Bundle:
+    """As `write_bundle`, of a bundle's bytes."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

@@ -10,6 +10,7 @@
     │   ├── PictureError          a picture that cannot be used
     │   ├── ReadingsError         readings that cannot be used
     │   ├── SourceError           a source that cannot be opened at all (no such file, unknown scheme)
+    │   ├── KeyFileError          a key for signatures that cannot be used
     │   ├── StateError            the state folder cannot be used
     │   ├── BrokerRefusedError    the broker answered, and said no (credentials, client id, protocol)
     │   └── MissingPackageError   an optional package is not installed
@@ -20,6 +21,10 @@
     └── FaultError                ours, or this machine's; exit code 1
         ├── SelfTestError         a model loads but gives other results than it was proved to give
         └── EngineFaultError      the runtime failed while running
+            ├── EngineHungError     no answer within its deadline
+            ├── EngineCrashedError  the process that ran it ended
+            ├── EngineRefusedError  it does not start, or answers with an error
+            └── EngineWrongError    it answers, and not what it was proved to answer
 """
 
 from __future__ import annotations
@@ -91,6 +96,10 @@ class SourceError(UserError):
     """A source cannot be opened at all: no such file or folder, an unknown scheme, a malformed URL."""
 
 
+class KeyFileError(UserError):
+    """A key that signs or verifies bundles cannot be used: no such file, of another kind, encrypted."""
+
+
 class StateError(UserError):
     """The state folder is missing, read-only or full."""
 
@@ -129,3 +138,19 @@ class SelfTestError(FaultError):
 
 class EngineFaultError(FaultError):
     """The runtime failed while running a model."""
+
+
+class EngineHungError(EngineFaultError):
+    """No answer within the deadline: of a delegate, or of the device behind it."""
+
+
+class EngineCrashedError(EngineFaultError):
+    """The process that ran the engine ended. Says by which signal or exit code."""
+
+
+class EngineRefusedError(EngineFaultError):
+    """The engine does not start, or answers with an error: no such device, a network that was compiled for another one."""
+
+
+class EngineWrongError(EngineFaultError):
+    """The engine answers, but not what it was proved to answer."""

@@ -422,7 +422,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     format: Literal[1] = FORMAT
     name: Name
-    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$(?!\n)")]
+    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$(?!\n)", max_length=64)]
     task: Task
     input: InputSpec
     output: OutputSpec

@@ -1,6 +1,7 @@
 """``vedette-convert``: exit code 0 when all is well, 1 for a gate that does not hold or a fault of ours, 2 for a mistake.
 
-One file a command. Each has ``add(commands)``, which declares it, and ``run(options) -> exit code``.
+One file a command, or two that belong together. Each has ``add(commands)``, which declares them with ``run(options)``,
+which returns the exit code.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 import vedette
 from vedette.contract.errors import VedetteError
 
-from . import build, lint, search, specialise
+from . import build, lint, search, sign, specialise
 
-COMMANDS = (build, lint, specialise, search)
+COMMANDS = (build, lint, specialise, search, sign)
 
 _EPILOG = """\
 exit codes:

@@ -1,0 +1,22 @@
+"""Small files that must survive a power cut: there whole or not at all, and for nobody else to read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Temporary file, fsync, rename, fsync of the folder; mode 0600. Raises `OSError`."""
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
