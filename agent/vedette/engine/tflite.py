@@ -17,6 +17,7 @@ from vedette.contract.errors import EngineFaultError, ModelError
 from vedette.contract.types import Tensor, TensorSpec
 
 from .base import EngineDescription
+from .child import describe
 from .native_log import captured_stderr
 from .runtime import Runtime
 
@@ -104,13 +105,5 @@ class TfliteEngine:
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:
-    scales = detail["quantization_parameters"]["scales"]
-    zero_points = detail["quantization_parameters"]["zero_points"]
-    quantised = len(scales) == 1 and np.issubdtype(detail["dtype"], np.integer)
-    return TensorSpec(
-        name=str(detail["name"]),
-        shape=tuple(int(n) for n in detail["shape"]),
-        dtype=np.dtype(detail["dtype"]),
-        scale=float(scales[0]) if quantised else 0.0,
-        zero_point=int(zero_points[0]) if quantised else 0,
-    )
+    fields = describe(detail)
+    return TensorSpec(**{**fields, "shape": tuple(fields["shape"]), "dtype": np.dtype(fields["dtype"])})
