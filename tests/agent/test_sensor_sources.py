@@ -614,10 +614,21 @@ def test_datagrams_may_hold_several_readings_with_or_without_a_last_end_of_line(
         assert (status.malformed, status.lost) == ({"not_json": 1}, 0)
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("url", "bound"), [("udp://:{}", "127.0.0.1"), ("udp://[::1]:{}", "::1"), ("udp://0.0.0.0:{}", "0.0.0.0")]
 )
 def test_a_socket_is_bound_where_the_user_says_and_to_loopback_otherwise(url: str, bound: str) -> None:
+    if bound == "::1" and not has_ipv6():
+        pytest.skip("no IPv6 on this computer: its sockets stay untested")
     port = free_port()
     source = sensor(url.format(port))
     source.open()
