@@ -18,6 +18,9 @@ LEAST_NOISE: Final = 1.0  # grey levels; below it, quantisation is all the noise
 DEVIATIONS: Final = 4.0  # times the noise, a mean absolute difference, that a change must pass
 BACKGROUND_S: Final = (2.0, 10.0)  # time constants of its average: of a pixel as it was, and of one that has changed
 NOISE_S: Final = (5.0, 60.0)  # the same of the noise: what moves all the time, as leaves do, becomes noise in the end
+GLANCE_NS: Final = (
+    100_000_000  # nanoseconds; a still scene is glanced at ten times a second, the frames between go unseen
+)
 MAX_STEP_S: Final = 1.0  # no picture weighs more than one of this many seconds
 CLUSTER: Final = 5  # of the nine pixels around it, itself one of them, so many must have changed
 
@@ -79,10 +82,14 @@ class MotionGate:
     def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
         """Whether this frame, (height, width, 3) uint8 BGR, may be skipped. ``busy``: what it showed last moves."""
         self._frames += 1
+        due = now_ns - self._looked_ns >= int(self._options.max_skip_s * 1e9)
+        still = not (busy or due) and now_ns >= self._until_ns
+        if still and 0 <= now_ns - self._seen_ns < GLANCE_NS:
+            self._skipped += 1
+            return True
         moved = self._moved(shrink(pixels), now_ns)
         if moved or busy:
             self._until_ns = now_ns + int(self._options.hold_s * 1e9)
-        due = now_ns - self._looked_ns >= int(self._options.max_skip_s * 1e9)
         if moved or busy or due or now_ns < self._until_ns:
             self._looked_ns = now_ns
             return False

@@ -71,6 +71,15 @@ def test_who_walks_in_is_seen_in_the_first_frame_and_looked_at_for_a_while() -> 
     assert not any(after[: FPS - 1]) and all(after[-FPS:])
 
 
+def test_a_quick_camera_s_still_scene_is_glanced_at_ten_times_a_second() -> None:
+    camera = Camera(MotionOptions(hold_s=0.0))
+    camera.film(2, lambda k: ROOM)
+    camera.now_ns += 50_000_000 - SECOND // FPS
+    assert camera.film(1, lambda k: with_a_square(100)) == [True], "20 frames a second: this one is not looked at"
+    camera.now_ns += 50_000_000 - SECOND // FPS
+    assert camera.film(1, lambda k: with_a_square(100)) == [False]
+
+
 def test_what_stays_becomes_background() -> None:
     camera = Camera()
     camera.film(4 * FPS, lambda k: ROOM)
@@ -135,8 +144,8 @@ def test_motion_that_is_to_be_ignored() -> None:
 def test_another_size_of_picture_begins_anew() -> None:
     camera = Camera()
     camera.film(4 * FPS, lambda k: ROOM)
-    assert not camera.gate.skip(np.zeros((48, 64, 3), np.uint8), camera.now_ns)
-    assert not camera.gate.skip(np.zeros((1, 1, 3), np.uint8), camera.now_ns)
+    assert not camera.gate.skip(np.zeros((48, 64, 3), np.uint8), camera.now_ns + SECOND)
+    assert not camera.gate.skip(np.zeros((1, 1, 3), np.uint8), camera.now_ns + SECOND)
 
 
 @pytest.mark.parametrize(
