@@ -10,7 +10,7 @@ import logging
 import select
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import paho.mqtt.client as paho
@@ -22,6 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, VedetteError
 
+from .credentials import certificate_expires, days_left, distrust, read_password, tls_context, turned_down
 from .inbox import Incoming
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ CONNECT_TIMEOUT_S: Final = 10.0  # for TCP and TLS, and then for the broker's an
 FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISCONNECT
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
-MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send at once; MQTT 5 alone can ask for it
+MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once; MQTT 5 alone can ask for it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
 _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
@@ -38,19 +39,23 @@ _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
 
 @dataclass(frozen=True, slots=True)
 class LinkOptions:
-    """Where the broker is, and how to talk to it."""
+    """Where the broker is, and how to talk to it. Files are read anew for each connection."""
 
     host: str
     port: int
     client_id: str
     protocol: Literal["5", "3.1.1"] = "5"
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     tls: bool = False
     ca_file: str = ""
     keepalive_s: int = 30
     in_flight: int = 64
     replay_age_s: float = 10.0
+    password_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    alpn: tuple[str, ...] = ()
 
 
 class Connection:
@@ -58,6 +63,7 @@ class Connection:
 
     ``settled`` hears each acknowledgement: message id, reason. ``heard`` hears each message of what is subscribed to;
     ``unheard`` each filter that the broker refuses to serve, and its reason (0x80 and above, SUBACK of MQTT 3.1.1 and 5).
+    ``receives``: bytes of the largest packet that the broker may send; it keeps larger ones to itself.
     """
 
     def __init__(
@@ -67,9 +73,12 @@ class Connection:
         settled: Callable[[int, int], None] = lambda mid, reason: None,
         heard: Callable[[Incoming], None] = lambda message: None,
         unheard: Callable[[str, int], None] = lambda topic_filter, reason: None,
+        *,
+        receives: int = MAX_PACKET,
     ) -> None:
         self._options = options
         self._where = f"{options.host}:{options.port}"
+        self._receives = receives
         self._settled = settled
         self._heard = heard
         self._unheard = unheard
@@ -97,9 +106,11 @@ class Connection:
         client.max_inflight_messages_set(options.in_flight + 8)  # the outbox's window, and room for what is retained
         client.connect_timeout = CONNECT_TIMEOUT_S
         if options.username:
-            client.username_pw_set(options.username, options.password or None)
-        self._tls = tls_context(options.ca_file) if options.tls else None
-        if self._tls is not None:
+            password = read_password(options.password_file) if options.password_file else options.password
+            client.username_pw_set(options.username, password or None)
+        self._tls = None
+        if options.tls:
+            self._tls = tls_context(options.ca_file, options.cert_file, options.key_file, options.alpn)
             client.tls_set_context(self._tls)
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
@@ -112,7 +123,7 @@ class Connection:
         if v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.ReceiveMaximum = 16  # commands are few; a small promise is enough
-            properties.MaximumPacketSize = MAX_PACKET
+            properties.MaximumPacketSize = self._receives
         try:
             self._client.connect(
                 self._options.host,
@@ -122,11 +133,11 @@ class Connection:
                 properties=properties,
             )
         except ssl.SSLCertVerificationError as error:
-            raise BrokerRefusedError(
-                "the broker's certificate is not trusted", where=self._where, found=error.verify_message,
-                fix="set mqtt.ca_file to the authority that signed it, and mqtt.host to the name in it",
-            ) from None  # fmt: skip
+            raise distrust(error, self._where) from None
         except (OSError, ValueError) as error:
+            refusal = turned_down(error, self._where) if isinstance(error, ssl.SSLError) else None
+            if refusal is not None:
+                raise refusal from None
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise BrokerUnreachableError("no broker", where=self._where, found=text) from None
         deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
@@ -183,6 +194,11 @@ class Connection:
         """Whether the broker has answered every subscription."""
         return not self._asked
 
+    @property
+    def broker_certificate_expires(self) -> float | None:
+        """Seconds since 1970; None without TLS."""
+        return self._tls.broker_expires() if self._tls is not None else None
+
     def fits(self, topic: str, payload: bytes) -> bool:
         """Whether the broker takes a packet of that size."""
         # 16: the fixed header, the topic's length, the message id and the properties' length, amply
@@ -220,10 +236,13 @@ class Connection:
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if not self._answered:
-            self._refused = BrokerUnreachableError(
-                "the broker closed the connection without an answer", where=self._where, found=str(reason),
-                fix=_other_protocol(self._options.protocol),
-            )  # fmt: skip
+            # with TLS 1.3 the broker looks at our certificate after the handshake is over for us
+            self._refused = turned_down(self._tls.failure, self._where) if self._tls is not None else None
+            if self._refused is None:
+                self._refused = BrokerUnreachableError(
+                    "the broker closed the connection without an answer", where=self._where, found=str(reason),
+                    fix=_other_protocol(self._options),
+                )  # fmt: skip
             self._answered = True
         if not self.closed:  # paho may tell twice: the broker's own words first, then of the closed socket
             self.why = str(reason)
@@ -248,41 +267,18 @@ class Connection:
                 self._unheard(topic_filter, reason.value)
 
 
-def _other_protocol(protocol: str) -> str:
-    other = "3.1.1" if protocol == "5" else "5"
-    return f'if it does not speak MQTT {protocol}, set mqtt.protocol = "{other}"'
+def _other_protocol(options: LinkOptions) -> str:
+    other = "3.1.1" if options.protocol == "5" else "5"
+    certificate = "; if it wants a certificate, set mqtt.cert_file" if options.tls and not options.cert_file else ""
+    return f'if it does not speak MQTT {options.protocol}, set mqtt.protocol = "{other}"{certificate}'
 
 
-class _TlsContext(ssl.SSLContext):
-    """Remembers its socket, for paho-mqtt 2.1 leaves one open when the handshake fails."""
-
-    _socket: ssl.SSLSocket | None = None
-
-    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """See `ssl.SSLContext.wrap_socket`."""
-        self._socket = super().wrap_socket(*args, **kwargs)
-        return self._socket
-
-    def abandon(self) -> None:
-        """Closes the socket, if there is one."""
-        if self._socket is not None:
-            self._socket.close()
-
-
-def tls_context(ca_file: str) -> _TlsContext:
-    """Verifies the broker's certificate and name, TLS 1.2 or newer. Raises `BrokerRefusedError` for a bad CA file."""
-    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and checks its name
-    context.load_default_certs()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise BrokerRefusedError(
-                "CA file cannot be used", where=f"mqtt.ca_file: {ca_file}", expected="PEM certificates",
-                found=getattr(error, "strerror", None) or str(error),
-            ) from None  # fmt: skip
-    return context
+def check_credentials(options: LinkOptions) -> None:
+    """Reads what a connection will read. Raises `BrokerRefusedError` where a file cannot be used."""
+    if options.password_file:
+        read_password(options.password_file)
+    if options.tls:
+        tls_context(options.ca_file, options.cert_file, options.key_file, options.alpn)
 
 
 def try_connection(options: LinkOptions) -> str:
@@ -290,9 +286,13 @@ def try_connection(options: LinkOptions) -> str:
     connection = Connection(replace(options, client_id=f"{options.client_id}-check"), None)
     try:
         connection.connect()
+        expires = connection.broker_certificate_expires
     finally:
         connection.close(politely=True)
     limits = f"in-flight window {connection.in_flight_limit}"
     if connection.max_packet:
         limits += f", packets of at most {connection.max_packet} bytes"
+    if options.tls:
+        days = days_left(expires, certificate_expires(options.cert_file) if options.cert_file else None)
+        limits += "" if days is None else f", certificates valid for {days:.0f} more days"
     return f"{options.host}:{options.port}, MQTT {options.protocol}, {limits}"
