@@ -344,7 +344,6 @@ _PATTERNS: Final = {
     "host": "a name or address without spaces",
     "fourcc": "four letters or digits, such as MJPG",
     "alpn": "1 to 255 printable ASCII characters, such as x-amzn-mqtt-ca",
-    "blur_zones": "names of 1 to 64 letters, digits, - and _",
     "zones": "names of 1 to 64 letters, digits, - and _",
     "wires": "names of 1 to 64 letters, digits, - and _",
     "rightward": "1 to 64 letters, digits, - and _",
