@@ -68,6 +68,10 @@ def test_times_are_the_sensors_own(text: str, times: list[int]) -> None:
     assert len(values) == len(times)
 
 
+def test_a_channel_that_begins_as_a_time_does_is_none() -> None:
+    assert parse('{"temp": "warm", "t": 1}\n', channels=("temp",))[2].malformed == {"not_a_number": 1}
+
+
 def test_a_channel_may_be_called_as_a_time_is() -> None:
     values, times, tally = parse('{"t": 20.5, "time": 3}\n', channels=("t",))
     assert (values, times, tally.malformed) == ([[20.5]], [3_000_000_000], {})
