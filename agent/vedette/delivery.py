@@ -6,7 +6,7 @@ entries, the publisher says `accept`, `reject` or `release` for each, by its key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -35,7 +35,8 @@ class Entry:
     """One message that waits to be delivered.
 
     ``body``: a JSON object's bytes without the fields that are rendered when it is sent. ``captured_ns``:
-    CLOCK_BOOTTIME of the boot ``boot``. ``clock``: the wall clock's state at capture.
+    CLOCK_BOOTTIME of the boot ``boot``. ``clock``: the wall clock's state at capture. ``wall_ns``: the capture in
+    nanoseconds since 1970 as that boot knew it, for a message of an earlier boot; of this boot the wall clock is asked.
     """
 
     key: Key
@@ -43,6 +44,7 @@ class Entry:
     boot: str
     clock: ClockState
     body: bytes
+    wall_ns: int | None = None
 
     @property
     def size(self) -> int:
@@ -66,8 +68,8 @@ class Dropped:
 class LedgerRow:
     """The account of one stream in one epoch.
 
-    ``last - first + 1 = acknowledged + waiting + rejected + dropped + lost_at_crash``, always. ``last`` is None for an
-    epoch that ended without saying goodbye; ``lost_at_crash`` is then None as well: nobody knows.
+    ``last - first + 1 = acknowledged + waiting + rejected + dropped + lost_at_crash``, always. Where nothing was kept of
+    an epoch that ended without saying goodbye, ``last`` and ``lost_at_crash`` are None: nobody knows.
     """
 
     epoch: int
@@ -150,6 +152,18 @@ class Outbox(Protocol):
         """``listener`` is called after each `append` that kept its message, on that thread; it must not wait."""
         ...
 
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Waits until nothing waits or is in flight; whether that came true."""
+        ...
+
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong with the medium now, by what it concerns; empty where all is well."""
+        ...
+
     def close(self) -> None:
-        """No more `append`; what waits is made durable where the medium can."""
+        """No more `append`; what waits is made durable where the medium can. The rest can still be delivered."""
+        ...
+
+    def end(self) -> None:
+        """After `close`, once nothing is delivered any more: the last account is noted, and the medium let go."""
         ...

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import Mount
 from real import BrokerAddress
 
 from vedette.demo.broker import loopback_broker
@@ -51,3 +52,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.chmod(0o644)
     folder.chmod(0o755)
     yield folder
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """A place to mount a small disk at."""
+    place = Mount(tmp_path / "disk")
+    yield place
+    place.unmount()

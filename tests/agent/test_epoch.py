@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from disks import Mount, fill, needs_root
 
 from vedette.contract.errors import StateError
 from vedette.delivery import Dropped, LedgerRow, Stream
 from vedette.outbox import MemoryOutbox, next_epoch
+from vedette.outbox.aside import KEPT
+from vedette.outbox.epoch import UNCOUNTED_FROM
 
 DOOR = Stream("door", "detections")
 GATE = Stream("gate", "detections")
@@ -104,25 +108,77 @@ def test_rows_of_an_older_epoch_are_not_told_twice(tmp_path: Path) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_corrupt_file_is_one_clear_error_and_is_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_file_is_put_aside_and_its_epoch_is_not_guessed(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "epoch.json"
     file.write_bytes(content)
-    with pytest.raises(StateError) as caught:
-        next_epoch(tmp_path, [DOOR])
-    assert str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert file.read_bytes() == content
+    said: list[str] = []
+    epoch = next_epoch(tmp_path, [DOOR], on_alert=said.append)
+    assert UNCOUNTED_FROM <= epoch.number < 2**53
+    [line] = said
+    assert str(file) in line and "\n" not in line
+    [kept] = tmp_path.glob("epoch.json.broken-*")
+    assert kept.read_bytes() == content
+    assert next_epoch(tmp_path, [DOOR]).number == epoch.number + 1, "and counting goes on from it"
 
 
-def test_the_fix_that_the_error_names_works(tmp_path: Path) -> None:
-    file = tmp_path / "epoch.json"
-    file.write_bytes(b"rubbish")
-    with pytest.raises(StateError) as caught:
-        next_epoch(tmp_path, [DOOR])
-    offered = caught.value.fix.split(" into it")[0].removeprefix("write ")
-    file.write_text(offered.replace("N", "41"))
-    assert json.loads(file.read_text())["epoch"] == 41
-    assert next_epoch(tmp_path, [DOOR]).number == 42
+def test_only_so_many_broken_files_are_kept(tmp_path: Path) -> None:
+    for number in range(KEPT + 3):
+        (tmp_path / "epoch.json").write_text(f"rubbish {number}")
+        next_epoch(tmp_path, [DOOR], on_alert=str)
+    assert {file.read_text() for file in tmp_path.glob("epoch.json.broken-*")} == {
+        f"rubbish {number}" for number in range(3, KEPT + 3)
+    }
+
+
+def test_a_file_that_is_gone_while_others_show_that_it_was_there_is_not_guessed(tmp_path: Path) -> None:
+    other = tmp_path / "outbox.sqlite"
+    other.touch()
+    assert next_epoch(tmp_path / "state", [DOOR], others=[other]).number >= UNCOUNTED_FROM
+    assert next_epoch(tmp_path / "second", [DOOR], filed=7).number >= UNCOUNTED_FROM
+
+
+def test_the_higher_of_two_counts_holds(tmp_path: Path) -> None:
+    next_epoch(tmp_path, [DOOR])
+    assert next_epoch(tmp_path, [DOOR], filed=40).number == 41
+    assert next_epoch(tmp_path, [DOOR], filed=3).number == 42
+
+
+def test_epochs_that_are_not_counted_do_not_repeat_and_follow_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncounted(day: float) -> int:
+        monkeypatch.setattr(time, "time", lambda: day * 86400)
+        return next_epoch(tmp_path / str(secrets.token_hex(8)), [DOOR], filed=7).number
+
+    numbers = [uncounted(20_000) for _ in range(500)]  # a clock that stands still
+    assert len(set(numbers)) == 500
+    assert max(numbers) < uncounted(20_001) < uncounted(65_000) < 2**53
+    assert UNCOUNTED_FROM <= uncounted(0) < 2**53 and uncounted(10**7) < 2**53
+    high = uncounted(30_000)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # the clock has lost its time
+    assert next_epoch(tmp_path / "last", [DOOR], filed=high).number > high
+
+
+@needs_root
+@pytest.mark.parametrize("options", ["ro", "full"])
+def test_a_disk_that_takes_nothing_gives_an_epoch_that_is_not_counted_and_kept_once_it_does(
+    mount: Mount, options: str
+) -> None:
+    folder = mount("size=64k")
+    assert next_epoch(folder, [DOOR]).number == 1
+    if options == "ro":
+        mount.again("remount,ro")
+    else:
+        fill(folder)
+    said: list[str] = []
+    epoch = next_epoch(folder, [DOOR], on_alert=said.append)
+    assert epoch.number >= UNCOUNTED_FROM and not epoch.kept and len(said) == 1
+    with pytest.raises(OSError, match=r"Read-only|No space"):
+        epoch.keep()
+    epoch.end([])  # logged, and no more
+    mount.again("remount,rw,size=256k")
+    epoch.keep()
+    assert next_epoch(folder, [DOOR]).number == epoch.number + 1
 
 
 def test_a_folder_that_is_a_file_is_a_state_error(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from vedette.delivery import ENTRY_OVERHEAD, Dropped, Entry, Key, LedgerRow, Outbox, Stream, WhenFull
-from vedette.outbox import MemoryOutbox
+from vedette.outbox import Bounds, DiskOutbox, Durable, MemoryOutbox
 from vedette.outbox.account import MAX_RANGES
+from vedette.outbox.store import Store
 
 DOOR = Stream("door", "detections")
 GATE = Stream("gate", "detections")
@@ -23,23 +28,42 @@ HUGE = 10**9
 
 Factory = Callable[..., Outbox]
 
-FACTORIES: dict[str, Factory] = {"memory": MemoryOutbox}
-"""An outbox joins the suite here: ``(epoch, max_messages=, max_bytes=, when_full=, lost=)``."""
+DURABLE = ["memory", "spill", "always"]
 
 
-@pytest.fixture(params=FACTORIES, name="make")
-def fixture_make(request: pytest.FixtureRequest) -> Factory:
-    factory = FACTORIES[request.param]
+def open_one(
+    durable: Durable,
+    folder: Path,
+    *,
+    epoch: int = EPOCH,
+    max_messages: int = 100,
+    max_bytes: int = HUGE,
+    max_age_s: float = 0.0,
+    when_full: WhenFull = "drop_oldest",
+    lost: tuple[LedgerRow, ...] = (),
+) -> Outbox:
+    """An outbox joins the suite here."""
+    if durable == "memory":
+        return MemoryOutbox(
+            epoch, max_messages=max_messages, max_bytes=max_bytes, max_age_s=max_age_s, when_full=when_full, lost=lost
+        )
+    bounds = Bounds(max_messages, max_bytes, max_age_s, when_full)
+    return DiskOutbox(
+        folder, Store(folder), epoch, bounds, durable=durable, max_memory_bytes=HUGE, lost=lost, on_alert=pytest.fail
+    )
 
-    def make(
-        max_messages: int = 100,
-        max_bytes: int = HUGE,
-        when_full: WhenFull = "drop_oldest",
-        lost: tuple[LedgerRow, ...] = (),
-    ) -> Outbox:
-        return factory(EPOCH, max_messages=max_messages, max_bytes=max_bytes, when_full=when_full, lost=lost)
 
-    return make
+@pytest.fixture(params=DURABLE, name="make")
+def fixture_make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Factory]:
+    made: list[Outbox] = []
+
+    def make(**options: Any) -> Outbox:
+        made.append(open_one(request.param, tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for outbox in made:
+        outbox.end()
 
 
 def put(outbox: Outbox, count: int = 1, stream: Stream = DOOR, body: bytes = b"{}") -> list[Key | None]:
@@ -287,50 +311,70 @@ def test_many_threads_lose_nothing(make: Factory) -> None:
 
 MAX_MESSAGES = 6
 MAX_BYTES = 8 * ENTRY_OVERHEAD
+FATES = ("acknowledged", "rejected", "dropped")
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """Two plain lists say what the outbox should hold."""
+    """Two plain lists say what the outbox should hold; agents end and are killed on the way, where there is a disk."""
 
-    factory: Factory
+    durable: Durable
     when_full: WhenFull
 
     def __init__(self) -> None:
         super().__init__()
-        self.outbox = self.factory(
-            EPOCH, max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES, when_full=self.when_full, lost=()
-        )
+        self.temporary = TemporaryDirectory()
+        self.folder = Path(self.temporary.name)
+        self.epoch = EPOCH
+        self.outbox = self.opened()
         self.waiting: list[tuple[Key, int]] = []
         self.in_flight: list[tuple[Key, int]] = []
         self.replay: set[Key] = set()
-        self.last = {DOOR: 0, GATE: 0}
-        self.gone: dict[str, dict[Stream, list[int]]] = {
-            fate: {DOOR: [], GATE: []} for fate in ("acknowledged", "rejected", "dropped")
-        }
+        self.last: dict[tuple[int, Stream], int] = {}
+        self.gone: dict[str, dict[tuple[int, Stream], list[int]]] = {fate: defaultdict(list) for fate in FATES}
+        self.given: set[Key] = set()
+        self.base: dict[tuple[int, Stream], LedgerRow] = {}  # accounts as a crash has left them
+
+    def opened(self) -> Outbox:
+        return open_one(
+            self.durable,
+            self.folder,
+            epoch=self.epoch,
+            max_messages=MAX_MESSAGES,
+            max_bytes=MAX_BYTES,
+            when_full=self.when_full,
+        )
+
+    def teardown(self) -> None:
+        self.outbox.end()
+        self.temporary.cleanup()
 
     def _fits(self, size: int, kept: list[tuple[Key, int]]) -> bool:
         return len(kept) < MAX_MESSAGES and sum(s for _, s in kept) + size <= MAX_BYTES
 
+    def _note(self, fate: str, key: Key) -> None:
+        self.gone[fate][key.epoch, key.stream].append(key.seq)
+        self.replay.discard(key)
+
     @rule(stream=st.sampled_from([DOOR, GATE]), length=st.sampled_from([2, 2, 2, 500, 1500, 5000]))
     def append(self, stream: Stream, length: int) -> None:
         key = self.outbox.append(stream, 0, "synced", b" " * length)
-        self.last[stream] += 1
-        own = Key(EPOCH, stream, self.last[stream])
+        seq = self.last[self.epoch, stream] = self.last.get((self.epoch, stream), 0) + 1
+        own = Key(self.epoch, stream, seq)
         size = length + ENTRY_OVERHEAD
         evicted = 0
         if self.when_full == "drop_oldest" and self._fits(size, self.in_flight):
             while not self._fits(size, self.waiting[evicted:] + self.in_flight):
                 evicted += 1
         for old, _ in self.waiting[:evicted]:
-            self.gone["dropped"][old.stream].append(old.seq)
-            self.replay.discard(old)
+            self._note("dropped", old)
         self.waiting = self.waiting[evicted:]
         if self._fits(size, self.waiting + self.in_flight):
             assert key == own
             self.waiting.append((own, size))
+            self.given.add(own)
         else:
             assert key is None
-            self.gone["dropped"][stream].append(own.seq)
+            self._note("dropped", own)
 
     @rule(limit=st.integers(0, 4))
     def batch(self, limit: int) -> None:
@@ -349,8 +393,7 @@ class OutboxMachine(RuleBasedStateMachine):
         else:
             self.outbox.reject(keys, "no")
         for key in keys:
-            self.gone[fate][key.stream].append(key.seq)
-            self.replay.discard(key)
+            self._note(fate, key)
         self.in_flight = [item for item in self.in_flight if item not in chosen]
 
     @rule()
@@ -365,6 +408,64 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outbox.mark_replay()
         self.replay |= {key for key, _ in self.waiting}
 
+    @precondition(lambda self: self.durable != "memory")
+    @rule()
+    def written(self) -> None:
+        """A while passes, and the file is as it should be by then."""
+        with self.outbox._writing:  # type: ignore[attr-defined]
+            self.outbox._flush(everything=True)  # type: ignore[attr-defined]
+
+    @precondition(lambda self: self.durable != "memory")
+    @rule()
+    def restarted(self) -> None:
+        self.outbox.end()
+        self.epoch += 1
+        self.outbox = self.opened()
+        self.waiting = self.in_flight + self.waiting
+        self.in_flight = []
+        self.replay = set()
+        kept = {(key.epoch, key.stream) for key, _ in self.waiting}
+        for account in [account for account in self.last if account not in kept]:
+            del self.last[account]  # settled, and nothing more is said of it
+
+    @precondition(lambda self: self.durable != "memory")
+    @rule()
+    def killed(self) -> None:
+        """The files as they are at this moment are all that is left, but for what the kernel had not written: nothing."""
+        old, left = self.outbox, self.temporary
+        self.temporary = TemporaryDirectory()
+        with old._writing, old._changed:  # type: ignore[attr-defined]
+            shutil.copytree(self.folder, self.temporary.name, dirs_exist_ok=True)
+        old.end()
+        left.cleanup()
+        self.folder = Path(self.temporary.name)
+        unsettled = [key for key, _ in self.in_flight + self.waiting]
+        lasts = dict(self.last)
+        self.epoch += 1
+        self.outbox = self.opened()
+        entries = self.outbox.batch(1000, 0)
+        self.outbox.release()
+        found = [entry.key for entry in entries]
+        if self.durable == "always":
+            assert set(unsettled) <= set(found), "what append has returned is on the disk"
+        assert len(set(found)) == len(found) and set(found) <= self.given, "and nothing else"
+        rows = {(r.epoch, r.stream): r for r in self.outbox.ledger()}
+        missing = [key for key in unsettled if key not in found]
+        assert {(key.epoch, key.stream) for key in missing} <= set(rows), "what is lost is told"
+        for account, row in rows.items():
+            assert row.balances
+            assert row.last == lasts[account] or (self.durable == "always" and row.last <= lasts[account])
+            lost = sum((key.epoch, key.stream) == account for key in missing)
+            assert row.lost_at_crash == lost + ((self.base[account].lost_at_crash or 0) if account in self.base else 0)
+        # what was acknowledged and not yet deleted is back, and the accounts count from there
+        self.waiting = [(entry.key, entry.size) for entry in entries]
+        self.in_flight = []
+        self.replay = set(found)
+        self.last = {account: row.last or 0 for account, row in rows.items()}
+        self.base = rows
+        for fate in FATES:
+            self.gone[fate].clear()
+
     @invariant()
     def agrees(self) -> None:
         kept = self.waiting + self.in_flight
@@ -372,22 +473,25 @@ class OutboxMachine(RuleBasedStateMachine):
         assert (depth.messages, depth.bytes) == (len(kept), sum(size for _, size in kept))
         assert depth.messages <= MAX_MESSAGES and depth.bytes <= MAX_BYTES
         assert {key for key, _ in kept if self.outbox.is_replay(key)} == self.replay
-        rows = {r.stream: r for r in self.outbox.ledger()}
-        assert set(rows) == {stream for stream, last in self.last.items() if last}
-        for stream, account in rows.items():
-            assert account.balances
-            assert account.last == self.last[stream]
-            assert account.waiting == sum(key.stream == stream for key, _ in kept)
-            for fate in ("acknowledged", "rejected", "dropped"):
-                assert getattr(account, fate) == len(self.gone[fate][stream])
-            named = [n for d in account.dropped_ranges for n in range(d.first, d.last + 1)]
-            assert sorted(named) == sorted(self.gone["dropped"][stream])
+        rows = {(r.epoch, r.stream): r for r in self.outbox.ledger()}
+        assert set(rows) == set(self.last)
+        for account, row in rows.items():
+            assert row.balances
+            assert row.last == self.last[account]
+            assert row.waiting == sum((key.epoch, key.stream) == account for key, _ in kept)
+            base = self.base.get(account)
+            for fate in FATES:
+                assert getattr(row, fate) == len(self.gone[fate][account]) + (getattr(base, fate) if base else 0)
+            if base is None:
+                named = [n for d in row.dropped_ranges for n in range(d.first, d.last + 1)]
+                assert sorted(named) == sorted(self.gone["dropped"][account])
 
 
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest"])
-@pytest.mark.parametrize("name", FACTORIES)
-def test_it_agrees_with_two_lists_whatever_happens(name: str, when_full: WhenFull) -> None:
+@pytest.mark.parametrize("durable", DURABLE)
+def test_it_agrees_with_two_lists_whatever_happens(durable: Durable, when_full: WhenFull) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    machine = type("Machine", (OutboxMachine,), {"factory": staticmethod(FACTORIES[name]), "when_full": when_full})
-    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    machine = type("Machine", (OutboxMachine,), {"durable": durable, "when_full": when_full})
+    examples = 60 if durable == "memory" else 25
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))

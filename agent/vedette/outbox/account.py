@@ -10,7 +10,13 @@ MAX_RANGES: Final = 32  # of dropped messages a ledger row names; older ones are
 
 
 class Account:
-    """Counts for one stream in one epoch. Owned by its outbox, under its lock."""
+    """Counts for one stream in one epoch. Owned by its outbox, under its lock.
+
+    ``replay_until``: what waits up to this seq is a replay. ``number``, ``lease`` and ``stale`` are a disk's, see
+    `vedette.outbox.disk`: the account's row in the file, the last seq that the file knows may have been given, and how
+    many settled messages the file still holds, by its last transaction and by the one that is under way. ``written``:
+    ``last``, as that transaction wrote it.
+    """
 
     def __init__(self, epoch: int, stream: Stream) -> None:
         self.epoch = epoch
@@ -19,8 +25,15 @@ class Account:
         self.acknowledged = 0
         self.rejected = 0
         self.dropped = 0
-        self._ranges: list[Dropped] = []
-        self._ranges_cut = 0
+        self.lost = 0
+        self.waiting = 0
+        self.ranges: list[Dropped] = []
+        self.ranges_cut = 0
+        self.replay_until = 0
+        self.number = 0
+        self.lease = 0
+        self.written = 0
+        self.stale = (0, 0)
 
     def next_seq(self) -> int:
         """1, 2, 3 ..."""
@@ -30,27 +43,28 @@ class Account:
     def drop(self, seq: int, reason: str) -> None:
         """Notes a message given up; neighbours with one reason become one range."""
         self.dropped += 1
-        if self._ranges:
-            newest = self._ranges[-1]
+        if self.ranges:
+            newest = self.ranges[-1]
             if newest.reason == reason and newest.last + 1 == seq:
-                self._ranges[-1] = Dropped(newest.first, seq, reason)
+                self.ranges[-1] = Dropped(newest.first, seq, reason)
                 return
-        self._ranges.append(Dropped(seq, seq, reason))
-        if len(self._ranges) > MAX_RANGES:
-            del self._ranges[0]
-            self._ranges_cut += 1
+        self.ranges.append(Dropped(seq, seq, reason))
+        if len(self.ranges) > MAX_RANGES:
+            del self.ranges[0]
+            self.ranges_cut += 1
 
-    def row(self, waiting: int) -> LedgerRow:
-        """The ledger's row. Before its first message a stream has first 1 and last 0: nothing to account for."""
+    def row(self) -> LedgerRow:
+        """The ledger's row."""
         return LedgerRow(
             epoch=self.epoch,
             stream=self.stream,
             first=1,
             last=self.last,
             acknowledged=self.acknowledged,
-            waiting=waiting,
+            waiting=self.waiting,
             rejected=self.rejected,
             dropped=self.dropped,
-            dropped_ranges=tuple(self._ranges),
-            ranges_cut=self._ranges_cut,
+            dropped_ranges=tuple(self.ranges),
+            ranges_cut=self.ranges_cut,
+            lost_at_crash=self.lost,
         )

@@ -1,0 +1,94 @@
+"""What the outbox's file says of the agent that wrote it: what waits, and what became of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vedette.delivery import ENTRY_OVERHEAD
+
+from .account import Account
+from .store import AccountRow, Bad, BrokenFileError, Store
+from .tally import Count, Found
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """``accounts``: those with something to tell. ``bytes``: of what waits, by their ids. ``bad``: numbers of messages
+    that are not as they were written. ``forgotten``: ids of accounts that are settled and told. ``highest``: number."""
+
+    accounts: list[Account]
+    bytes: dict[int, int]
+    bad: list[int]
+    forgotten: list[int]
+    count: int
+    highest: int
+
+
+def recovered(store: Store, tally: Found | None, boot: str) -> Recovered:
+    """Looks at every message. ``boot``: this one. Raises `BrokenFileError`, `DiskError`.
+
+    An account's ``lost`` is what its other numbers leave over: exact with a tally of this boot, an upper bound without.
+    """
+    waiting = {row.id: 0 for row in store.accounts}
+    size = {row.id: 0 for row in store.accounts}
+    bad: list[int] = []
+    highest = 0
+    for message in store.messages():
+        highest = max(highest, message.number)
+        if isinstance(message, Bad):
+            bad.append(message.number)
+        else:
+            waiting[message.account] += 1
+            size[message.account] += len(message.body) + ENTRY_OVERHEAD
+    trusted = tally if tally is not None and (tally.epoch, tally.boot) == (store.state.kept, boot) else None
+    accounts, forgotten = [], []
+    for row in store.accounts:
+        counts = trusted.counts if trusted is not None and row.epoch == store.state.kept else {}
+        account = _account(row, waiting[row.id], counts.get(row.id))
+        told = row.epoch != store.state.kept
+        if account.waiting or (account.lost and not told):
+            accounts.append(account)
+        else:
+            forgotten.append(row.id)
+    return Recovered(accounts, size, bad, forgotten, sum(waiting.values()), highest)
+
+
+def _account(row: AccountRow, waiting: int, count: Count | None) -> Account:
+    account = Account(row.epoch, row.stream)
+    account.number = row.id
+    account.ranges, account.ranges_cut = list(row.ranges), row.ranges_cut
+    account.waiting = waiting
+    account.last = account.written = account.lease = row.lease
+    account.acknowledged, account.rejected, account.dropped = row.acknowledged, row.rejected, row.dropped
+    if count is not None and not _settle(account, row, count):
+        count = None
+    account.lost = _left(account)
+    if account.lost < 0 or min(row[3:9]) < 0:
+        raise BrokenFileError(f"the account of {'/'.join(row.stream)} in epoch {row.epoch} does not balance")
+    if account.dropped > row.dropped:
+        account.ranges_cut += 1  # ranges are in the transaction alone
+    return account
+
+
+def _settle(account: Account, row: AccountRow, count: Count) -> bool:
+    """Takes the tally's numbers over, less those of messages that are still in the file, and will be sent once more."""
+    stale = count.stale
+    numbers = []
+    for now, then in (
+        (count.acknowledged, row.acknowledged), (count.dropped, row.dropped), (count.rejected, row.rejected),
+    ):  # fmt: skip
+        taken_back = min(stale, max(0, now - then))
+        stale -= taken_back
+        numbers.append(now - taken_back)
+    old = (account.last, account.acknowledged, account.dropped, account.rejected)
+    account.last, (account.acknowledged, account.dropped, account.rejected) = count.last, numbers
+    if stale or count.last < row.last or _left(account) < 0:
+        account.last, account.acknowledged, account.dropped, account.rejected = old
+        return False
+    account.lease = account.written = count.last
+    return True
+
+
+def _left(account: Account) -> int:
+    settled = account.acknowledged + account.rejected + account.dropped
+    return account.last - settled - account.waiting
