@@ -63,15 +63,17 @@ class BodyWriter:
         origin: FrameInfo | WindowInfo,
         latency_ms: Mapping[str, float],
         tracks: Sequence[int | None] | None = None,
+        *,
+        engine: EngineRef | None = None,
     ) -> Body:
         """The body of one result. ``latency_ms``: the stages of `FrameLatency`. ``tracks``: an id or None for each object
-        or pose.
+        or pose. ``engine``: who ran the model this time; None: the one that this was made with.
 
         What comes last in the result is cut: the lowest scores, the smallest shares. Raises `TypeError` for objects,
         poses or segments that are in no picture.
         """
         latency = FrameLatency(**{stage: round(value, 3) for stage, value in latency_ms.items()})
-        model, engine = self._model, self._engine
+        model, engine = self._model, engine or self._engine
         if isinstance(result, Classes | Anomaly | Values):
             frame: FrameInfo | UnsetType = origin if isinstance(origin, FrameInfo) else UNSET
             window: WindowInfo | UnsetType = origin if isinstance(origin, WindowInfo) else UNSET

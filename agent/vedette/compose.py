@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import clock
+from .acceleration import Acceleration, accelerate, check_acceleration
 from .bodies import BodyWriter
 from .clock import ClockState
 from .config import Config, EngineConfig, PipelineConfig
@@ -18,7 +19,7 @@ from .contract.errors import ConfigError, SourceError
 from .contract.labels import is_used
 from .contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
 from .delivery import Outbox
-from .engine import SelfTest, TfliteEngine, load_runtime
+from .engine import AcceleratedEngine, AcceleratorStatus, Engine, SelfTest, TfliteEngine, find_delegate, load_runtime
 from .events import Scene, SceneOptions
 from .feed import Feed, FrameFeed, WindowFeed
 from .following import FollowedScene, FollowedSignal, Following, Unfollowed
@@ -29,6 +30,7 @@ from .motion import MotionGate
 from .mqtt import LinkOptions
 from .mqtt.results import EngineRef, ModelRef
 from .pipeline import BUFFERS, Pipeline
+from .proofs import Proofs
 from .regions import Regions
 from .reporter import Audience, Reporter
 from .rollback import Rollback
@@ -95,6 +97,10 @@ def prepare(config: Config, config_path: Path) -> list[Prepared]:
         if rollback is not None and spec.bundle is not None:
             rollback.check(spec.name, spec.version, spec.path)
         prepared.append(_prepare(name, pipeline, spec, where))
+    accelerated = acceleration(config.engine, f"{config_path}: engine")
+    for ready in prepared:
+        if accelerated is not None and ready.config.delegate:
+            check_acceleration(ready.spec, accelerated.delegate)
     return prepared
 
 
@@ -254,22 +260,50 @@ class Loaded:
     lane: Lane
     self_test: SelfTest | None
 
+    @property
+    def accelerator(self) -> AcceleratorStatus | None:
+        """How the model's accelerator is; None where the CPU runs it."""
+        engine = self.model.engine
+        return engine.status() if isinstance(engine, AcceleratedEngine) else None
 
-def load_models(prepared: Sequence[Prepared], config: EngineConfig) -> dict[str, Loaded]:
-    """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.lane`."""
+
+def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration | None:
+    """What the configuration says of an accelerator; None for none. Raises `ConfigError`."""
+    if not config.delegate:
+        return None
+    delegate = find_delegate(config.delegate, config.delegate_options, where=f"{where}.delegate")
+    return Acceleration(delegate, config.deadline_s, config.check_s)
+
+
+def load_models(prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None) -> dict[str, Loaded]:
+    """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.lane`.
+
+    ``proofs``: a bundle that is not known to pass its self-test on this machine has to pass it in a child first; None: it
+    is tested here.
+    """
     turns = Turns(slots(config.threads))
-    alike: dict[tuple[Path, str, str], list[Prepared]] = {}
+    accelerated = acceleration(config)
+    alike: dict[tuple[Path, str, str, bool], list[Prepared]] = {}
     for pipeline in prepared:
         # a plain model's tables are part of what it is
-        alike.setdefault((pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain)), []).append(pipeline)
+        key = (pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain), pipeline.config.delegate)
+        alike.setdefault(key, []).append(pipeline)
     loaded: dict[str, Loaded] = {}
     for group in alike.values():
         spec = group[0].spec
+        runtime = load_runtime(config.runtime)
+        proved = proofs.prove(spec, runtime, threads=config.threads) if proofs is not None else None
         first = load_model(spec, runtime=config.runtime, threads=config.threads, score_threshold=group[0].decoded_from)
-        outcome = self_test(first)  # also warms the network up
-        count = min(config.interpreters or turns.slots, len(group))
-        more = [TfliteEngine(spec.path, load_runtime(config.runtime), threads=config.threads) for _ in range(count - 1)]
-        lane = Lane(spec.name, [first.engine, *more], turns)
+        outcome = proved if proved is not None else self_test(first)
+        first.infer()  # warms the network up, where no self-test did
+        if accelerated is not None and group[0].config.delegate:
+            engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=config.threads)]
+            first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
+        else:
+            count = min(config.interpreters or turns.slots, len(group))
+            more = [TfliteEngine(spec.path, runtime, threads=config.threads) for _ in range(count - 1)]
+            engines = [first.engine, *more]
+        lane = Lane(spec.name, engines, turns)
         for number, pipeline in enumerate(group):
             model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
             loaded[pipeline.name] = Loaded(model, lane, outcome)

@@ -99,6 +99,10 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     runtime: Literal["auto", "litert", "tflite-runtime"] = "auto"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     interpreters: Annotated[int, Meta(ge=0, le=64)] = 0
+    delegate: FileName = ""
+    delegate_options: Annotated[dict[str, str], Meta(max_length=64)] = {}
+    deadline_s: Annotated[float, Meta(ge=0.05, le=8.0)] = 2.0
+    check_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 5.0
 
 
 class IntervalsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,6 +155,7 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     threshold: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
     thresholds: dict[str, Score] = {}
     weight: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
+    delegate: bool = True
     max_fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
     stride: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     detections: bool = True

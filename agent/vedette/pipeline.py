@@ -15,7 +15,7 @@ from . import clock
 from .contract.errors import FaultError, PictureError, ReadingsError
 from .contract.image import Placement
 from .contract.types import Detections, Frame, Result, UInt8Array, Window
-from .engine import Engine
+from .engine import Engine, EngineDescription
 from .feed import Feed
 from .lane import Seat
 from .model import Model
@@ -71,6 +71,7 @@ class _Work:
     preprocessed: int
     entered: int = 0
     inferred: int = 0
+    engine: EngineDescription | None = None
     fault: FaultError | None = None
 
 
@@ -198,6 +199,7 @@ class Pipeline:
         for model in work.models:
             model.infer(engine)
         work.inferred = time.perf_counter_ns()
+        work.engine = engine.description  # an accelerated one's is of whoever ran it this time
         self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
 
     def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
@@ -291,7 +293,7 @@ class Pipeline:
         }
         latency_ms["total"] = sum(latency_ms.values())
         self.stats.inferred(latency_ms)
-        self.reporter(sample, result, latency_ms)
+        self.reporter(sample, result, latency_ms, work.engine)
         if not self.first_result.is_set():
             self.first_result.set()
 

@@ -9,9 +9,10 @@ from .bodies import BodyWriter
 from .clock import ClockState
 from .contract.types import Frame, Int32Array, Poses, Result, Scored, Segments, Window
 from .delivery import Outbox, Stream
+from .engine import EngineDescription
 from .event_bodies import event_body
 from .following import Followed, Following, State
-from .mqtt.results import FrameInfo, ModelRef, WindowInfo
+from .mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
 from .selection import LabelFilter, RateCap
 from .stats import PipelineStats
 
@@ -92,8 +93,16 @@ class Reporter:
         """Nothing moved until then, CLOCK_BOOTTIME, and nobody looked. Any thread may call it."""
         self._held_ns = until_ns
 
-    def __call__(self, sample: Frame | Window, result: Result, latency_ms: Mapping[str, float]) -> None:
-        """Takes what was found in a sample. ``latency_ms``: a stage's name -> milliseconds."""
+    def __call__(
+        self,
+        sample: Frame | Window,
+        result: Result,
+        latency_ms: Mapping[str, float],
+        engine: EngineDescription | None = None,
+    ) -> None:
+        """Takes what was found in a sample. ``latency_ms``: a stage's name -> milliseconds. ``engine``: who ran it; None:
+        the writer's own.
+        """
         captured_ns = sample.captured_ns
         label_filter = self._filter
         if self._retuned:
@@ -107,7 +116,7 @@ class Reporter:
         reported, ids = label_filter.select(result, followed.ids)
         self._tell(followed, captured_ns)
         if self._detections and self._is_due(captured_ns):
-            self._append_detections(sample, reported, latency_ms, ids)
+            self._append_detections(sample, reported, latency_ms, ids, engine)
         if isinstance(sample, Frame):
             self._audience.seen(sample, reported, followed)
 
@@ -122,7 +131,12 @@ class Reporter:
         return False
 
     def _append_detections(
-        self, sample: Frame | Window, reported: Result, latency_ms: Mapping[str, float], ids: Int32Array | None
+        self,
+        sample: Frame | Window,
+        reported: Result,
+        latency_ms: Mapping[str, float],
+        ids: Int32Array | None,
+        engine: EngineDescription | None,
     ) -> None:
         if not self._publish_empty and isinstance(reported, Scored | Poses | Segments) and not len(reported):
             return
@@ -131,7 +145,8 @@ class Reporter:
         else:
             origin = WindowInfo(sample.seq, len(sample.values), sample.first_ns // 1000, sample.last_ns // 1000)
         tracks = None if ids is None else [track or None for track in ids.tolist()]
-        body = self._writer(reported, origin, latency_ms, tracks)
+        who = None if engine is None else EngineRef(engine.runtime, engine.delegate)
+        body = self._writer(reported, origin, latency_ms, tracks, engine=who)
         self._stats.drop("objects_cut", body.cut)
         self._outbox.append(self._detections_stream, sample.captured_ns, self._clock_state(), body.json)
 

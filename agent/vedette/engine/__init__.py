@@ -12,7 +12,7 @@ from .accelerated import AcceleratedEngine, AcceleratorStatus, Proof
 from .base import Engine, EngineDescription
 from .delegate import EDGETPU, EDGETPU_MEMBER, Delegate, find_delegate
 from .isolated import IsolatedEngine
-from .probe import probe
+from .probe import probe, probe_bundle
 from .runtime import RUNTIMES, Runtime, load_runtime
 from .selftest import SelfTest, run_self_test
 from .tflite import TfliteEngine
@@ -34,5 +34,6 @@ __all__ = [
     "find_delegate",
     "load_runtime",
     "probe",
+    "probe_bundle",
     "run_self_test",
 ]

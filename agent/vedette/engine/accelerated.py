@@ -40,7 +40,6 @@ from .selftest import SelfTest
 FIRST_S: Final = 10.0  # how long an agent that starts waits for its accelerator, before it begins on the CPU
 RETRY_S: Final = (1.0, 60.0)  # from a fault to the next try: at first, and at most
 SETTLED_S: Final = 60.0  # whoever ran so long without a fault is tried again soon after one
-CHECKED: Final = 4  # golden inputs that are asked again, in turn
 SAME_STEPS: Final = 1  # of an integer tensor, from one run to another of the same input
 SAME_SHARE: Final = 0.01  # of a float tensor's largest value
 

@@ -99,6 +99,8 @@ class IsolatedEngine:
         self._deadline_s = deadline_s
         self._fault = ""
         self._cancel_fd = cancel_fd
+        self._given: list[Tensor] = []
+        self._results: list[Tensor] = []
         try:
             self._open(network, delegate, runtime, threads, time.monotonic() + start_timeout_s)
         except OSError as error:  # too many open files, or no memory
@@ -233,6 +235,7 @@ class IsolatedEngine:
                 self._socket.shutdown(socket.SHUT_RDWR)
             _ended(self._pidfd, TIDY_S)
         self._end()
+        self._given, self._results = [], []  # and with them the memory
 
     def _say(self, message: bytes) -> None:
         try:
