@@ -15,7 +15,7 @@ from .acceleration import Acceleration, accelerate, check_acceleration
 from .bodies import BodyWriter
 from .clock import ClockState
 from .config import Config, EngineConfig, PipelineConfig
-from .contract.errors import ConfigError, SourceError
+from .contract.errors import BrokerRefusedError, ConfigError, SourceError
 from .contract.labels import is_used
 from .contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
 from .delivery import Outbox
@@ -28,6 +28,7 @@ from .lane import Lane, Turns, slots
 from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
 from .motion import MotionGate
 from .mqtt import LinkOptions
+from .mqtt.connection import check_credentials
 from .mqtt.results import EngineRef, ModelRef
 from .pipeline import BUFFERS, Pipeline
 from .proofs import Proofs
@@ -49,11 +50,11 @@ from .sources import (
 )
 from .stats import PipelineStats
 from .steady import Steady, SteadyOptions
-from .track import Tracker
+from .track import Tracker, TrackOptions
 
 log = logging.getLogger(__name__)
 
-MAX_PASSWORD: Final = 1024  # characters, as of one in the configuration
+BLURRED_FROM: Final = 0.2  # score; somebody whom the network hardly sees may still be recognised by people
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Prepared:
     threshold: float
     source: Any  # a Source, or a SensorSource where the model takes readings
     """Made, not opened."""
+    follows: TrackOptions | None
+    """How its objects are followed; None where they are not."""
 
     @property
     def label_filter(self) -> LabelFilter:
@@ -74,16 +77,20 @@ class Prepared:
 
     @property
     def decoded_from(self) -> float:
-        """The score from which on results are decoded."""
-        return decoded_from(self.spec.output, self.config, self.threshold, self.label_filter)
+        """The score from which on results are decoded, as configured."""
+        return self.decoded_at(self.threshold, self.label_filter)
 
-
-def decoded_from(output: OutputSpec, config: PipelineConfig, threshold: float, label_filter: LabelFilter) -> float:
-    """The score from which on results are decoded: a tracker follows on poorer ones than are reported, and a snapshot may
-    be wanted of those that are not sure."""
-    if isinstance(output, AnomalyOutput):
-        return threshold
-    return label_filter.lowest if config.follows is None else min(label_filter.lowest, config.follows.low_score)
+    def decoded_at(self, threshold: float, label_filter: LabelFilter) -> float:
+        """The score from which on results are decoded with these thresholds: what is reported, what a tracker follows on,
+        what a snapshot may be wanted of, and what must not be recognised in one."""
+        if isinstance(self.spec.output, AnomalyOutput):
+            return threshold
+        lowest = wanted = label_filter.lowest
+        if self.follows is not None:
+            wanted = min(wanted, self.follows.low_score)
+        if (snapshots := self.config.snapshots) is not None:
+            wanted = min(wanted, lowest - snapshots.uncertain, BLURRED_FROM if snapshots.blur_labels else 1.0)
+        return max(0.0, wanted)
 
 
 def prepare(config: Config, config_path: Path) -> list[Prepared]:
@@ -96,7 +103,8 @@ def prepare(config: Config, config_path: Path) -> list[Prepared]:
         spec = read_model(pipeline.model, _plain(pipeline), trust)
         if rollback is not None and spec.bundle is not None:
             rollback.check(spec.name, spec.version, spec.path)
-        prepared.append(_prepare(name, pipeline, spec, where))
+        # Home Assistant shows how many objects there are
+        prepared.append(_prepare(name, pipeline, spec, where, counted=config.home_assistant.enabled))
     accelerated = acceleration(config.engine, f"{config_path}: engine")
     for ready in prepared:
         if accelerated is not None and ready.config.delegate:
@@ -118,11 +126,14 @@ def _plain(config: PipelineConfig) -> PlainModel | None:
     return PlainModel(config.plain.output, config.plain.input, labels_file)
 
 
-def _prepare(name: str, config: PipelineConfig, spec: ModelSpec, where: str) -> Prepared:
+def _prepare(name: str, config: PipelineConfig, spec: ModelSpec, where: str, *, counted: bool) -> Prepared:
     _check_labels(config, spec, where)
     _check_task(config, spec, where)
     threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)
-    return Prepared(name, config, spec, threshold, _source(config, spec, where))
+    follows = config.follows
+    if follows is None and counted and task_of(spec.output) == "detect":
+        follows = TrackOptions()
+    return Prepared(name, config, spec, threshold, _source(config, spec, where), follows)
 
 
 def default_threshold(output: OutputSpec) -> float:
@@ -136,6 +147,8 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
     known = [label for label in spec.labels if is_used(label)]
     named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
     named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
+    if config.snapshots is not None:
+        named["snapshots.blur_labels"] = config.snapshots.blur_labels
     named.update({f"wires.{wire}.labels": options.labels for wire, options in config.wires.items()})
     for key, names in named.items():
         for label in names:
@@ -156,6 +169,7 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
         ("track", config.follows is not None, task == "detect"),
         ("region", config.region is not None, task == "detect" or (task == "classify" and _views(config) == 1)),
         ("motion", config.motion is not None, not series),
+        ("snapshots", config.snapshots is not None, not series),
         ("steady", config.steady is not None, task in ("classify", "anomaly")),
         ("stride", config.stride is not None, series),
         ("labels", bool(config.labels), task in ("detect", "classify", "segment")),
@@ -221,35 +235,38 @@ def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
         channels=tuple(channel.name for channel in spec.channels),
         loop=source.loop,
         pace=source.pace,
+        rate_hz=spec.rate_hz,
+        open_timeout_s=source.open_timeout_s,
     )
 
 
 def link_options(config: Config) -> LinkOptions:
-    """What the configuration says of the broker. Raises `ConfigError` where the password file cannot be read."""
+    """What the configuration says of the broker. Raises `ConfigError` where a file it names cannot be used."""
     mqtt = config.mqtt
-    password = mqtt.password
-    if mqtt.password_file:
-        try:
-            password = Path(mqtt.password_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("password file cannot be read", where=mqtt.password_file, found=str(error)) from None
-        if len(password) > MAX_PASSWORD:
-            raise ConfigError(
-                "password too long", where=mqtt.password_file, expected=f"at most {MAX_PASSWORD} characters"
-            )
-    return LinkOptions(
+    options = LinkOptions(
         host=mqtt.host,
         port=mqtt.port,
         client_id=f"vedette-{config.device}",
         protocol=mqtt.protocol,
         username=mqtt.username,
-        password=password,
+        password=mqtt.password,
+        password_file=mqtt.password_file,
         tls=mqtt.tls,
         ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        alpn=tuple(mqtt.alpn),
         keepalive_s=mqtt.keepalive_s,
         in_flight=mqtt.in_flight,
         replay_age_s=config.outbox.replay_age_s,
     )
+    try:
+        check_credentials(options)
+    except BrokerRefusedError as error:
+        raise ConfigError(
+            error.problem, where=error.where, expected=error.expected, found=error.found, fix=error.fix
+        ) from None
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,8 +403,8 @@ def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) 
 def _following(prepared: Prepared) -> Following:
     """What becomes of results over time: nothing, unless the configuration or the kind of result asks for it."""
     config, spec = prepared.config, prepared.spec
-    if config.follows is not None:
-        tracker = Tracker(config.follows, prepared.label_filter.thresholds)
+    if prepared.follows is not None:
+        tracker = Tracker(prepared.follows, prepared.label_filter.thresholds)
         return FollowedScene(tracker, Scene(config.events or SceneOptions(), spec.labels, config.zones, config.wires))
     if config.steady is not None or isinstance(spec.input, SeriesInput):
         return FollowedSignal(Steady(config.steady or SteadyOptions(), spec.labels))

@@ -30,6 +30,7 @@ from vedette.config import (
 )
 from vedette.contract.errors import ConfigError
 from vedette.contract.manifest import ClassifyOutput
+from vedette.mqtt.credentials import read_password
 
 PATH = Path("v.toml")
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'
@@ -376,13 +377,14 @@ def test_the_state_folder_is_systemds_or_the_users(monkeypatch: pytest.MonkeyPat
     assert default_state_dir() == "/home/anna/.local/state/vedette"
 
 
-def test_the_password_comes_from_its_file_without_its_newline(tmp_path: Path) -> None:
+def test_the_password_file_is_read_without_its_newline_and_must_be_one(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("s3cret\n")
     config = parse(f"device = 'd'\n[mqtt]\nusername = 'u'\npassword_file = '{file}'\n{DOOR}")
     options = link_options(config)
-    assert (options.username, options.password, options.client_id) == ("u", "s3cret", "vedette-d")
-    for content in (None, b"\xff\xfe", b"x" * 2000):
+    assert (options.username, options.password_file, options.client_id) == ("u", str(file), "vedette-d")
+    assert read_password(options.password_file) == "s3cret"
+    for content in (None, b"\n", b"\xff\xfe", b"x" * 2000):
         file.unlink(missing_ok=True)
         if content:
             file.write_bytes(content)

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="the password, in a file of its own")
     parser.add_argument("--tls", action="store_true", help="encrypt, and verify the broker's certificate")
     parser.add_argument("--ca-file", default="", metavar="FILE", help="PEM file of the authority that signed it")
+    parser.add_argument("--cert-file", default="", metavar="FILE", help="own certificate, for brokers that ask for one")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="its private key")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="N", help="seconds to wait (default 10)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -82,8 +84,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     """Link options, and the root topic."""
     from vedette.config import load_config
-    from vedette.contract.errors import ConfigError
-    from vedette.mqtt.connection import LinkOptions
+    from vedette.mqtt.connection import LinkOptions, check_credentials
 
     if arguments.config is not None:
         from vedette.compose import link_options
@@ -91,22 +92,19 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         config = load_config(arguments.config)
         return link_options(config), config.mqtt.root
     host, port = _address(arguments.broker or "localhost")
-    password = ""
-    if arguments.password_file is not None:
-        try:
-            password = arguments.password_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("password file cannot be read", where=arguments.password_file, found=error) from None
     options = LinkOptions(
         host,
         port,
         "vedette-command",
         arguments.protocol,
         arguments.username,
-        password,
-        arguments.tls,
-        arguments.ca_file,
+        tls=arguments.tls,
+        ca_file=arguments.ca_file,
+        password_file=str(arguments.password_file or ""),
+        cert_file=arguments.cert_file,
+        key_file=arguments.key_file,
     )
+    check_credentials(options)
     return options, arguments.root
 
 

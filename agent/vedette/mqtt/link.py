@@ -24,6 +24,7 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Entry, Key, Outbox
 
 from .connection import CONNECT_TIMEOUT_S, POLL_S, RESERVED_WINDOW, Connection, LinkOptions
+from .credentials import certificate_expires, days_left
 from .envelope import render
 from .inbox import Inbox, Subscription
 from .topics import Topics
@@ -104,6 +105,7 @@ class Link:
         self._messages = 0
         self._why = "not connected yet"
         self._unheard: dict[str, int] = {}  # filters that the broker refused, and its reasons
+        self._broker_expires: float | None = None  # its certificate, as it was last seen
         self.refused: BrokerRefusedError | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
 
@@ -118,6 +120,12 @@ class Link:
             return LinkStatus(
                 self._connected_ns, self._connections, self._messages, self._why, unheard, self._inbox.counts()
             )
+
+    def certificate_days_left(self) -> float | None:
+        """Days until the broker's certificate expires, or our own in its file now, what comes first; None without TLS."""
+        own = certificate_expires(self._options.cert_file) if self._options.cert_file else None
+        with self._lock:
+            return days_left(own, self._broker_expires)
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
         """Hands on one message that is never kept: False when there is no connection. One that is over the broker's
@@ -192,6 +200,7 @@ class Link:
             with self._lock:
                 self._connected_ns = clock.now_ns()
                 self._connections += 1
+                self._broker_expires = connection.broker_certificate_expires
                 self._why = ""
                 self._unheard.clear()
             log.info("broker: connected to %s:%d", self._options.host, self._options.port)
@@ -296,7 +305,8 @@ class Link:
             self._complain(f"{stream} {reason}", f"the broker rejects messages of {stream}: reason {reason:#04x}")
             return
         self._outbox.accept([entry.key])
-        self._on_acknowledged(entry.key, entry.captured_ns)
+        if entry.boot == clock.boot_id():  # or how long it took cannot be told
+            self._on_acknowledged(entry.key, entry.captured_ns)
 
     def _refuse_filter(self, topic_filter: str, reason: int) -> None:
         """The broker refuses a subscription: nothing else is the worse for it."""
