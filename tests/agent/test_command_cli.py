@@ -98,7 +98,10 @@ def test_what_is_typed_wrong_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
         (("eye", "enable", "door", "on", "--label", "cat"), "bad command"),
         (("eye", "ping", "--broker", "a:b"), "bad --broker"),
         (("eye", "ping", "--broker", f"{LOOPBACK}:1"), "no broker"),
-        (("eye", "ping", "--password-file", str(tmp_path / "none")), "password file cannot be read"),
+        (
+            ("eye", "ping", "--username", "me", "--password-file", str(tmp_path / "none")),
+            "password file cannot be read",
+        ),
         (("eye", "ping", "-c", str(tmp_path / "none")), "configuration cannot be read"),
     ]:
         assert main(["command", *arguments]) in (1, 2)
