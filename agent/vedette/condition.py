@@ -55,11 +55,16 @@ class Condition:
             said = self._said = Said(state, why, clock.wall_time(clock.now_ns()), tuple(sorted(self._degraded)))
         self._on_change(said)
 
-    def note(self, key: str, text: str) -> None:
-        """Something went wrong just now. Problems of one ``key`` are one: the newest text stands for them."""
+    def note(self, key: str, text: str) -> bool:
+        """Something went wrong just now. Problems of one ``key`` are one: the newest text stands for them.
+
+        Whether this is news: none of its kind stands already.
+        """
         with self._lock:
-            if key in self._notes or len(self._notes) < MAX_NOTES:
+            news = key not in self._notes
+            if not news or len(self._notes) < MAX_NOTES:
                 self._notes[key] = (text, clock.now_ns())
+            return news
 
     def review(self, lasting: Mapping[str, str], shares: Mapping[str, float]) -> None:
         """Compares with what was last said, and says what changed.

@@ -13,11 +13,12 @@ from typing import Final
 
 import msgspec
 
-from .compose import Prepared, decoded_from, prepare
+from .compose import Prepared, prepare
 from .config import Config, PipelineConfig, load_config
 from .contract.errors import UserError
 from .contract.labels import is_used
 from .contract.manifest import task_of
+from .contract.types import Float32Array
 from .mqtt.requests import Enable, Reload, SettingsMessage, Threshold
 from .pipeline import Pipeline
 from .selection import make_filter
@@ -61,6 +62,10 @@ class Control:
         """How a pipeline is set now."""
         now = self._settings[pipeline]
         return SettingsMessage(1, device, pipeline, epoch, now.enabled, now.threshold, dict(now.thresholds))
+
+    def thresholds(self, pipeline: str) -> Float32Array:
+        """(labels,) as they are now, above 1 for what is not reported."""
+        return self._pipelines[pipeline].reporter.label_filter.thresholds
 
     def enable(self, request: Enable) -> None:
         """A pipeline on or off. Raises `UserError` where there is none of that name."""
@@ -131,7 +136,7 @@ class Control:
         self._settings[name] = settings
         prepared, pipeline = self._prepared[name], self._pipelines[name]
         label_filter = make_filter(prepared.spec.labels, settings.labels, settings.threshold, settings.thresholds)
-        pipeline.decide_from(decoded_from(prepared.spec.output, prepared.config, settings.threshold, label_filter))
+        pipeline.decide_from(prepared.decoded_at(settings.threshold, label_filter))
         pipeline.reporter.label_filter = label_filter
         self._on_change(name)
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from .contract.errors import ReadingsError
 from .contract.manifest import SeriesInput
 from .contract.types import Frame, Readings, Window
 from .contract.window import Cadence, WindowBuilder, WindowCounts
@@ -101,6 +102,8 @@ class WindowFeed:
         self._closed = False
         self._stale = 0
         self._told: dict[str, int] = {}
+        self._unfit = 0  # readings that are none of this model's, and why
+        self._refusal = ""
         self._on_change = on_change
         self._listener = Listener(
             source, name=name, stall_timeout_s=stall_timeout_s, on_readings=self._heard, on_change=self._source_changed
@@ -129,12 +132,16 @@ class WindowFeed:
     def news(self) -> list[tuple[str, str]]:
         """What went wrong since this was last asked: a key for its kind, and words for people. For one thread alone."""
         heard, counts = self._listener.status(), self._builder.counts
-        ours = {"gap": counts.gaps, "late": counts.late, "clock set back": counts.clock_back, "lost": heard.lost}
+        ours = {
+            "gap": counts.gaps, "late": counts.late, "clock set back": counts.clock_back, "lost": heard.lost,
+            "unfit": self._unfit,
+        }  # fmt: skip
         seen = {**heard.malformed, **ours}
+        problems = {**heard.problems, "unfit": self._refusal}
         found = []
         for reason, count in seen.items():
             if count > self._told.get(reason, 0):
-                example = heard.problems.get(reason)
+                example = problems.get(reason)
                 found.append((reason, f"{reason}, {count} so far" + (f", first: {example}" if example else "")))
         self._told = seen
         return found
@@ -171,7 +178,13 @@ class WindowFeed:
 
     def _heard(self, readings: Readings) -> None:
         """On the listener's thread. Of a file that is read flat out, waits until there is room."""
-        for window in self._builder.push(readings):
+        try:
+            windows = self._builder.push(readings)
+        except ReadingsError as error:
+            self._unfit += len(readings)
+            self._refusal = str(error)
+            return
+        for window in windows:
             with self._changed:
                 if not self._live:
                     self._changed.wait_for(lambda: len(self._windows) < WINDOWS or self._closed)

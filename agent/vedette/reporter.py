@@ -28,7 +28,8 @@ class Audience(Protocol):
         ...
 
     def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
-        """A frame and what was found in it, reported or not. The pixels are the pipeline's again when this returns."""
+        """A frame and all that was found in it, what is not reported included. The pixels are the pipeline's again when
+        this returns."""
         ...
 
 
@@ -118,7 +119,7 @@ class Reporter:
         if self._detections and self._is_due(captured_ns):
             self._append_detections(sample, reported, latency_ms, ids, engine)
         if isinstance(sample, Frame):
-            self._audience.seen(sample, reported, followed)
+            self._audience.seen(sample, result, followed)
 
     def end(self, now_ns: int) -> None:
         """Nothing more comes: what is open ends."""

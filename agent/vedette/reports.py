@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from . import clock
@@ -46,8 +46,16 @@ def model(origin: Origin, pipeline: Pipeline, outcome: SelfTest | None) -> wire.
     )
 
 
-def stats(origin: Origin, pipeline: Pipeline, url: str, waiting: Depth, rows: Sequence[LedgerRow]) -> wire.StatsMessage:
-    """The interval since the last call. ``rows``: the accounts of this pipeline's streams, of those that have one."""
+def stats(
+    origin: Origin,
+    pipeline: Pipeline,
+    url: str,
+    waiting: Depth,
+    rows: Sequence[LedgerRow],
+    pictures: Mapping[str, int],
+) -> wire.StatsMessage:
+    """The interval since the last call. ``rows``: the accounts of this pipeline's streams, of those that have one.
+    ``pictures``: what became of its snapshots, see `vedette.snapshots.Snapshots.counts`."""
     source = pipeline.feed.status()
     now = clock.now_ns()
     interval = pipeline.stats.take(now, source.frames)
@@ -57,6 +65,9 @@ def stats(origin: Origin, pipeline: Pipeline, url: str, waiting: Depth, rows: Se
         "outbox_full": sum(row.dropped for row in rows),
         "rejected": sum(row.rejected for row in rows),
     }
+    counts.update(
+        {f"snapshot_{what}": n for what, n in pictures.items() if what not in ("kept", "published", "removed")}
+    )
     dropped.update({reason: count for reason, count in counts.items() if count})
     return wire.StatsMessage(
         v=wire.VERSION,

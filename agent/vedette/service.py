@@ -24,21 +24,27 @@ from .clock import ClockState
 from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare
 from .condition import Condition, Said
 from .config import Config
+from .contract.errors import UserError
 from .contract.types import Frame, Result
 from .control import Control
-from .delivery import Key, Stream
+from .delivery import Key, Outbox, Stream
 from .event_bodies import state_message
+from .facts import device_facts
 from .feed import WindowFeed
 from .following import Followed, State
 from .health import read_health
 from .lane import Lane
 from .mqtt import Link, Subscription, Topics
 from .mqtt import payloads as wire
+from .mqtt.announcer import Announcer
 from .mqtt.commands import Commands
+from .mqtt.discovery import discovery, discovery_topic
+from .mqtt.requests import Snapshot as SnapshotRequest
 from .notify import Notifier
-from .outbox import Epoch, MemoryOutbox, next_epoch
+from .outbox import Bounds, Epoch, open_outbox
 from .pipeline import Pipeline
 from .reporter import DETECTIONS, EVENTS
+from .snapshots import Snapshots
 from .sources import Outcome, masked_url
 
 log = logging.getLogger(__name__)
@@ -64,9 +70,10 @@ class _ClockWatch:
 class _PipelineAudience:
     """See `vedette.reporter.Audience`: what one pipeline tells the service, on the pipeline's thread."""
 
-    def __init__(self, service: Service, pipeline: str) -> None:
+    def __init__(self, service: Service, pipeline: str, snapshots: Snapshots | None) -> None:
         self._service = service
         self._pipeline = pipeline
+        self._snapshots = snapshots
 
     def state(self, state: State, captured_ns: int) -> None:
         """Remembered for the next connection, and published on this one."""
@@ -74,7 +81,9 @@ class _PipelineAudience:
         self._service._publish_state(self._pipeline, state, captured_ns)
 
     def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
-        """Nobody looks at frames."""
+        """A picture may be taken."""
+        if self._snapshots is not None:
+            self._snapshots.seen(frame, result, followed)
 
 
 class Service:
@@ -94,17 +103,20 @@ class Service:
         self._loaded: dict[str, Loaded] = {}
         self._lanes: list[Lane] = []
         self._pipelines: list[Pipeline] = []
+        self._snapshots: dict[str, Snapshots] = {}
         self._shares: dict[str, float] = {}
         self._states: dict[str, tuple[State, int]] = {}  # by pipeline: what holds, and since which capture
         self._epoch: Epoch
-        self._outbox: MemoryOutbox
+        self._outbox: Outbox
         self._control: Control
+        self._announcer: Announcer
         self._commands = Commands(
             self._topics,
             {
                 "enable": lambda request: self._control.enable(request),
                 "threshold": lambda request: self._control.threshold(request),
                 "reload": lambda request: self._control.reload(request),
+                "snapshot": self._snapshot,
             },
             self._reply,
             self._unanswerable,
@@ -119,14 +131,14 @@ class Service:
         self._loaded = load_models(self._prepared, self._config.engine)
         self._lanes = list({id(loaded.lane): loaded.lane for loaded in self._loaded.values()}.values())
         streams = [Stream(p.name, topic) for p in self._prepared for topic in (DETECTIONS, EVENTS)]
-        self._epoch = next_epoch(Path(self._config.state_dir), streams)
         outbox = self._config.outbox
-        self._outbox = MemoryOutbox(
-            self._epoch.number,
-            max_messages=outbox.max_messages,
-            max_bytes=outbox.max_bytes,
-            when_full=outbox.when_full,
-            lost=self._epoch.lost,
+        self._epoch, self._outbox = open_outbox(
+            Path(self._config.state_dir),
+            streams,
+            Bounds(outbox.max_messages, outbox.max_bytes, outbox.max_age_s, outbox.when_full),
+            durable=outbox.durable,
+            max_memory_bytes=outbox.max_memory_bytes,
+            on_alert=lambda why: self._note("outbox", why),
         )
         self._link = Link(
             self._link_options,
@@ -136,14 +148,18 @@ class Service:
             on_connected=self._connected,
             on_acknowledged=self._acknowledged,
             on_alert=self._link_alert,
-            subscriptions=[Subscription(self._topics.commands, self._commands.receive)],
+            subscriptions=self._subscriptions(),
         )
+        self._announcer = self._announce()
         self._condition.change("init")
+        self._snapshots = {p.name: made for p in self._prepared if (made := self._take_pictures(p)) is not None}
         self._pipelines = [self._pipeline(p) for p in self._prepared]
         self._control = Control(
             self._config, self._config_path, self._prepared, self._pipelines, self._publish_settings
         )
         try:
+            for snapshots in self._snapshots.values():
+                snapshots.start()
             for pipeline in self._pipelines:
                 pipeline.feed.start()
             self._link.start()
@@ -163,9 +179,53 @@ class Service:
             prepared,
             self._loaded[prepared.name],
             self._outbox,
-            _PipelineAudience(self, prepared.name),
+            _PipelineAudience(self, prepared.name, self._snapshots.get(prepared.name)),
             clock_state=self._clock,
             on_source=lambda outcome, why: self._source_changed(prepared.name, outcome, why),
+        )
+
+    def _take_pictures(self, prepared: Prepared) -> Snapshots | None:
+        options = prepared.config.snapshots
+        if options is None:
+            return None
+        name, topic = prepared.name, self._topics.pipeline(prepared.name, "snapshot")
+        return Snapshots(
+            options,
+            name,
+            prepared.spec.labels,
+            lambda: self._control.thresholds(name),
+            lambda jpeg: self._link.publish(topic, jpeg, qos=0, retain=False),
+            lambda why: self._note(f"{name} snapshots", f"{name}: {why}"),
+        )
+
+    def _snapshot(self, request: SnapshotRequest) -> None:
+        """The next picture of a pipeline. Raises `UserError` where it takes none."""
+        snapshots = self._snapshots.get(request.pipeline)
+        options = next((p.config.snapshots for p in self._prepared if p.name == request.pipeline), None)
+        if snapshots is None or options is None or not options.command:
+            raise UserError(
+                "no pictures of this pipeline", where=request.pipeline,
+                fix=f"give it a table [pipeline.{request.pipeline}.snapshots], command = true",
+            )  # fmt: skip
+        snapshots.ask()
+
+    def _subscriptions(self) -> list[Subscription]:
+        wanted = [Subscription(self._topics.commands, self._commands.receive)]
+        assistant = self._config.home_assistant
+        if assistant.enabled:
+            wanted.append(Subscription(f"{assistant.prefix}/status", lambda message: self._announcer.heard(message)))
+        return wanted
+
+    def _announce(self) -> Announcer:
+        """Home Assistant is told of this device, or told to forget it where it no longer is to know."""
+        assistant = self._config.home_assistant
+        facts = device_facts(self._config, self._prepared)
+        return Announcer(
+            Path(self._config.state_dir),
+            discovery_topic(assistant.prefix, self._topics),
+            (lambda retired: discovery(facts, self._topics, retired)) if assistant.enabled else None,
+            lambda topic, payload: self._link.publish(topic, payload, qos=1, retain=True),
+            lambda why: self._note("home assistant", why),
         )
 
     def _watch(self) -> int:
@@ -182,6 +242,7 @@ class Service:
             if self._link.refused is not None:
                 raise self._link.refused
             self._review()
+            self._announcer.turn()
             self._feed_watchdog()
             now = time.monotonic()
             for task, seconds in due.items():
@@ -221,8 +282,8 @@ class Service:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
             if isinstance(pipeline.feed, WindowFeed):
                 for key, text in pipeline.feed.news():
-                    log.warning("pipeline %s: %s", pipeline.name, text)
-                    self._condition.note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
+                    self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
+        problems.update(self._outbox.problems())
         self._condition.review(problems, self._shares)
 
     def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:
@@ -259,8 +320,12 @@ class Service:
             self._condition.note("broker", why)
 
     def _unanswerable(self, why: str) -> None:
-        log.warning("%s", why)
-        self._condition.note("command", why)
+        self._note("command", why)
+
+    def _note(self, key: str, why: str) -> None:
+        """Something happened that the status tells for a while; the log has the first of its kind."""
+        if self._condition.note(key, why):
+            log.warning("%s", why)
 
     def _publish_settings(self, pipeline: str) -> None:
         message = self._control.settings(self._config.device, self._epoch.number, pipeline)
@@ -285,6 +350,7 @@ class Service:
             self._publish_state(name, state, captured_ns)
         self._publish_ledger()
         self._publish_health()
+        self._announcer.connected()
 
     def _acknowledged(self, key: Key, captured_ns: int) -> None:
         for pipeline in self._pipelines:
@@ -297,7 +363,9 @@ class Service:
         for pipeline in self._pipelines:
             url = masked_url(self._config.pipelines[pipeline.name].source_config.url)
             own = [row for row in rows if row.stream.pipeline == pipeline.name]
-            message = reports.stats(self._origin, pipeline, url, waiting, own)
+            snapshots = self._snapshots.get(pipeline.name)
+            pictures = snapshots.counts() if snapshots else {}
+            message = reports.stats(self._origin, pipeline, url, waiting, own, pictures)
             if message.load.share is not None:
                 self._shares[pipeline.name] = message.load.share
             self._link.publish(self._topics.pipeline(pipeline.name, "stats"), wire.encode(message), qos=0, retain=False)
@@ -334,6 +402,8 @@ class Service:
             pipeline.stop(2.0)
         for lane in self._lanes:
             lane.stop(1.0)
+        for snapshots in self._snapshots.values():
+            snapshots.stop(1.0)
         self._outbox.close()
         if self._link.status().connected:
             self._publish_stats()
@@ -343,6 +413,7 @@ class Service:
             last = Said("stopped", self._condition.said.why, clock.wall_time(clock.now_ns()), ())
             self._link.publish_and_wait(self._topics.status, self._status(last), 1.0)
         self._link.stop()
+        self._outbox.end()
         self._epoch.end(self._outbox.ledger())
         for lane in self._lanes:
             lane.close()

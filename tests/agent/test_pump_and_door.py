@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from real import BUNDLE, CLIP, DATA, Agent, Mosquitto, Subscriber, needs_mosquitto, wait_for
@@ -56,9 +57,12 @@ class Site:
             f'[pipeline.door]\nmodel = "{BUNDLE}"\nlabels = ["person"]\ndetections = false\n'
             f'[pipeline.door.source]\nurl = "{CLIP}"\nloop = true\n'
             "[pipeline.door.zones.yard]\npolygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]\n"
+            f'[pipeline.door.snapshots]\nfolder = "{folder / "pictures"}"\nmqtt = true\nevents = []\n'
+            "[home_assistant]\nenabled = true\n"
             f'[pipeline.pump]\nmodel = "{PUMP}"\nsource = "udp://{LOOPBACK}:{self.udp_port}"\n'
             "[pipeline.pump.steady]\nenter = 2\nof = 2\nleave = 2\n" + PLAIN
         )
+        self.pictures = folder / "pictures" / "door"
         self.agent = Agent(self.config)
         self.subscriber = Subscriber(broker.port, f"vedette/{device}/#", v5=True)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -222,6 +226,32 @@ def test_what_cannot_be_done_is_said_in_one_reply(
     assert (reply["ok"], reply["error"]["code"]) == (False, code)
     assert words in reply["error"]["message"]
     site.subscriber.wait("/health", lambda health: health["commands"].get(code, 0) > 0)
+
+
+def test_a_picture_is_taken_on_command_kept_and_sent(site: Site) -> None:
+    assert site.command("snapshot", pipeline="door")["ok"]
+    message = wait_for("the picture", lambda: site.subscriber.messages("/door/snapshot"))[0]
+    [kept] = wait_for("the file", lambda: list(site.pictures.glob("*.jpg")))
+    for data in (message.payload, kept.read_bytes()):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is not None and pixels.std() > 10, "a picture with something in it"
+    assert site.command("snapshot", pipeline="pump")["error"]["code"] == "refused"
+
+
+def test_home_assistant_finds_one_device_with_both(site: Site, broker: Mosquitto) -> None:
+    with Subscriber(broker.port, "homeassistant/#") as assistant:
+        message = assistant.wait(f"/device/{site.device}/config")
+        assert message.retain
+        components = message.json["components"]
+        platforms = {component["platform"] for component in components.values()}
+        assert {"sensor", "binary_sensor", "switch", "number"} <= platforms
+        topics = {component.get("state_topic") for component in components.values()}
+        assert {f"vedette/{site.device}/door/state", f"vedette/{site.device}/pump/state"} <= topics
+        # what a switch sends is a command that the agent carries out
+        switch = next(
+            c for c in components.values() if c["platform"] == "switch" and "/cmd/enable" in c["command_topic"]
+        )
+        assert switch["command_topic"] == f"vedette/{site.device}/cmd/enable"
 
 
 def test_an_expired_command_and_a_retained_one_are_refused(site: Site, broker: Mosquitto) -> None:
