@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
+from real import run_cli
 
 from vedette.cli import _parser
 from vedette.config import parse_config
+from vedette.contract.errors import MissingPackageError
+from vedette.mqtt.envelope import message_of
+from vedette.mqtt.events import EventBody, StateMessage
+from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -61,3 +69,100 @@ def test_make_targets_that_documents_name_exist() -> None:
 def test_the_readmes_figures_are_the_measured_ones() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "bench/readme.py"), "--check"], check=False)
     assert done.returncode == 0, "run bench/readme.py"
+
+
+SENSORS, EVENTS = ROOT / "docs/sensors.md", ROOT / "docs/events.md"
+SHIPPED = [ROOT / "models" / f"{name}.tflite" for name in ("watch-activity", "shuttle-anomaly")]
+needs_shipped = pytest.mark.skipif(
+    not all(path.is_file() for path in SHIPPED),
+    reason="the shipped sensor networks are absent: the pages about sensors and events stay untested",
+)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """What the page tells to type, in words."""
+    lines = "\n".join(blocks(document, "")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith(("vedette ", "python "))]
+
+
+@needs_shipped
+@pytest.mark.parametrize("words", commands(SENSORS), ids=lambda words: " ".join(words[:3]))
+def test_what_the_page_about_sensors_tells_to_type_runs(words: list[str], tmp_path: Path) -> None:
+    words = [word.replace("examples/", f"{ROOT}/examples/") for word in words]
+    if words[1] == "demo":
+        words += ["--seconds", "3", "--picture", str(tmp_path / "demo.png")]
+        if "--source" not in words:
+            words += ["--speed", "20", "--source", str(ROOT / "examples/media/shoulder-exercises.csv")]
+    done = run_cli(*words[1:], VEDETTE_MODELS=str(ROOT / "models"))
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_files_that_commands_name_are_there() -> None:
+    for document in (SENSORS, EVENTS):
+        named = [word for words in commands(document) for word in words if word.startswith(("examples/", "bench/"))]
+        assert all((ROOT / word).exists() for word in named)
+
+
+def test_the_sensor_in_ten_lines_is_one(tmp_path: Path) -> None:
+    (block,) = blocks(SENSORS, "python")
+    assert len(block.strip().splitlines()) <= 10
+    program = tmp_path / "read.py"
+    program.write_text(block)
+    source = make_sensor_source(SensorOptions(f"exec:{sys.executable} {program}", ("x", "y", "z")))
+    source.open()
+    try:
+        got: list[float] = []
+        while not got:
+            readings = source.read(1.0)
+            assert readings is not None
+            got = [row[2] for row in readings.values.tolist()]
+        assert got[0] == pytest.approx(9.81) and readings.timed and not source.tally.total()
+    finally:
+        source.close()
+
+
+def test_urls_of_sensors_are_understood() -> None:
+    urls = re.findall(r"^\| `([a-z]+:[^`]+)`", SENSORS.read_text(), re.MULTILINE)
+    assert {url.partition(":")[0] for url in urls} == {"exec", "serial", "iio", "udp", "mqtt", "csv", "ndjson"}
+    for url in urls:
+        assert is_sensor_url(url)
+        try:
+            make_sensor_source(SensorOptions(url, ("x", "y", "z")))
+        except MissingPackageError:
+            assert url.startswith("serial:")
+
+
+def test_options_of_sensors_are_understood() -> None:
+    rows = re.findall(r"^\| `([a-z]+:[^`?]+)[^`]*`.*\|([^|]*)\|$", SENSORS.read_text(), re.MULTILINE)
+    values = {"baud": "9600", "columns": "t,x,y,z", "rate": "10", "speed": "2", "channels": "a,b,c"}
+    for url, options in rows:
+        named = [name for name in values if re.search(rf"`{name}[`=]", options)]
+        query = "&".join(f"{name}={values[name]}" for name in named)
+        try:
+            make_sensor_source(SensorOptions(f"{url}?{query}" if query else url, ("x", "y", "z")))
+        except MissingPackageError:
+            assert url.startswith("serial:")
+
+
+def test_reasons_of_malformed_lines_are_all_explained() -> None:
+    from vedette.sources.lines import Reason
+
+    text = SENSORS.read_text()
+    assert [reason for reason in get_args(Reason) if f"`{reason}`" not in text] == []
+
+
+def test_messages_of_events_are_what_is_sent() -> None:
+    whole = message_of(EventBody, "")
+    shown = [json.loads(block) for block in blocks(EVENTS, "json")]
+    kinds = set()
+    for message in shown:
+        kind = StateMessage if "kind" not in message else whole
+        if kind is whole:
+            kinds.add(message["kind"])
+            head = dict.fromkeys(("id", "ts", "boot", "device", "pipeline"), "x")
+            numbers = dict.fromkeys(("v", "epoch", "seq", "mono_us"), 1)
+            model = {"name": "m", "version": "1.0.0", "sha256": "0"}
+            message = {**head, **numbers, "clock": "synced", "replay": False, "model": model, **message}
+        # back again the same: every key is one that there is
+        assert json.loads(msgspec.json.encode(msgspec.convert(message, kind))) == message
+    assert kinds >= {"track_began", "zone_left", "wire_crossed", "track_ended", "anomaly_began", "class_changed"}

@@ -25,7 +25,8 @@ from .listener import Heard, Listener
 from .view import latency_table
 
 READY_TIMEOUT_S: Final = 60.0
-LEAST_S: Final = 2.0  # that are shown of whatever comes, however long the agent took to be ready
+START_S: Final = 2.0  # that broker and agent may take of the demo's seconds; where they take longer, it ends later
+LEAST_S: Final = 1.5  # that are shown in any case
 DEVICE: Final = "demo"
 REFRESH_HZ: Final = 10
 LINE_S: Final = 1.0  # between two lines, where there is no terminal
@@ -157,7 +158,7 @@ def perform(show: Show, *, begun: float, seconds: float, threads: int, broker: s
                 agent.start()
                 agent.wait_ready(READY_TIMEOUT_S)
                 ready = time.monotonic()
-                end = max(begun + seconds, ready + LEAST_S)
+                end = max(begun + seconds, ready + max(LEAST_S, seconds - START_S))
                 pss = _watch(show, listener, agent, end, broker_name, quiet=quiet)
             except KeyboardInterrupt:
                 pss = agent.pss_bytes()

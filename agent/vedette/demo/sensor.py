@@ -19,6 +19,7 @@ from vedette.pictures import write_picture
 from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source, masked_url
 from vedette.sources.registry import Pace
 
+from .performance import START_S
 from .plot import plot
 from .recording import Recording, read_whole
 from .seen import SeenEvent, SeenWindows
@@ -26,7 +27,6 @@ from .sensor_view import Moment, live, plain_line
 
 RECORDING: Final = "shoulder-exercises.csv"
 MODEL: Final = "watch-activity"
-START_S: Final = 2.0  # that broker and agent take before the first reading
 MAX_SPEED: Final = 1000.0
 TOLD: Final = 8  # events in the summary
 EVERY_S: Final = 0.5  # between two states
