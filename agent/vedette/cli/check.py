@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
     "Checks a configuration from end to end: every key, every model (digests, self-test on this machine), every source "
-    "(opened, one frame read) and the broker (connected to, with its credentials). Says what is wrong in one line each."
+    "(opened, one frame read) and the broker (connected to, with its credentials). Says what is wrong in one line each, and "
+    "warns of passwords and keys that others on this computer may read."
 )
 EXAMPLES = """examples:
   vedette check -c /etc/vedette/vedette.toml
@@ -36,12 +37,15 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.compose import link_options, prepare
     from vedette.config import load_config
     from vedette.contract.errors import VedetteError
+    from vedette.exposure import exposures
     from vedette.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
 
     console = Console(highlight=False, soft_wrap=True)
     config = load_config(arguments.config)
     console.print(f"[green]ok[/]    configuration {escape(str(arguments.config))}, device {config.device}")
+    for line in exposures(config, arguments.config):
+        console.print(f"[yellow]warn[/]  {escape(line)}")
     prepared = prepare(config, arguments.config)
     link = link_options(config)
     worst = 0
