@@ -284,6 +284,8 @@ class Service:
                 for key, text in pipeline.feed.news():
                     self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
         problems.update(self._outbox.problems())
+        for topic in self._link.status().unheard:
+            problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
         self._condition.review(problems, self._shares)
 
     def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:
