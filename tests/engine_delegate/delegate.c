@@ -4,6 +4,7 @@
  * The file is named by the option "command" or by $DELEGATE_COMMAND; its first letter counts:
  *   w  works (also: no file)      h  hangs       c  crashes (SIGSEGV)     r  answers rubbish     f  the run fails
  *   n  no such device: creating fails            H  creating hangs        p  preparing fails
+ * Once it hangs there is a file of that name with ".hung" behind it.
  *
  * The structs repeat, as far as they are used here, the C interface of TensorFlow Lite 2.14 and later (core/c/common.h);
  * tflite_plugin_create_delegate and tflite_plugin_destroy_delegate are those of an external delegate
@@ -65,7 +66,13 @@ static char command(void) {
   return letter == EOF ? 'w' : (char)letter;
 }
 
-static void hang(void) { for (;;) pause(); }
+static void hang(void) {
+  char path[PATH + 8];
+  snprintf(path, sizeof path, "%s.hung", command_path);
+  FILE *file = fopen(path, "w");
+  if (file) fclose(file);
+  for (;;) pause();
+}
 
 static void softmax(const Tensor *in, Tensor *out, int rubbish) {
   size_t count = in->bytes / (in->type == FLOAT32 ? sizeof(float) : 1);
