@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from .contract.errors import ConfigError
 from .contract.manifest import InputSpec, OutputSpec
-from .delivery import WhenFull
+from .delivery import Durable, WhenFull
 from .events import SceneOptions
 from .motion import MotionOptions
 from .regions import RegionOptions
@@ -87,8 +87,11 @@ class TrustConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class OutboxConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[outbox]"""
 
-    max_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
-    max_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 32 * 1024 * 1024
+    durable: Durable = "spill"
+    max_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 200_000
+    max_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 256 * 1024 * 1024
+    max_memory_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 32 * 1024 * 1024
+    max_age_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 604_800.0
     when_full: WhenFull = "drop_oldest"
     replay_age_s: Seconds = 10.0
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from .clock import ClockState
 
 WhenFull: TypeAlias = Literal["drop_oldest", "drop_newest"]
+Durable: TypeAlias = Literal["memory", "spill", "always"]
 
 
 class Stream(NamedTuple):

@@ -6,8 +6,10 @@ import re
 import select
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -123,7 +125,8 @@ def test_told_to_stop_it_says_goodbye(tmp_path: Path, broker: BrokerAddress, sig
 def test_killed_its_will_is_published_and_the_next_epoch_says_that_nobody_knows(
     tmp_path: Path, broker: BrokerAddress
 ) -> None:
-    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    memory = '[outbox]\ndurable = "memory"'
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker), top=memory)
     with Subscriber(broker.port) as subscriber:
         with Agent(config) as agent:
             subscriber.wait("/detections")
@@ -135,9 +138,10 @@ def test_killed_its_will_is_published_and_the_next_epoch_says_that_nobody_knows(
             message = late.wait("/status")
             assert (message.retain, message.json["state"]) == (True, "lost")
         with Agent(config) as agent:
-            ledger = subscriber.wait("/ledger", lambda ledger: ledger["epoch"] == 2 and len(ledger["streams"]) == 2)
-            rows = {row["epoch"]: row for row in ledger.json["streams"]}
-            assert (rows[1]["last"], rows[1]["lost_at_crash"]) == (None, None)
+            ledger = subscriber.wait("/ledger", lambda ledger: any(row["epoch"] == 2 for row in ledger["streams"]))
+            rows = {(row["epoch"], row["topic"]): row for row in ledger.json["streams"]}
+            for topic in ("detections", "events"):
+                assert (rows[1, topic]["last"], rows[1, topic]["lost_at_crash"]) == (None, None)
             agent.signal(signal.SIGTERM)
             assert agent.wait() == 0
         ids = [m.json["id"] for m in subscriber.messages("/detections")]
@@ -145,19 +149,70 @@ def test_killed_its_will_is_published_and_the_next_epoch_says_that_nobody_knows(
         assert {m.json["epoch"] for m in subscriber.messages("/detections")} == {1, 2}
 
 
-def test_what_waits_when_it_stops_is_lost_to_the_very_number(tmp_path: Path, broker: BrokerAddress) -> None:
-    source = finite(tmp_path, 15)
-    agent_config(tmp_path, free_port(), source, mqtt=protocol(broker))  # nobody listens there
+def test_what_waits_in_memory_when_it_stops_is_lost_to_the_very_number(tmp_path: Path, broker: BrokerAddress) -> None:
+    source, memory = finite(tmp_path, 15), '[outbox]\ndurable = "memory"'
+    agent_config(tmp_path, free_port(), source, mqtt=protocol(broker), top=memory)  # nobody listens there
     config = tmp_path / "dev-1.toml"
     with Agent(config) as agent:
         assert agent.wait() == 0
-    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker), top=memory)
     with Subscriber(broker.port) as subscriber, Agent(config) as agent:
         ledger = subscriber.wait("/ledger", lambda ledger: len(ledger["streams"]) == 2)
         row = next(row for row in ledger.json["streams"] if row["epoch"] == 1)
         assert (row["last"], row["acknowledged"], row["waiting"], row["lost_at_crash"]) == (15, 0, 0, 15)
         agent.signal(signal.SIGTERM)
         assert agent.wait() == 0
+
+
+@pytest.mark.parametrize("durable", ["spill", "always"])
+def test_what_waits_on_disk_when_it_stops_is_sent_after_the_next_start_as_it_was(
+    tmp_path: Path, broker: BrokerAddress, durable: str
+) -> None:
+    outbox = f'[outbox]\ndurable = "{durable}"'
+    config = agent_config(tmp_path, free_port(), finite(tmp_path, 15), top=outbox)  # nobody listens there
+    with Agent(config) as agent:
+        assert agent.wait() == 0
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker), top=outbox)
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        ledger = subscriber.wait(
+            "/ledger", lambda ledger: [row["acknowledged"] for row in ledger["streams"] if row["epoch"] == 1] == [15]
+        )
+        row = next(row for row in ledger.json["streams"] if row["epoch"] == 1)
+        assert (row["last"], row["waiting"], row["lost_at_crash"]) == (15, 0, 0)
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    old = [m.json for m in subscriber.messages("/detections") if m.json["epoch"] == 1]
+    assert [m["seq"] for m in old] == list(range(1, 16))
+    assert [m["id"] for m in old] == [f"dev-1-1-door-detections-{n}" for n in range(1, 16)]
+    assert all(m["replay"] and m["ts"] for m in old)
+
+
+def test_killed_it_sends_what_the_disk_has_and_says_what_is_lost(tmp_path: Path, broker: BrokerAddress) -> None:
+    config = agent_config(tmp_path, free_port(), endless(tmp_path))  # nobody listens there
+    with Agent(config) as agent:
+        wait_for("messages in the file", lambda: in_file(tmp_path / "dev-1") >= 5)
+        agent.signal(signal.SIGKILL)
+        assert agent.wait() == -signal.SIGKILL
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        subscriber.wait("/ledger", lambda ledger: any(r["epoch"] == 1 and not r["waiting"] for r in ledger["streams"]))
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    row = next(r for r in subscriber.messages("/ledger")[-1].json["streams"] if r["epoch"] == 1)
+    old = [m.json["seq"] for m in subscriber.messages("/detections") if m.json["epoch"] == 1]
+    assert len(old) >= 5
+    assert old == list(range(1, len(old) + 1))
+    assert (row["last"], row["acknowledged"]) == (len(old) + row["lost_at_crash"], len(old))
+
+
+def in_file(state_dir: Path) -> int:
+    """Messages in the outbox's file, as another process may see them."""
+    try:
+        with closing(sqlite3.connect(f"file:{state_dir / 'outbox.sqlite'}?mode=ro", uri=True)) as connection:
+            [count] = connection.execute("SELECT count(*) FROM messages").fetchone()
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0  # not there yet
 
 
 @needs_mosquitto

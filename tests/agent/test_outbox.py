@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vedette.delivery import ENTRY_OVERHEAD, Dropped, Entry, Key, LedgerRow, Outbox, Stream, WhenFull
-from vedette.outbox import Bounds, DiskOutbox, Durable, MemoryOutbox
+from vedette.delivery import ENTRY_OVERHEAD, Dropped, Durable, Entry, Key, LedgerRow, Outbox, Stream, WhenFull
+from vedette.outbox import Bounds, DiskOutbox, MemoryOutbox
 from vedette.outbox.account import MAX_RANGES
 from vedette.outbox.store import Store
 

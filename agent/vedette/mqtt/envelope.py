@@ -19,7 +19,8 @@ MAX_BODY: Final = MAX_PAYLOAD - 1024  # bytes; the rest is the envelope's, at it
 
 
 class Envelope(Struct, frozen=True):
-    """The part that is written when a message is sent. ``ts``: capture by the wall clock, as it is set now.
+    """The part that is written when a message is sent. ``ts``: capture by the wall clock, as it is set now; of a message
+    of an earlier boot as it was last set then, and empty where not even that is known.
 
     ``mono_us``: CLOCK_BOOTTIME in microseconds of the boot ``boot`` (nanoseconds pass 2**53 after 104 days).
     """
@@ -42,8 +43,10 @@ _encoder = msgspec.json.Encoder()
 
 def render(entry: Entry, topics: Topics, *, replay: bool) -> bytes:
     """The message as it goes out now: envelope and body as one JSON object."""
-    this_boot = entry.boot == clock.boot_id()
-    captured = clock.wall_time(entry.captured_ns) if this_boot else ""
+    if entry.boot == clock.boot_id():
+        captured = clock.wall_time(entry.captured_ns)
+    else:
+        captured = "" if entry.wall_ns is None else clock.rfc3339(entry.wall_ns)
     envelope = Envelope(
         v=VERSION,
         id=topics.message_id(entry.key),

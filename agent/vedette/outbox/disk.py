@@ -23,12 +23,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from vedette import clock
 from vedette.clock import ClockState, now_ns
 from vedette.contract.errors import StateError
-from vedette.delivery import ENTRY_OVERHEAD, Depth, Entry, Key, LedgerRow, Stream
+from vedette.delivery import ENTRY_OVERHEAD, Depth, Durable, Entry, Key, LedgerRow, Stream
 
 from .account import Account
 from .aside import put_aside
@@ -39,8 +39,6 @@ from .store import FILE, AccountRow, Boot, BrokenFileError, Change, DiskError, M
 from .tally import Tally, read_tally
 
 log = logging.getLogger(__name__)
-
-Durable: TypeAlias = Literal["memory", "spill", "always"]
 
 TICK_S: Final = 0.3
 SPILL_S: Final = 0.5  # after which a message that is not acknowledged is written, a tick later at the latest

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from vedette.delivery import Outbox, Stream
+from vedette.delivery import Durable, Outbox, Stream
 
 from .aside import aside, put_aside
 from .core import Bounds
-from .disk import DiskOutbox, Durable
+from .disk import DiskOutbox
 from .epoch import Epoch, next_epoch
 from .memory import MemoryOutbox
 from .store import FILE, BrokenFileError, DiskError, Store
