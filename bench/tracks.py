@@ -25,8 +25,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 from _people import FPS, HEIGHT, SEQUENCES, WIDTH, crowd, detect, follow, read_truth
+from _process import Used, watch
 from _results import ROOT, Results
 
 from vedette.contract.boxes import iou
@@ -42,6 +42,7 @@ SEEDS = range(10)
 EVERY = (1, 5)  # of the sequence's 25 frames a second: all, and one in five
 THRESHOLD, KEEP_S = 0.5, 2.0
 OURS = "vedette"
+NAME = "coco-ssdlite-mobilenet-v2"
 OBJECTS = 20
 NOISE = 4.0  # grey levels, standard deviation of a sensor's noise
 STILL_FPS, STILL_S = 25, 60
@@ -228,7 +229,7 @@ def lost(all_of: Watch, gated: Watch, least: int = 10) -> tuple[int, int]:
 
 def measure_gate(results: Results, video: Path) -> None:
     """In this process: what the gate spares of a still scene, and that it loses nobody of a moving one."""
-    spec = read_model("coco-ssdlite-mobilenet-v2")
+    spec = read_model(NAME)
     options, threshold = TrackOptions(), spec.output.score_threshold  # type: ignore[union-attr]
     model = load_model(spec, score_threshold=min(threshold, options.low_score))
     frames = read_video(video)
@@ -285,42 +286,31 @@ def measure_agent(results: Results, pixels: UInt8Array, folder: Path, seconds: f
     for frame in held(pixels, STILL_FPS * 10):
         writer.write(frame)
     writer.release()
-    used = {}
+    bare, ungated, gated = "without a model's work (max_fps = 0.1)", "ungated", "gated"
+    tables = {bare: ("max_fps = 0.1", ""), ungated: ("", ""), gated: ("", "[pipeline.door.motion]")}
+    used: dict[str, Used] = {}
+    n = int(seconds * STILL_FPS)
     with loopback_broker() as (_, port):
-        for name, table in (
-            ("without a model's work (max_fps = 0.1)", "max_fps = 0.1"),
-            ("ungated", ""),
-            ("gated", "GATE"),
-        ):
+        for name, (option, table) in tables.items():
+            print(f"agent, {name} ...", file=sys.stderr)
             config = folder / "agent.toml"
-            gate = "[pipeline.door.motion]\n" if table == "GATE" else ""
             config.write_text(
-                f'device = "bench"\nstate_dir = "{folder / "state"}"\nlog_level = "error"\n'
+                f'device = "bench"\nstate_dir = "{folder / "state"}"\nlog_level = "error"\n[intervals]\nstats_s = 1.0\n'
                 f'[mqtt]\nhost = "{LOOPBACK}"\nport = {port}\nprotocol = "3.1.1"\n'
-                f'[pipeline.door]\nmodel = "coco-ssdlite-mobilenet-v2"\n{"" if gate else table}\n'
-                f'[pipeline.door.source]\nurl = "{clip}"\nloop = true\n[pipeline.door.track]\n{gate}'
+                f'[pipeline.door]\nmodel = "{NAME}"\n{option}\n'
+                f'[pipeline.door.source]\nurl = "{clip}"\nloop = true\n[pipeline.door.track]\n{table}\n'
             )
-            process = subprocess.Popen(
-                [sys.executable, "-m", "vedette", "run", "-c", str(config)], stdin=subprocess.DEVNULL
-            )
-            try:
-                time.sleep(12.0)  # start, self-test, the gate's first seconds
-                before = psutil.Process(process.pid).cpu_times()
-                time.sleep(seconds)
-                after = psutil.Process(process.pid).cpu_times()
-            finally:
-                process.terminate()
-                process.wait(20)
-            used[name] = (after.user + after.system - before.user - before.system) / seconds
-    for name, value in used.items():
-        what = f"whole agent, still scene of 768x576 at {STILL_FPS} fps from a file: CPU, {name}"
-        results.row(what=what, value=round(100 * value, 1), unit="%", n=int(seconds * STILL_FPS))
-    bare = used["without a model's work (max_fps = 0.1)"]
-    share = used["gated"] / used["ungated"]
+            used[name] = watch(config, port, seconds)
+    for name, one in used.items():
+        what = f"whole agent, still scene of 768x576 at {one.fps:.0f} fps from a file, {name}"
+        results.row(what=f"{what}: CPU", value=round(100 * one.cores, 1), unit="%", n=n)
+        results.row(what=f"{what}: inferences", value=round(one.inferences, 2), unit="1/s", n=n)
+    share = used[gated].cores / used[ungated].cores
+    whole = used[ungated].fps >= 0.95 * STILL_FPS and used[gated].fps >= 0.95 * STILL_FPS
+    reason = f"reading and decoding the file alone is {used[bare].cores / used[ungated].cores:.2f}"
     results.row(
-        what="whole agent, still scene: CPU gated by ungated", value=round(share, 3), unit="", n=int(seconds * STILL_FPS),
-        target="<= 0.15", holds=share <= 0.15,
-        reason=None if share <= 0.15 else f"reading and decoding the file alone is {bare / used['ungated']:.2f}",
+        what="whole agent, still scene: CPU gated by ungated", value=round(share, 3), unit="", n=n, target="<= 0.15",
+        holds=share <= 0.15 and whole, reason=reason if whole else "frames were missed: the machine was busy",
     )  # fmt: skip
 
 
