@@ -88,6 +88,12 @@ class TestWithoutBooting:
         stated = re.search(r"exposure of ([\d.]+)", DOCUMENT.read_text())
         assert stated and f"exposure level for vedette.service: {stated[1]} " in done.stdout
 
+    def test_reaches_the_devices_that_the_document_names(self) -> None:
+        allowed = set(re.findall(r"(?m)^DeviceAllow=char-(\w+) rw$", UNIT.read_text()))
+        named = set(re.findall(r"`(?:serial:///dev/)?(tty[A-Z]+)\d+`", DOCUMENT.read_text()))
+        assert named == {"ttyUSB", "ttyACM", "ttyAMA", "ttyS"}
+        assert named | {"video4linux"} <= allowed
+
     def test_stop_timeout_leaves_time_to_flush(self) -> None:
         from vedette.mqtt.connection import CONNECT_TIMEOUT_S
         from vedette.service import FLUSH_S
@@ -303,6 +309,38 @@ class TestBooted:
         epoch = json.loads(machine.run("cat", "/var/lib/vedette/epoch.json"))
         assert took_s < 8, "it waits for an answer that nobody needs any more"
         assert epoch["ended"][0]["waiting"] > 0, "what was not delivered is counted"
+
+    def test_a_camera_and_a_sensor_in_one_agent(self, machine: Machine) -> None:
+        example = "/opt/vedette/share/vedette/examples/pump-and-door.toml"
+        machine.run("install", "-m", "0640", "-g", "vedette", example, "/etc/vedette/vedette.toml")
+        machine.run("systemctl", "restart", "vedette")
+        assert machine.show("vedette", "ActiveState") == "active"
+        assert machine.run("systemctl", "status", "--no-pager", "vedette").count("sensors/pump.py") == 1
+
+        def heard(topic: str, count: int) -> list[dict[str, Any]]:
+            text = machine.run("mosquitto_sub", "-t", f"vedette/+/{topic}", "-C", str(count), "-W", "30")
+            return [json.loads(line) for line in text.splitlines()]
+
+        came = heard("door/events", 4)
+        assert {event["label"] for event in came} == {"person"}
+        assert {event["kind"] for event in came} <= {
+            "track_began", "track_ended", "zone_entered", "zone_left", "wire_crossed",
+        }  # fmt: skip
+        (counts,) = heard("door/state", 1)
+        assert set(counts["zones"]) == {"crossing"}
+        (window,) = heard("pump/detections", 1)
+        assert set(window["anomaly"]["channels"]) == {f"f{number}" for number in range(1, 10)}
+        (broken,) = heard("pump/events", 1)
+        assert broken["kind"] in ("anomaly_began", "anomaly_ended")
+        active = broken["kind"] == "anomaly_began"
+        wait_until(lambda: heard("pump/state", 1)[0]["anomaly"]["active"] == active, "the state that the event made")
+
+        def last() -> dict[tuple[str, str], int | None]:
+            return {(row["pipeline"], row["topic"]): row["last"] for row in heard("ledger", 1)[0]["streams"]}
+
+        wait_until(lambda: bool(last().get(("pump", "events"))), "the pump's event in the ledger")
+        assert last()["door", "events"] and last()["pump", "detections"]
+        assert last().get(("door", "detections")) is None, "detections are off"
 
     def test_bad_configuration_is_one_line(self, machine: Machine) -> None:
         machine.run("systemctl", "stop", "vedette")
