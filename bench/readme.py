@@ -15,6 +15,12 @@ COMMANDS = {
     "delivery": "make bench-delivery",
     "detector": "make bench-detector",
     "converter": "make bench-converter",
+    "sensors": "make bench-sensors",
+    "sensor_models": "make bench-sensor-models",
+    "sharing": "make bench-sharing",
+    "tracks": "make bench-tracks",
+    "outbox": "make bench-outbox",
+    "recovery": "make bench-recovery",
 }
 
 
