@@ -26,7 +26,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "examples").rglob("*.md")),
+    ROOT / "examples/sensors/README.md",
     ROOT / "models/README.md",
 ]
 

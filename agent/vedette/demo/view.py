@@ -28,8 +28,8 @@ def live(
     latency = newest.latency_ms
     head = Text.assemble(
         ("  ", ""), (f"{heard.rate(time.monotonic()):.1f} fps", "bold green"),
-        f"   {heard.received} messages   frame {newest.frame.seq} {newest.frame.width}x{newest.frame.height}   ",
-        f"this frame: infer {latency.infer:.1f} ms, total {latency.total:.1f} ms",
+        f"   {heard.received} messages   frame {newest.frame.seq} {newest.frame.width}x{newest.frame.height}",
+        f"   infer {latency.infer:.1f} ms, total {latency.total:.1f} ms",
     )  # fmt: skip
     columns = Table.grid(padding=(0, 2))
     columns.add_row(
