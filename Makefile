@@ -11,7 +11,7 @@ SECONDS_ ?= 15
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_WARN_SCRIPT_LOCATION=1 pip install --quiet --no-compile -c $(CONSTRAINTS)
 SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/null)
 
-.PHONY: help demo test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
+.PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
   build-models
 
@@ -20,6 +20,9 @@ help: ## this list
 
 demo: .venv/.ready ## watch the shipped detector on the shipped clip, through a real broker (15 s)
 	@.venv/bin/vedette demo --seconds $(SECONDS_)
+
+demo-sensor: .venv/.ready ## a shipped sensor network on a real recording, the same way (22 s)
+	@.venv/bin/vedette demo --sensor
 
 test: .venv-dev/.ready ## every check and every test, as CI runs them
 	@.venv-dev/bin/python tests/preamble.py
