@@ -108,8 +108,28 @@ class StatsMessage(Struct, frozen=True):
     outbox: OutboxInfo
 
 
+class AcceleratorInfo(Struct, frozen=True):
+    """Whether the accelerator runs the model (``trusted``), or the CPU in its place, and ``why``. ``proof``: what its last
+    self-test said.
+
+    Counts are since the start, and ``faults`` by kind: hung, crashed, refused, wrong. ``starts``: how often it was
+    tried. ``taken_over``: inferences that the CPU made in its place. ``doubtful``: results between the last check that it
+    passed and one that it failed.
+    """
+
+    delegate: str
+    trusted: bool
+    why: str | None
+    proof: str
+    faults: dict[str, int]
+    starts: int
+    taken_over: int
+    doubtful: int
+
+
 class ModelMessage(Struct, frozen=True):
-    """The model in use. ``self_test``: passed, unjudged (the bundle states no bound for this engine), or none."""
+    """The model in use. ``engine``: who runs it now. ``self_test``: passed, unjudged (the bundle states no bound for this
+    engine), or none. ``accelerator``: null where the configuration names none."""
 
     v: int
     device: str
@@ -125,6 +145,7 @@ class ModelMessage(Struct, frozen=True):
     threads: int
     self_test: Literal["passed", "unjudged", "none"]
     self_test_detail: str
+    accelerator: AcceleratorInfo | None = None
 
 
 class DroppedRange(Struct, frozen=True):
