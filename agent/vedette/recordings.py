@@ -5,6 +5,7 @@ Strict, unlike a live source: the first line that cannot be used is an error tha
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import Final, Literal
 
@@ -79,7 +80,8 @@ def _npy(path: Path, channels: tuple[str, ...]) -> Readings:
     try:
         # mapped, so that a header which claims more than the file holds is an error and no allocation
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        # numpy reads the header as Python, and falls back on an older syntax by its tokens
         raise ReadingsError("no array", where=path, expected="a .npy file", found=str(error)) from None
     expected = f"numbers of shape (readings, {len(channels)}), for {', '.join(channels)}"
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != len(channels):

@@ -72,6 +72,12 @@ class _Head(Struct, frozen=True):
     id: CommandId
 
 
+class _Life(Struct, frozen=True):
+    """What is looked at of a command that is wrong in another way."""
+
+    expires: str | float | None = None
+
+
 class _RefusedError(Exception):
     """Why a command is not carried out. ``code`` and one line."""
 
@@ -168,7 +174,7 @@ class Commands:
             raise _RefusedError("unknown_command", f"unknown command {name[:64]!r}: expected one of {known}")
         try:
             request = msgspec.json.decode(payload, type=kind)
-        except (msgspec.ValidationError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._check_expiry(payload)
             raise _RefusedError("invalid", f"{name}: {error}; it takes {', '.join(kind.__struct_fields__)}") from None
         self._check_not_expired(request.expires)
@@ -176,9 +182,11 @@ class Commands:
 
     def _check_expiry(self, payload: bytes) -> None:
         """An expired command is expired, whatever else is wrong with it."""
-        document = msgspec.json.decode(payload)
-        expires = document.get("expires")
-        if isinstance(expires, str | int | float) and not isinstance(expires, bool):
+        try:
+            expires = msgspec.json.decode(payload, type=_Life).expires
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return  # what is wrong with it is said by whoever asked
+        if expires is not None:
             self._check_not_expired(expires)
 
     def _check_not_expired(self, expires: str | float) -> None:

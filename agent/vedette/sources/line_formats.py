@@ -93,7 +93,7 @@ class JsonReadings:
         for form in forms:
             try:
                 item = form.decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 refused = RefusedLineError(self._reason(error, line))
                 # of a list that is wrong, not that its keys are missing
                 if first is None or first.reason == "missing_channel":
