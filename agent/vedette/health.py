@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Final
 
 _THERMAL: Final = Path("/sys/class/thermal")
-_THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi's firmware bits, hex
+_PLATFORM: Final = Path("/sys/devices/platform")
+THROTTLED_FILES: Final = "soc*/soc*:firmware/get_throttled"
+"""Below /sys/devices/platform: the Raspberry Pi firmware's bits, hex. A Pi 5's soc has its address in its name."""
+
+THROTTLED_BITS: Final = {
+    0: "under-voltage now", 1: "frequency capped now", 2: "throttled now", 3: "soft temperature limit now",
+    16: "under-voltage since boot", 17: "frequency capped since boot", 18: "throttled since boot",
+    19: "soft temperature limit since boot",
+}  # fmt: skip
+"""What they mean (Raspberry Pi documentation, vcgencmd get_throttled)."""
+THROTTLED_NOW: Final = 0xF
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +90,19 @@ def _temperature_c() -> float | None:
     return max(readings, default=None)
 
 
+def throttled_words(bits: int) -> list[str]:
+    """The firmware's bits in words; what holds now is not said again as "since boot"."""
+    now = [words for bit, words in THROTTLED_BITS.items() if bit < 16 and bits & 1 << bit]
+    return now + [w for bit, w in THROTTLED_BITS.items() if bit >= 16 and bits & 1 << bit and not bits & 1 << bit - 16]
+
+
 def _throttled() -> int | None:
-    try:
-        return int(_THROTTLED.read_text(), 16)
-    except (OSError, ValueError):
-        return None
+    for file in _PLATFORM.glob(THROTTLED_FILES):
+        try:
+            return int(file.read_text(), 16)
+        except (OSError, ValueError):
+            continue  # not every firmware says it
+    return None
 
 
 def _disk_free_bytes(folder: Path) -> int | None:

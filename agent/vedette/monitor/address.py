@@ -1,0 +1,103 @@
+"""Which broker, as it is typed: ``mqtts://user:password@host:8883/plant-7/vedette``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from vedette.contract.errors import ConfigError
+from vedette.mqtt.connection import LinkOptions
+
+DEFAULT: Final = "mqtt://localhost"
+DEFAULT_ROOT: Final = "vedette"
+MAX_URL: Final = 4096  # characters
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+# as `mqtt.root` in a configuration
+_ROOT: Final = re.compile(r"(?!\$)[^+#/\x00-\x1f\x7f]+(/+[^+#/\x00-\x1f\x7f]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where to look, and below which topic."""
+
+    options: LinkOptions
+    root: str
+
+    def __str__(self) -> str:
+        """Without user and password."""
+        scheme = "mqtts" if self.options.tls else "mqtt"
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+        return f"{scheme}://{host}:{self.options.port}/{self.root}"
+
+
+def parse_url(url: str) -> Broker:
+    """``mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT][/ROOT]``; a bare host is one of mqtt://. Raises `ConfigError`.
+
+    User, password and root may be percent-encoded. Without ROOT it is ``vedette``. The client id is yet to be given.
+    """
+    expected = "mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT][/ROOT]"
+    if len(url) > MAX_URL or not url.isprintable() or any(c in url for c in " ?#"):
+        raise ConfigError("bad broker", expected=expected, found=f"{len(url)} characters, or some that are no URL's")
+    text = url if "://" in url else f"mqtt://{url}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:  # a port that is no number, brackets that do not close
+        raise ConfigError("bad broker", where=_masked(url), expected=expected, found=str(error)) from None
+    if parts.scheme not in _PORTS or not host or port == 0:
+        raise ConfigError("bad broker", expected=expected, found=repr(_masked(url)))
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if password and not username:
+        raise ConfigError("bad broker", where=_masked(url), expected="a user name before the password", found="none")
+    root = unquote(parts.path).strip("/") or DEFAULT_ROOT
+    options = LinkOptions(host, port or _PORTS[parts.scheme], "", "5", username, password, parts.scheme == "mqtts")
+    return Broker(options, checked_root(root))
+
+
+def checked_root(root: str) -> str:
+    """Raises `ConfigError` for what no topic begins with."""
+    if len(root) > 128 or not _ROOT.fullmatch(root):
+        raise ConfigError(
+            "bad root", found=repr(root), expected="levels of a topic, such as plant-7/vedette, without + and #"
+        )
+    return root
+
+
+def find_broker(
+    url: str | None, *, config: Path | None, root: str | None, ca_file: str, password_file: Path | None
+) -> Broker:
+    """What the options of a command say together: a URL, or a configuration's broker. Raises `ConfigError`."""
+    if config is not None:
+        if url is not None:
+            raise ConfigError("bad broker", expected="a URL or a configuration", found="both")
+        from vedette.compose import link_options
+        from vedette.config import load_config
+
+        settings = load_config(config)
+        broker = Broker(link_options(settings), settings.mqtt.root)
+    else:
+        broker = parse_url(DEFAULT if url is None else url)
+    options = broker.options
+    if ca_file:
+        if not options.tls:
+            raise ConfigError("bad --ca-file", expected="mqtts:// beside it", found="mqtt://")
+        options = replace(options, ca_file=ca_file)
+    if password_file is not None:
+        if not options.username:
+            raise ConfigError("bad --password-file", expected="a user name in the URL", found="none")
+        try:
+            password = password_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("password file cannot be read", where=password_file, found=str(error)) from None
+        options = replace(options, password=password)
+    return Broker(options, checked_root(root) if root is not None else broker.root)
+
+
+def _masked(url: str) -> str:
+    """Without what may be a password."""
+    head, separator, rest = url.rpartition("@")
+    scheme, slashes, _ = head.partition("://")
+    return f"{scheme}{slashes}***@{rest}" if separator else url
