@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -12,7 +12,7 @@ import msgspec
 
 from .contract import golden
 from .contract.bundle import Bundle
-from .contract.errors import BundleError, ModelError
+from .contract.errors import BundleError, EngineWrongError, ModelError
 from .contract.manifest import EngineClass, Manifest, Tolerance
 from .engine import (
     EDGETPU_MEMBER,
@@ -66,13 +66,37 @@ def accelerate(
     """``cpu``: runs the same model, and will be the result's own. The bundle's contents are kept, for it may be replaced
     on disk while the accelerator has to be started anew. Raises as `check_acceleration` does.
     """
+    start, proof = _parts(spec, runtime, acceleration, threads)
+    return AcceleratedEngine(
+        spec.name, cpu, acceleration.delegate.name, start, proof, check_s=acceleration.check_s,
+        first_s=acceleration.first_s, retry_s=acceleration.retry_s,
+    )  # fmt: skip
+
+
+def try_acceleration(spec: ModelSpec, runtime: Runtime, acceleration: Acceleration, *, threads: int = 1) -> SelfTest:
+    """Starts the accelerator, and what its self-test says. Raises as `check_acceleration` does, `EngineFaultError` where
+    it does not run, and `EngineWrongError` where it would not be trusted."""
+    start, proof = _parts(spec, runtime, acceleration, threads)
+    engine = start(None)
+    try:
+        outcome = proof.judge(engine)
+    finally:
+        engine.close()
+    if outcome.passed is not True:
+        raise EngineWrongError("self-test failed", where=acceleration.delegate.name, found=outcome.reason)
+    return outcome
+
+
+def _parts(
+    spec: ModelSpec, runtime: Runtime, acceleration: Acceleration, threads: int
+) -> tuple[Callable[[int | None], Engine], Proof]:
     delegate = acceleration.delegate
     check_acceleration(spec, delegate)
     assert spec.bundle is not None
     network = spec.bundle.read(EDGETPU_MEMBER) if delegate.compiled else _flatbuffer(spec.bundle)
     vectors = spec.bundle.read("golden.npz")
 
-    def start(cancel_fd: int) -> Engine:
+    def start(cancel_fd: int | None) -> Engine:
         return IsolatedEngine(
             network, delegate, runtime, threads=threads, deadline_s=acceleration.deadline_s, cancel_fd=cancel_fd
         )
@@ -80,10 +104,7 @@ def accelerate(
     where = f"{spec.path}: golden.npz"
     samples = golden.decode(vectors, where).inputs[:CHECKED].copy()
     judge = partial(_judge, manifest=spec.bundle.manifest, labels=len(spec.labels), vectors=vectors, where=where)
-    return AcceleratedEngine(
-        spec.name, cpu, delegate.name, start, Proof(judge, samples), check_s=acceleration.check_s,
-        first_s=acceleration.first_s, retry_s=acceleration.retry_s,
-    )  # fmt: skip
+    return start, Proof(judge, samples)
 
 
 def _judge(engine: Engine, *, manifest: Manifest, labels: int, vectors: bytes, where: str) -> SelfTest:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerator import TestDelegate, accelerated_bundle, compiled, random_input
-from real import DEADLINE_S, Agent, BrokerAddress, Subscriber, wait_for, write_pictures
+from real import DEADLINE_S, Agent, BrokerAddress, Subscriber, run_cli, wait_for, write_pictures
 
 from tiny import DATA
 from vedette.acceleration import Acceleration, accelerate, check_acceleration
@@ -297,3 +297,17 @@ def test_each_message_says_who_ran_it(device: TestDelegate, tmp_path: Path, brok
         agent.signal(signal.SIGTERM)
         assert agent.wait() == 0
         assert "the CPU takes over" in agent.text()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(("letter", "code", "says"), [("w", 0, "edgetpu: agreement"), ("n", 1, "no such device"),
+                                                      ("r", 1, "self-test failed"), ("c", 1, "SIGSEGV")])  # fmt: skip
+def test_a_check_tries_the_accelerator(
+    device: TestDelegate, tmp_path: Path, broker: BrokerAddress, letter: str, code: int, says: str
+) -> None:
+    config = agent_with_accelerator(tmp_path, broker, device)
+    device.does(letter)
+    done = run_cli("check", "-c", config, LD_LIBRARY_PATH=str(device.library.parent))
+    [line] = [line for line in done.stdout.splitlines() if "door: accelerator" in line]
+    assert line.startswith("ok" if code == 0 else "bad") and says in line, done.stdout + done.stderr
+    assert done.returncode == code

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
-    "Checks a configuration from end to end: every key, every model (digests, self-test on this machine), every source "
-    "(opened, one frame read) and the broker (connected to, with its credentials). Says what is wrong in one line each, and "
-    "warns of passwords and keys that others on this computer may read."
+    "Checks a configuration from end to end: every key, every model (digests, self-test on this machine, and on its "
+    "accelerator), every source (opened, one frame read) and the broker (connected to, with its credentials). Says what is "
+    "wrong in one line each, and warns of passwords and keys that others on this computer may read."
 )
 EXAMPLES = """examples:
   vedette check -c /etc/vedette/vedette.toml
-  vedette check -c my.toml --offline      # neither sources nor the broker are touched
+  vedette check -c my.toml --offline      # no source, accelerator or broker is touched
 """
 
 
@@ -34,9 +34,11 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from vedette.compose import link_options, prepare
+    from vedette.acceleration import try_acceleration
+    from vedette.compose import acceleration, link_options, prepare
     from vedette.config import load_config
     from vedette.contract.errors import VedetteError
+    from vedette.engine import load_runtime
     from vedette.exposure import exposures
     from vedette.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
@@ -47,6 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
     for line in exposures(config, arguments.config):
         console.print(f"[yellow]warn[/]  {escape(line)}")
     prepared = prepare(config, arguments.config)
+    accelerated = acceleration(config.engine)
     link = link_options(config)
     worst = 0
 
@@ -74,7 +77,14 @@ def execute(arguments: argparse.Namespace) -> int:
         def source(item=item) -> str:  # type: ignore[no-untyped-def]
             return _try_source(item)
 
+        def accelerator(item=item) -> str:  # type: ignore[no-untyped-def]
+            assert accelerated is not None
+            runtime = load_runtime(config.engine.runtime)
+            return try_acceleration(item.spec, runtime, accelerated, threads=config.engine.threads).reason
+
         attempt(f"pipeline {item.name}: model", model)
+        if accelerated is not None and item.config.delegate and not arguments.offline:
+            attempt(f"pipeline {item.name}: accelerator", accelerator)
         if not arguments.offline:
             attempt(f"pipeline {item.name}: source", source)
     if not arguments.offline:
