@@ -488,10 +488,18 @@ class OutboxMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest"])
+@pytest.mark.parametrize("paged", [False, True], ids=["", "paged"])
 @pytest.mark.parametrize("durable", DURABLE)
-def test_it_agrees_with_two_lists_whatever_happens(durable: Durable, when_full: WhenFull) -> None:
+def test_it_agrees_with_two_lists_whatever_happens(
+    durable: Durable, paged: bool, when_full: WhenFull, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
+    if paged:
+        if durable == "memory":
+            pytest.skip("memory has nowhere else to leave anything")
+        monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 0)
+        monkeypatch.setattr("vedette.outbox.paged.PAGE", 2)
     machine = type("Machine", (OutboxMachine,), {"durable": durable, "when_full": when_full})
     examples = 60 if durable == "memory" else 25
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))

@@ -241,6 +241,8 @@ class DiskOutbox:
 
     def end(self) -> None:
         """See `Outbox.end`."""
+        if self._stop.is_set():
+            return
         self.close()
         self._stop.set()
         self._thread.join()
@@ -449,6 +451,7 @@ class DiskOutbox:
         """Takes over what is in the file, and begins this epoch in it. The caller has ``_writing``, or is the first."""
         try:
             found = recovered(store, read_tally(self._folder, store.state.generation), self._boot)
+            kept_before = store.state.kept
             with self._changed:
                 own = self._durable != "memory"
                 kept = self._core.epoch if own else store.state.kept
@@ -474,6 +477,7 @@ class DiskOutbox:
         with self._changed:
             self._store = store
             self._tally = tally
+            self._lost = tuple(row for row in self._lost if row.epoch > kept_before)
             for account in found.accounts:
                 self._by_number[account.number] = account
                 self._core.take_over(account, found.bytes[account.number])

@@ -4,10 +4,10 @@
 
     {"epoch": 41, "streams": [["door", "detections"]], "ended": null}
 
-``ended`` becomes the ledger's last rows when the agent ends. Where it is still null at the next start, the epoch before
-ended without saying goodbye, and its streams get a row that says nobody knows; where rows still had messages waiting in
-memory, those are ``lost_at_crash``, to the very number. An outbox with a file of its own knows more, and keeps the epoch
-there as well: the higher of the two counts.
+``ended`` becomes the ledger's last rows when the agent ends: this epoch's, and earlier ones that wait. Where it is still
+null at the next start, the epoch before ended without saying goodbye, and its streams get a row that says nobody knows;
+where rows still had messages waiting in memory, those are ``lost_at_crash``, to the very number. An outbox with a file of
+its own knows more, and keeps the epoch there as well: the higher of the two counts.
 
 Where the last epoch cannot be known (this file is broken, or gone while others of ours are there) or the next one cannot
 be made durable (the disk is full or read-only), guessing could use an id twice. The epoch is then a number that no count
@@ -53,11 +53,10 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class Epoch:
-    """This start's number. ``previous``: that of the last one, if it is known. ``lost``: its rows where it was not ended
-    properly, as far as this file knows. ``kept``: whether the number is durable."""
+    """This start's number. ``lost``: rows of the last one where it was not ended properly, as far as this file knows.
+    ``kept``: whether the number is durable."""
 
     number: int
-    previous: int | None
     lost: tuple[LedgerRow, ...]
     kept: bool
     _path: Path = field(repr=False)
@@ -72,9 +71,9 @@ class Epoch:
 
     def end(self, rows: Sequence[LedgerRow]) -> None:
         """Notes this epoch's last account; a disk that is full, read-only or failing is logged. Raises `StateError`."""
-        own = [row for row in rows if row.epoch == self.number]
+        unsettled = [row for row in rows if row.epoch == self.number or row.waiting]
         try:
-            _write(self._path, _Record(self.number, _pairs(self._streams), own))
+            _write(self._path, _Record(self.number, _pairs(self._streams), unsettled))
         except OSError as error:
             if error.errno not in _PASSING:
                 raise StateError("the epoch's end cannot be noted", where=self._path, found=str(error)) from None
@@ -116,7 +115,7 @@ def next_epoch(
             found=error.strerror or str(error), fix="set state_dir to another folder",
         ) from None  # fmt: skip
     lost = _lost(previous) if previous else ()
-    return Epoch(number, previous.epoch if previous else None, lost, kept, path, tuple(streams))
+    return Epoch(number, lost, kept, path, tuple(streams))
 
 
 def _next(previous: _Record | None, filed: int | None, known_before: bool) -> int:

@@ -55,16 +55,15 @@ def open_outbox(
         if store is not None:
             store.close()
         raise
-    lost = () if store is not None and store.state.kept == epoch.previous else epoch.lost
     if durable == "memory" and store is None:
         memory_bytes = min(bounds.max_bytes, max_memory_bytes)
         outbox: Outbox = MemoryOutbox(
             epoch.number, max_messages=bounds.max_messages, max_bytes=memory_bytes, max_age_s=bounds.max_age_s,
-            when_full=bounds.when_full, lost=lost,
+            when_full=bounds.when_full, lost=epoch.lost,
         )  # fmt: skip
         return epoch, outbox
     return epoch, DiskOutbox(
-        state_dir, store, epoch.number, bounds, durable=durable, max_memory_bytes=max_memory_bytes, lost=lost,
+        state_dir, store, epoch.number, bounds, durable=durable, max_memory_bytes=max_memory_bytes, lost=epoch.lost,
         on_alert=on_alert, keep_epoch=epoch.keep,
     )  # fmt: skip
 

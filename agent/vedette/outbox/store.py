@@ -206,7 +206,11 @@ class Store:
 
     def _read_boots(self, connection: sqlite3.Connection) -> dict[int, Boot]:
         rows = connection.execute("SELECT id, boot, ahead_ns, synced FROM boots")
-        return {number: Boot(boot, ahead_ns, bool(synced)) for number, boot, ahead_ns, synced in rows}
+        return {
+            number: Boot(boot, ahead_ns, bool(synced))
+            for number, boot, ahead_ns, synced in rows
+            if isinstance(boot, str) and isinstance(ahead_ns, int)
+        }
 
     def _read_accounts(self, connection: sqlite3.Connection) -> list[AccountRow]:
         accounts = []
@@ -234,7 +238,8 @@ class Store:
         assert self._reader is not None
         for row in self._reader.execute(f"SELECT * FROM messages {rest}", values):
             number, account, seq, boot, captured_ns, synced, body, seal = row
-            good = len(body) <= MAX_BODY_BYTES and _message_seal(*row[:7]) == seal and boot in self.boots
+            good = isinstance(body, bytes) and len(body) <= MAX_BODY_BYTES and boot in self.boots
+            good = good and _message_seal(*row[:7]) == seal
             if not good or (known is not None and account not in known):
                 yield Bad(number, account)
             else:

@@ -1,0 +1,596 @@
+"""The outbox on disk: what a kill, a power cut, a full or broken disk leave of it, and what the ledger says then."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from disks import Mount, fill, needs_root
+from powercut import needs_strace, traced
+from real import wait_for
+
+from vedette import clock
+from vedette.contract.errors import StateError
+from vedette.delivery import Durable, Key, LedgerRow, Outbox, Stream
+from vedette.mqtt import Topics
+from vedette.mqtt.envelope import render
+from vedette.outbox import Bounds, Epoch, MemoryOutbox, open_outbox
+from vedette.outbox.epoch import UNCOUNTED_FROM
+
+DOOR = Stream("door", "detections")
+GATE = Stream("gate", "detections")
+BOUNDS = Bounds(1_000_000, 1 << 30)
+
+Opener = Callable[..., tuple[Epoch, Outbox]]
+
+
+@pytest.fixture(name="opened")
+def fixture_opened() -> Iterator[Opener]:
+    """`open_outbox` with everything at hand, ended at the end."""
+    made: list[Outbox] = []
+
+    def opened(folder: Path, durable: Durable = "spill", **options: Any) -> tuple[Epoch, Outbox]:
+        options = {"bounds": BOUNDS, "max_memory_bytes": 1 << 30, "on_alert": pytest.fail, **options}
+        epoch, outbox = open_outbox(folder, [DOOR, GATE], options.pop("bounds"), durable=durable, **options)
+        made.append(outbox)
+        return epoch, outbox
+
+    yield opened
+    for outbox in made:
+        outbox.end()
+
+
+def body(number: int, size: int = 100) -> bytes:
+    return b'{"n":%d,"x":"%s"}' % (number, b"y" * size)
+
+
+def put(outbox: Outbox, count: int, stream: Stream = DOOR, size: int = 100) -> list[Key]:
+    keys = [outbox.append(stream, clock.now_ns(), "synced", body(number, size)) for number in range(count)]
+    assert all(keys)
+    return [key for key in keys if key is not None]
+
+
+def rows(outbox: Outbox) -> dict[tuple[int, Stream], LedgerRow]:
+    found = {(row.epoch, row.stream): row for row in outbox.ledger()}
+    assert all(row.balances for row in found.values())
+    return found
+
+
+def drain(outbox: Outbox) -> list[tuple[Key, bytes]]:
+    """Everything that waits, delivered."""
+    got = []
+    while entries := outbox.batch(100, 0):
+        got += [(entry.key, entry.body) for entry in entries]
+        outbox.accept([entry.key for entry in entries])
+    return got
+
+
+def as_left(outbox: Outbox, folder: Path, copy: Path) -> Path:
+    """The folder as a kill would leave it at this moment."""
+    with outbox._writing, outbox._changed:  # type: ignore[attr-defined]
+        return Path(shutil.copytree(folder, copy))
+
+
+# a clean end
+
+
+@pytest.mark.parametrize("durable", ["spill", "always"])
+def test_what_waits_at_the_end_waits_after_the_start_with_its_old_ids(
+    tmp_path: Path, opened: Opener, durable: Durable
+) -> None:
+    first, outbox = opened(tmp_path, durable)
+    keys = [*put(outbox, 3), *put(outbox, 2, GATE)]
+    outbox.accept([outbox.batch(1, 0)[0].key])
+    outbox.end()
+    second, outbox = opened(tmp_path, durable)
+    assert (first.number, second.number) == (1, 2)
+    new = put(outbox, 1)
+    outbox.mark_replay()
+    account = rows(outbox)
+    assert account[1, DOOR] == LedgerRow(1, DOOR, 1, 3, 1, 2, 0, 0, (), 0, lost_at_crash=0)
+    assert account[1, GATE] == LedgerRow(1, GATE, 1, 2, 0, 2, 0, 0, (), 0, lost_at_crash=0)
+    assert [key for key, _ in drain(outbox)] == [*keys[1:], *new]
+    assert rows(outbox)[1, DOOR].acknowledged == 3
+    outbox.end()
+    third, outbox = opened(tmp_path, durable)
+    assert third.number == 3
+    assert outbox.ledger() == [], "what is settled and told is forgotten"
+
+
+def test_what_is_acknowledged_after_the_close_does_not_come_back(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path)
+    keys = put(outbox, 3)
+    outbox.close()
+    outbox.accept([entry.key for entry in outbox.batch(2, 0)])
+    outbox.end()
+    _, outbox = opened(tmp_path)
+    assert [key for key, _ in drain(outbox)] == keys[2:]
+
+
+def test_dropped_ranges_survive(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path, bounds=Bounds(3, 1 << 20))
+    for _ in range(5):
+        outbox.append(DOOR, 0, "synced", b"{}")
+    row = rows(outbox)[1, DOOR]
+    outbox.end()
+    _, outbox = opened(tmp_path, bounds=Bounds(3, 1 << 20))
+    assert rows(outbox)[1, DOOR] == row
+
+
+def test_memory_delivers_what_a_file_still_has_and_writes_nothing_more(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path)
+    keys = put(outbox, 3)
+    outbox.end()
+    _, outbox = opened(tmp_path, "memory")
+    new = put(outbox, 2)
+    assert [entry.key for entry in outbox.batch(2, 0)] == keys[:2]
+    outbox.accept(keys[:2])
+    outbox.end()
+    _, outbox = opened(tmp_path, "memory")
+    assert [key for key, _ in drain(outbox)] == keys[2:]
+    assert new
+
+
+def test_without_a_file_memory_is_memory(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path, "memory")
+    assert isinstance(outbox, MemoryOutbox)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch.json"]
+
+
+def test_two_agents_cannot_have_one_folder(tmp_path: Path, opened: Opener) -> None:
+    opened(tmp_path)
+    with pytest.raises(StateError, match=r"in use.*another one has it"):
+        opened(tmp_path)
+
+
+def test_the_files_are_the_owners_alone(tmp_path: Path, opened: Opener) -> None:
+    before = os.umask(0)
+    try:
+        _, outbox = opened(tmp_path, "always")
+        put(outbox, 1)
+        assert {
+            file.name: file.stat().st_mode & 0o77 for file in tmp_path.iterdir() if file.stat().st_mode & 0o77
+        } == {}
+    finally:
+        os.umask(before)
+
+
+# the order and the bounds of a long backlog
+
+
+def test_a_long_backlog_is_mostly_on_disk_and_comes_out_in_order(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 20_000)
+    monkeypatch.setattr("vedette.outbox.paged.PAGE", 7)
+    _, outbox = opened(tmp_path)
+    keys = put(outbox, 500)
+    backlog = outbox._backlog  # type: ignore[attr-defined]
+    wait_for("most of it to be on disk alone", lambda: backlog.outside > 400)
+    assert sum(1 for _ in backlog.in_memory()) < 50
+    entries = outbox.batch(20, 0)
+    outbox.release()
+    assert [entry.key for entry in entries] == keys[:20]
+    keys += put(outbox, 100)
+    assert outbox.is_replay(keys[0]) and not outbox.is_replay(keys[300])
+    outbox.mark_replay()
+    assert outbox.is_replay(keys[300])
+    got = drain(outbox)
+    assert [key for key, _ in got] == keys
+    assert [text for _, text in got[:500]] == [body(number) for number in range(500)]
+    assert outbox.depth().messages == outbox.depth().bytes == 0
+
+
+def test_a_message_that_is_too_old_is_given_up_and_named(tmp_path: Path, opened: Opener) -> None:
+    bounds = Bounds(100, 1 << 20, max_age_s=3600)
+    _, outbox = opened(tmp_path, bounds=bounds)
+    hour = 3600 * 10**9
+    for age_ns in (2 * hour, 2 * hour, 0):
+        outbox.append(DOOR, clock.now_ns() - age_ns, "synced", b"{}")
+    wait_for("the old ones to be given up", lambda: outbox.depth().messages == 1)
+    [dropped] = rows(outbox)[1, DOOR].dropped_ranges
+    assert (dropped.first, dropped.last, dropped.reason) == (1, 2, "too_old")
+
+
+# a process that is killed
+
+CHILD = """
+import sys
+from pathlib import Path
+from vedette import clock
+from vedette.delivery import Stream
+from vedette.outbox import Bounds, open_outbox
+
+folder, durable, count, accept, sync = sys.argv[1:]
+epoch, outbox = open_outbox(
+    Path(folder), [Stream("door", "detections")], Bounds(10**6, 1 << 30), durable=durable, max_memory_bytes=1 << 30
+)
+if sync == "off":
+    outbox._store._writer.execute("PRAGMA synchronous = OFF")
+for number in range(int(count)):
+    key = outbox.append(Stream("door", "detections"), clock.now_ns(), "synced", b'{"n":%d}' % number)
+    sys.stdout.write(f"{key.epoch} {key.seq}\\n")
+    sys.stdout.flush()
+    if number % 10 == 9:
+        keys = [entry.key for entry in outbox.batch(int(accept), 0)]
+        outbox.accept(keys)
+"""
+
+
+@pytest.mark.parametrize(("durable", "accept"), [("always", 0), ("always", 7), ("spill", 0), ("spill", 7)])
+def test_a_kill_takes_nothing_with_always_and_is_told_to_the_number_with_spill(
+    tmp_path: Path, opened: Opener, durable: Durable, accept: int
+) -> None:
+    folder = tmp_path / "state"
+    for turn in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", CHILD, folder, durable, "1000000", str(accept), "on"], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            witnessed = [child.stdout.readline() for _ in range(60 + 40 * turn)]
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            witnessed += child.stdout.read().splitlines(keepends=True)
+        number, last = map(int, [line for line in witnessed if line.endswith(b"\n")][-1].split())
+        epoch, outbox = opened(folder, durable)
+        assert epoch.number == number + 1
+        row = rows(outbox)[number, DOOR]
+        assert row.last is not None
+        there = {key.seq for key, _ in drain(outbox) if key.epoch == number}
+        # one more message may have been kept whose line nobody got to read
+        assert last <= row.last <= last + 1
+        settled = row.acknowledged
+        if durable == "always":
+            assert row.lost_at_crash == 0
+            # whatever was acknowledged may come again, and the rest has to
+            assert set(range(settled + 1, last + 1)) <= there
+        else:
+            assert row.lost_at_crash == row.last - settled - len(there)
+        outbox.end()
+
+
+def test_a_kill_before_the_first_message_loses_nothing_and_says_nothing(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path / "state")
+    copy = as_left(outbox, tmp_path / "state", tmp_path / "copy")
+    epoch, outbox = opened(copy)
+    assert epoch.number == 2
+    assert outbox.ledger() == []
+
+
+def test_with_spill_another_boot_knows_a_bound(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, outbox = opened(tmp_path / "state")
+    put(outbox, 100)
+    outbox.accept([entry.key for entry in outbox.batch(90, 0)])
+    copy = as_left(outbox, tmp_path / "state", tmp_path / "copy")
+    outbox.end()
+    monkeypatch.setattr(clock, "boot_id", lambda: "another-boot")
+    _, outbox = opened(copy)
+    row = rows(outbox)[1, DOOR]
+    assert row.last is not None and row.lost_at_crash is not None
+    assert row.last >= 100 and row.lost_at_crash >= 10
+    assert row.last <= 300, "twice what was given since the last transaction, at most"
+
+
+# a power cut
+
+
+def power_cuts(tmp_path: Path, durable: Durable, sync: str, count: int) -> Iterator[tuple[Path, int, int]]:
+    """Folders as power cuts leave them, with the epoch and seq of the last message that had been accepted."""
+    folder, log = tmp_path / "state", tmp_path / "trace"
+    folder.mkdir()
+    luck = random.Random(7)
+    for number, (disk, said) in enumerate(traced(CHILD, durable, count, 4, sync, folder=folder, log=log)):
+        epoch, seq = map(int, said.split())
+        left = tmp_path / f"left-{number}"
+        disk.leave(left, luck if number % 3 == 2 else None)
+        yield left, epoch, seq
+        shutil.rmtree(left)
+
+
+@needs_strace
+def test_a_power_cut_takes_nothing_that_append_has_returned(tmp_path: Path, opened: Opener) -> None:
+    cuts = 0
+    for left, number, seq in power_cuts(tmp_path, "always", "on", 40):
+        epoch, outbox = opened(left, "always")
+        assert epoch.number == number + 1
+        row = rows(outbox)[number, DOOR]
+        assert row.lost_at_crash == 0 and row.last is not None and row.last >= seq
+        there = {key.seq for key, _ in drain(outbox)}
+        assert set(range(row.acknowledged + 1, seq + 1)) <= there
+        outbox.end()
+        cuts += 1
+    assert cuts == 40
+
+
+@needs_strace
+def test_without_the_sync_a_power_cut_would_take_some(tmp_path: Path, opened: Opener) -> None:
+    """The test above can fail."""
+    missing = 0
+    for left, number, seq in power_cuts(tmp_path, "always", "off", 10):
+        _, outbox = opened(left, "always", on_alert=str)
+        there = {key.seq for key, _ in drain(outbox) if key.epoch == number}
+        missing += seq not in there
+        outbox.end()
+    assert missing > 5
+
+
+@needs_strace
+def test_with_spill_a_power_cut_never_gives_an_id_twice_and_the_ledger_covers_what_was_given(
+    tmp_path: Path, opened: Opener
+) -> None:
+    for left, number, seq in power_cuts(tmp_path, "spill", "on", 40):
+        epoch, outbox = opened(left)
+        assert epoch.number == number + 1
+        row = rows(outbox)[number, DOOR]
+        assert row.last is not None and row.last >= seq
+        outbox.end()
+
+
+# a disk that takes nothing
+
+
+@needs_root
+@pytest.mark.parametrize("durable", ["spill", "always"])
+def test_on_a_full_disk_it_goes_on_in_memory_says_so_and_comes_back_by_itself(
+    mount: Mount, opened: Opener, monkeypatch: pytest.MonkeyPatch, durable: Durable
+) -> None:
+    monkeypatch.setattr("vedette.outbox.disk.RETRY_S", 0.1)
+    folder = mount("size=3m")
+    said: list[str] = []
+    _, outbox = opened(folder, durable, on_alert=said.append)
+    keys = put(outbox, 20)
+    filler = fill(folder)
+    keys += put(outbox, 300, size=3000)
+    wait_for("the problem to show", outbox.problems)
+    assert "full" in outbox.problems()["outbox"]
+    keys += put(outbox, 50)
+    assert [entry.key for entry in outbox.batch(10, 0)] == keys[:10]
+    outbox.accept(keys[:10])
+    assert rows(outbox)[1, DOOR].waiting == 360
+    filler.unlink()
+    wait_for("the disk to be used again", lambda: not outbox.problems())
+    assert len(said) == 2 and "again" in said[1]
+    outbox.end()
+    _, outbox = opened(folder, durable, on_alert=said.append)
+    assert [key for key, _ in drain(outbox)] == keys[10:]
+    assert len(said) == 2
+
+
+@needs_root
+def test_on_a_full_disk_memory_is_bounded(mount: Mount, opened: Opener) -> None:
+    folder = mount("size=1m")
+    said: list[str] = []
+    _, outbox = opened(folder, "always", max_memory_bytes=100_000, on_alert=said.append)
+    stored = put(outbox, 10)
+    fill(folder)
+    keys = put(outbox, 300, size=1000)
+    waiting = [key for key, _ in drain(outbox)]
+    assert waiting[:10] == stored, "what is on disk is not dropped for memory's sake"
+    left = waiting[10:]
+    assert left == keys[-len(left) :] and 50 < len(left) < 80
+    row = rows(outbox)[1, DOOR]
+    assert row.dropped == 300 - len(left)
+    assert (row.dropped_ranges[0].first, row.dropped_ranges[-1].last) == (11, left[0].seq - 1)
+
+
+@needs_root
+def test_on_a_read_only_disk_it_starts_in_memory_and_takes_the_file_over_once_it_can(
+    mount: Mount, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.disk.RETRY_S", 0.1)
+    folder = mount("size=4m")
+    _, outbox = opened(folder)
+    old = put(outbox, 5)
+    outbox.end()
+    mount.again("remount,ro")
+    said: list[str] = []
+    epoch, outbox = opened(folder, on_alert=said.append)
+    assert epoch.number >= UNCOUNTED_FROM
+    assert "Read-only" in outbox.problems()["outbox"]
+    new = put(outbox, 5)
+    assert [entry.key for entry in outbox.batch(2, 0)] == new[:2]
+    mount.again("remount,rw")
+    wait_for("the file to be taken over", lambda: not outbox.problems())
+    assert rows(outbox)[1, DOOR].waiting == 5
+    outbox.release()
+    assert sorted(key for key, _ in drain(outbox)) == sorted([*old, *new])
+    outbox.end()
+    after, _ = opened(folder)
+    assert after.number == epoch.number + 1
+
+
+# a file that is broken
+
+
+def test_a_file_that_is_no_database_is_put_aside_and_the_ledger_does_not_pretend(
+    tmp_path: Path, opened: Opener
+) -> None:
+    for count in (3, 2):
+        epoch, outbox = opened(tmp_path)
+        put(outbox, count)
+        outbox.end()
+        epoch.end(outbox.ledger())
+    (tmp_path / "outbox.sqlite").write_bytes(b"rubbish" * 1000)
+    said: list[str] = []
+    epoch, outbox = opened(tmp_path, on_alert=said.append)
+    assert epoch.number == 3
+    assert len(said) == 1 and "put aside as outbox.sqlite.broken-" in said[0]
+    [kept] = tmp_path.glob("outbox.sqlite.broken-*")
+    assert kept.read_bytes().startswith(b"rubbish")
+    assert [(row.epoch, row.last, row.waiting, row.lost_at_crash) for row in outbox.ledger()] == [
+        (1, 3, 0, 3),
+        (2, 2, 0, 2),
+    ]
+    put(outbox, 1)
+
+
+def test_both_files_broken_still_no_epoch_comes_twice(tmp_path: Path, opened: Opener) -> None:
+    seen: set[int] = set()
+    for _ in range(4):
+        epoch, outbox = opened(tmp_path, on_alert=str)
+        assert epoch.number not in seen
+        seen.add(epoch.number)
+        put(outbox, 2)
+        outbox.end()
+        (tmp_path / "outbox.sqlite").write_bytes(b"no database, no database")
+        (tmp_path / "epoch.json").write_bytes(b"")
+    assert len(list(tmp_path.glob("outbox.sqlite.broken-*"))) == 3
+
+
+def test_a_file_that_breaks_while_it_runs_is_put_aside_and_what_is_in_memory_goes_into_another(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 20_000)
+    said: list[str] = []
+    _, outbox = opened(tmp_path / "state", on_alert=said.append)
+    keys = put(outbox, 2000)
+    backlog = outbox._backlog  # type: ignore[attr-defined]
+    wait_for("most of it to be on disk alone", lambda: backlog.outside > 1900)
+    with outbox._writing:  # type: ignore[attr-defined]
+        # the pages of messages, in the file and in the log; sizes stay, or SQLite's maps would end beyond the file
+        for name, begin in (("outbox.sqlite", 4096), ("outbox.sqlite-wal", 0)):
+            file = tmp_path / "state" / name
+            size = file.stat().st_size
+            with file.open("r+b") as target:
+                target.seek(begin)
+                target.write(b"\xa5" * (size - begin))
+    got = [key for key, _ in drain(outbox)]
+    wait_for("the file to be replaced", lambda: said and not outbox.problems())
+    got += [key for key, _ in drain(outbox)]
+    row = rows(outbox)[1, DOOR]
+    assert got == [key for key in keys if key in set(got)]
+    assert (row.acknowledged, row.waiting, row.lost_at_crash) == (len(got), 0, 2000 - len(got))
+    assert keys[-1] in got
+    more = put(outbox, 3)
+    outbox.end()
+    _, outbox = opened(tmp_path / "state")
+    assert [key for key, _ in drain(outbox)] == more
+
+
+def mangled(content: bytes, luck: random.Random) -> bytes:
+    """Cut short, or overwritten, or with bits that have turned."""
+    if not content:
+        return b"\0" * luck.randrange(1, 100)
+    kind = luck.randrange(4)
+    at = luck.randrange(len(content))
+    if kind == 0:
+        return content[:at]
+    if kind == 1:
+        return content[:at] + luck.randbytes(luck.randrange(1, 5000)) + content[at + 1 :]
+    changed = bytearray(content)
+    for _ in range(luck.choice([1, 1, 3, 50])):
+        where = luck.randrange(len(changed)) if kind == 2 else luck.randrange(min(200, len(changed)))
+        changed[where] ^= 1 << luck.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_becomes_of_the_files_it_starts_and_sends_nothing_that_was_not_appended(
+    tmp_path: Path, opened: Opener, seed: int
+) -> None:
+    luck = random.Random(seed)
+    durable: Durable = luck.choice(["spill", "always"])
+    _, outbox = opened(tmp_path / "first", durable)
+    size = luck.choice([10, 3000])
+    put(outbox, 30, size=size)
+    outbox.accept([entry.key for entry in outbox.batch(10, 0)])
+    outbox.release()
+    if luck.random() < 0.5:
+        outbox.end()
+        folder = tmp_path / "first"
+    else:
+        if luck.random() < 0.5:
+            with outbox._writing:  # type: ignore[attr-defined]
+                outbox._flush(everything=True)  # type: ignore[attr-defined]
+        folder = as_left(outbox, tmp_path / "first", tmp_path / "copy")
+    for file in sorted(folder.iterdir()):
+        if luck.random() < 0.5:
+            file.write_bytes(mangled(file.read_bytes(), luck))
+    epoch, outbox = opened(folder, durable, on_alert=str)
+    assert epoch.number > 1
+    new = put(outbox, 3)
+    for key, text in drain(outbox):
+        assert key in new or (key.epoch, text) == (1, body(key.seq - 1, size))
+    for row in outbox.ledger():
+        assert row.balances or row.last is None
+    wait_for("a good end", lambda: not outbox.problems())
+    outbox.end()
+    again, outbox = opened(folder, durable)
+    assert again.number == epoch.number + 1
+    assert drain(outbox) == []
+
+
+# time
+
+
+def test_a_message_of_an_earlier_boot_is_dated_by_that_boots_clock(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = Topics("vedette", "dev")
+    _, outbox = opened(tmp_path)
+    captured = clock.now_ns() - 5 * 10**9
+    outbox.append(DOOR, captured, "unsynced", b'{"a":1}')
+    outbox.append(DOOR, captured, "synced", b'{"a":2}')
+    then = [render(entry, topics, replay=True) for entry in outbox.batch(2, 0)]
+    outbox.end()
+    here = clock.boot_id()
+    monkeypatch.setattr(clock, "boot_id", lambda: "another-boot")
+    _, outbox = opened(tmp_path)
+    entries = outbox.batch(2, 0)
+    assert [entry.boot for entry in entries] == [here, here]
+    assert [entry.clock for entry in entries] == ["unsynced", "synced"]
+    for entry, before in zip(entries, then, strict=True):
+        now = msgspec.json.decode(render(entry, topics, replay=True))
+        was = msgspec.json.decode(before)
+        assert now["ts"][:17] == was["ts"][:17] and abs(float(now["ts"][17:26]) - float(was["ts"][17:26])) < 0.1
+        assert {**now, "ts": 0} == {**was, "ts": 0}
+
+
+def test_the_age_of_a_message_of_an_earlier_boot_is_known_where_both_clocks_were_right(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "clock_state", lambda: "synced")
+    _, outbox = opened(tmp_path)
+    hour = 3600 * 10**9
+    outbox.append(DOOR, clock.now_ns() - 2 * hour, "synced", b"{}")
+    outbox.append(DOOR, clock.now_ns(), "synced", b"{}")
+    outbox.end()
+    monkeypatch.setattr(clock, "boot_id", lambda: "another-boot")
+    _, outbox = opened(tmp_path, bounds=Bounds(100, 1 << 20, max_age_s=3600))
+    wait_for("the old one to be given up", lambda: outbox.depth().messages == 1)
+    assert [key.seq for key, _ in drain(outbox)] == [2]
+
+
+# what it costs
+
+
+def test_while_acknowledgements_flow_nothing_but_the_numbers_are_written(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path)
+    for _ in range(200):
+        put(outbox, 5)
+        outbox.accept([entry.key for entry in outbox.batch(100, 0)])
+    generation = outbox._store.state.generation  # type: ignore[attr-defined]
+    assert generation < 30, "a lease runs out again and again, and each time it is twice as long"
+    assert outbox._store.read(0, 1 << 40, 1) == []  # type: ignore[attr-defined]
+
+
+def test_appends_of_several_threads_share_a_transaction(tmp_path: Path, opened: Opener) -> None:
+    _, outbox = opened(tmp_path, "always")
+    streams = [Stream(f"p{n}", "detections") for n in range(8)]
+    writers = [threading.Thread(target=put, args=(outbox, 40, stream)) for stream in streams]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert outbox.depth().messages == 320
+    assert outbox._store.state.generation < 300  # type: ignore[attr-defined]
