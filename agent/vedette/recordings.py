@@ -6,6 +6,7 @@ Strict, unlike a live source: the first line that cannot be used is an error tha
 from __future__ import annotations
 
 import tokenize
+import warnings
 from pathlib import Path
 from typing import Final, Literal
 
@@ -78,8 +79,10 @@ def _first_bad_line(path: Path, channels: tuple[str, ...], format: Literal["csv"
 
 def _npy(path: Path, channels: tuple[str, ...]) -> Readings:
     try:
-        # mapped, so that a header which claims more than the file holds is an error and no allocation
-        array = np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it was written by Python 2
+            # mapped, so that a header which claims more than the file holds is an error and no allocation
+            array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
         # numpy reads the header as Python, and falls back on an older syntax by its tokens
         raise ReadingsError("no array", where=path, expected="a .npy file", found=str(error)) from None

@@ -26,6 +26,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "examples/mosquitto/README.md",
     ROOT / "examples/sensors/README.md",
     ROOT / "models/README.md",
 ]

@@ -52,7 +52,7 @@ def refused_or_fine(action: Callable[[], object]) -> str:
         action()
     except VedetteError as error:
         assert str(error).isprintable()
-        assert len(str(error)) < 20_000
+        assert len(str(error)) < 10_000
         return type(error).__name__
     return ""
 

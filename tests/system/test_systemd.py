@@ -15,6 +15,13 @@ import pytest
 from machine import PROJECT, USER, Machine, make_root_archive, wait_until, why_not
 
 UNIT = PROJECT / "systemd" / "vedette.service"
+TEMPLATE = PROJECT / "systemd" / "vedette@.service"
+# what makes the template of the unit; all the rest is the same, line by line
+OF_AN_INSTANCE = (
+    ("Description=vedette,", "Description=vedette %i,"),
+    ("/etc/vedette/vedette.toml\nUser=", "/etc/vedette/%i.toml\nUser="),
+    ("StateDirectory=vedette\n", "StateDirectory=vedette/%i\n"),
+)
 DOCUMENT = PROJECT / "docs" / "deployment.md"
 MAX_EXPOSURE = 2.0
 DROP_IN = "/etc/systemd/system/vedette.service.d/test.conf"
@@ -53,14 +60,21 @@ print("PROBE " + json.dumps({
 class TestWithoutBooting:
     """What systemd says of the unit's file."""
 
-    @pytest.fixture
-    def unit(self, tmp_path: Path) -> Path:
-        """The unit, with a program that exists on this computer."""
+    @pytest.fixture(params=[UNIT, TEMPLATE], ids=lambda file: file.name)
+    def unit(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        """The unit, or an instance of the template, with a program that exists on this computer."""
         if shutil.which("systemd-analyze") is None:
             pytest.skip("needs systemd-analyze (Debian: systemd)")
-        path = tmp_path / "vedette.service"
-        path.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+        path = tmp_path / request.param.name.replace("@", "@door")
+        path.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", request.param.read_text()))
         return path
+
+    def test_template_is_the_unit(self) -> None:
+        expected = UNIT.read_text()
+        for line, other in OF_AN_INSTANCE:
+            assert expected.count(line) == 1
+            expected = expected.replace(line, other)
+        assert TEMPLATE.read_text() == expected
 
     def test_verify_finds_nothing(self, unit: Path) -> None:
         # without --recursive-errors=no it returns 0 on unknown keys
@@ -86,7 +100,7 @@ class TestWithoutBooting:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout.splitlines()[-1:]
         stated = re.search(r"exposure of ([\d.]+)", DOCUMENT.read_text())
-        assert stated and f"exposure level for vedette.service: {stated[1]} " in done.stdout
+        assert stated and f"exposure level for {unit.name}: {stated[1]} " in done.stdout
 
     def test_reaches_the_devices_that_the_document_names(self) -> None:
         allowed = set(re.findall(r"(?m)^DeviceAllow=char-(\w+) rw$", UNIT.read_text()))
@@ -356,6 +370,31 @@ class TestBooted:
             "vedette: error: /etc/vedette/vedette.toml:2: pipeline.door.modle: unknown key"
         ]
         assert said[0]["PRIORITY"] == "3"
+
+    def test_two_instances_of_the_template(self, machine: Machine) -> None:
+        template = "/opt/vedette/share/vedette/systemd/vedette@.service"
+        machine.run("cp", template, "/etc/systemd/system/vedette@.service")
+        good = machine.run("cat", "/etc/vedette/good.toml")
+        for name in ("yard", "gate"):
+            machine.write(f"/etc/vedette/{name}.toml", f'device = "{name}"\n{good}', 0o640, "vedette")
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "stop", "vedette")
+        try:
+            machine.run("systemctl", "start", "vedette@yard", "vedette@gate")
+            for name in ("yard", "gate"):
+                assert machine.show(f"vedette@{name}", "ActiveState") == "active"
+                topic = f"vedette/{name}/status"
+                wait_until(
+                    lambda topic=topic: (
+                        json.loads(machine.run("mosquitto_sub", "-t", topic, "-C", "1", "-W", "10"))["state"] == "ready"
+                    ),
+                    f"{topic} ready",
+                )
+                assert machine.run("stat", "-c", "%U %a", f"/var/lib/vedette/{name}").split() == ["vedette", "700"]
+                assert json.loads(machine.run("cat", f"/var/lib/vedette/{name}/epoch.json"))["epoch"] == 1
+        finally:
+            machine.run("systemctl", "stop", "vedette@yard", "vedette@gate")
+            machine.run("rm", "-f", "/etc/systemd/system/vedette@.service")
 
     @staticmethod
     def has_connection(machine: Machine, pid: str) -> bool:

@@ -29,6 +29,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+MAX_PART: Final = 2000  # characters of one part of a line; a key that somebody made up may have a million
+
 
 class VedetteError(Exception):
     """One line that says where, what was expected, what was found, and what to do.
@@ -55,15 +59,19 @@ class VedetteError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """The whole error as one line, control characters made visible."""
-        text = f"{self.where}: {self.problem}" if self.where else self.problem
+        """The whole error as one line of bounded length, control characters made visible."""
+        text = f"{_short(self.where)}: {_short(self.problem)}" if self.where else _short(self.problem)
         if self.expected:
-            text += f": expected {self.expected}"
+            text += f": expected {_short(self.expected)}"
         if self.found:
-            text += f"{',' if self.expected else ':'} found {self.found}"
+            text += f"{',' if self.expected else ':'} found {_short(self.found)}"
         if self.fix:
-            text += f"; {self.fix}"
+            text += f"; {_short(self.fix)}"
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _short(part: str) -> str:
+    return part if len(part) <= MAX_PART else f"{part[: MAX_PART - 40]} ... ({len(part)} characters)"
 
 
 class UserError(VedetteError):
