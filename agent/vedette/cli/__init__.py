@@ -1,4 +1,4 @@
-"""The command line: ``vedette run | demo | infer | bench | check | show | verify | command``.
+"""The command line: ``vedette run | demo | infer | bench | check | doctor | show | verify | command | watch | top``.
 
 One file a command, imported when it is called.
 
@@ -17,7 +17,9 @@ from typing import Final
 from vedette import __version__, journal
 from vedette.contract.errors import UserError, VedetteError
 
-COMMANDS: Final = ("run", "demo", "infer", "bench", "check", "show", "verify", "command")
+COMMANDS: Final = (
+    "run", "demo", "infer", "bench", "check", "doctor", "show", "verify", "command", "watch", "top",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    from . import bench, check, command, demo, infer, run, show, verify
+    from . import bench, check, command, demo, doctor, infer, run, show, top, verify, watch
 
     parser = argparse.ArgumentParser(
         prog="vedette",
@@ -61,8 +63,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands: dict[str, Callable[[argparse.Namespace], int]] = {}
     for name, module in (
-        ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check), ("show", show),
-        ("verify", verify), ("command", command),
+        ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check),
+        ("doctor", doctor), ("show", show), ("verify", verify), ("command", command), ("watch", watch), ("top", top),
     ):  # fmt: skip
         sub = subparsers.add_parser(
             name,

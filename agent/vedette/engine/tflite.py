@@ -82,6 +82,12 @@ class TfliteEngine:
         """The network's output tensors."""
         return self._outputs
 
+    @property
+    def delegated(self) -> bool | None:
+        """Whether the runtime handed parts of the network to XNNPACK; None where it does not say."""
+        details = getattr(self._interpreter, "_get_ops_details", None)  # no public name for it in either runtime
+        return None if details is None else any(detail.get("op_name") == "DELEGATE" for detail in details())
+
     def allocate(self) -> tuple[list[Tensor], list[Tensor]]:
         """Buffers of the tensors' sizes, for the caller to own."""
         return [spec.allocate() for spec in self._inputs], [spec.allocate() for spec in self._outputs]
