@@ -83,7 +83,8 @@ def _npy(path: Path, channels: tuple[str, ...]) -> Readings:
             warnings.simplefilter("ignore", UserWarning)  # that it was written by Python 2
             # mapped, so that a header which claims more than the file holds is an error and no allocation
             array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, RecursionError, MemoryError,
+            tokenize.TokenError) as error:  # fmt: skip
         # numpy reads the header as Python, and falls back on an older syntax by its tokens
         raise ReadingsError("no array", where=path, expected="a .npy file", found=str(error)) from None
     expected = f"numbers of shape (readings, {len(channels)}), for {', '.join(channels)}"

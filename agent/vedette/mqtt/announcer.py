@@ -10,7 +10,6 @@ nobody says whether Home Assistant was there to hear it.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from msgspec import Struct
 
 from vedette import clock
 from vedette.contract.errors import StateError
+from vedette.durable import write_durably
 
 from .discovery import platforms
 from .inbox import Incoming
@@ -120,12 +120,7 @@ class Announcer:
             encoded = msgspec.json.encode(self._record)
             if self._path.exists() and self._path.read_bytes() == encoded:
                 return
-            temporary = self._path.with_suffix(".new")
-            with temporary.open("wb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            write_durably(self._path, encoded)
         except OSError as error:
             self._alert(
                 StateError(

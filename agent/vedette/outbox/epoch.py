@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ import msgspec
 
 from vedette.contract.errors import StateError
 from vedette.delivery import LedgerRow, Stream
+from vedette.durable import write_durably
 
 from .aside import aside, put_aside
 
@@ -169,15 +169,4 @@ def _read(path: Path, on_alert: Callable[[str], None]) -> _Record | None:
 
 
 def _write(path: Path, record: _Record) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(msgspec.json.encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durably(path, msgspec.json.encode(record))
