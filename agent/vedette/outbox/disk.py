@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,43 +27,25 @@ from vedette.clock import ClockState, now_ns
 from vedette.contract.errors import StateError
 from vedette.delivery import ENTRY_OVERHEAD, Depth, Durable, Entry, Key, LedgerRow, Stream
 
-from .account import Account
 from .aside import put_aside
-from .core import Bounds, Core, Item, Place
+from .core import Bounds, Core, Item
+from .draft import Draft
 from .paged import PagedBacklog
-from .recovery import recovered
-from .store import FILE, AccountRow, Boot, BrokenFileError, Change, DiskError, MessageRow, State, Store
+from .recovery import item_of, recovered
+from .store import FILE, LOG_SUFFIXES, BrokenFileError, DiskError, Store
 from .tally import Tally, read_tally
 
 log = logging.getLogger(__name__)
 
-TICK_S: Final = 0.3
-SPILL_S: Final = 0.5  # after which a message that is not acknowledged is written, a tick later at the latest
-TIDY_S: Final = 1.0  # least time between two transactions that only take messages out
-COUNT_S: Final = 5.0  # least time between two transactions for nothing but the accounts' numbers
+TICK_S: Final = 0.3  # between two looks at what is to be written
 RETRY_S: Final = 5.0  # between two tries while the disk takes nothing
-GROUP: Final = 2000  # messages of one transaction, so that the next one does not wait for long
-MIN_LEASE: Final = 2  # seqs; twice as many as were given since the last transaction, where that is more
-LATEST_NS: Final = 253_402_300_800 * 10**9  # the year 10000
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A transaction, and what it means for memory."""
-
-    change: Change
-    leases: list[tuple[Account, int]]
-    come: list[Item]
-    gone: list[int]
-    pending: list[Item]
-    more: bool
 
 
 class DiskOutbox:
     """See `vedette.delivery.Outbox`, which this is.
 
     ``store``: open, or None where the file cannot be used now; it is tried again. ``max_memory_bytes``: of messages that
-    are not in the file yet. ``lost``: rows that the file does not know of. ``on_alert``: told of what went wrong, and of
+    are not in the file yet. ``lost``: rows that the file may not know of. ``on_alert``: told of what went wrong, and of
     its end, on any thread, without a lock held. ``keep_epoch``: makes the epoch durable where that failed before, or
     raises `OSError`; called before a file is opened again.
     """
@@ -86,33 +65,23 @@ class DiskOutbox:
     ) -> None:
         self._folder = folder
         self._durable = durable
-        self._max_memory_bytes = max_memory_bytes
-        self._lost = tuple(lost)
         self._on_alert = on_alert
         self._keep_epoch = keep_epoch
         self._boot = clock.boot_id()
-        self._synced = clock.clock_state() == "synced"
         self._opened_ns = now_ns()
         self._writing = threading.Lock()
         # under _changed
         self._changed = threading.Condition()
+        self._draft = Draft(durable, max_memory_bytes)
         self._backlog = PagedBacklog(self._read, self._has)
-        self._core = Core(epoch, bounds, self._backlog, self._settled)
+        self._core = Core(epoch, bounds, self._backlog, self._draft.settled)
         self._store: Store | None = None
-        self._tally: Tally | None = None
-        self._by_number: dict[int, Account] = {}
-        self._boots: dict[str, Boot] = {}
-        self._unstored: OrderedDict[Key, Item] = OrderedDict()  # not in the file, or on their way
-        self._unstored_bytes = 0
-        self._gone: list[int] = []  # numbers of messages that are settled and still in the file
-        self._dirty: set[Account] = set()
+        self._lost = tuple(lost)
         self._pending: list[Item] = []  # held until a transaction
-        self._written_ns = 0
         self._tried_ns = now_ns()
         self._failing = ""
         self._broken = ""
         self._listener: Callable[[], None] = lambda: None
-        self._closed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._tend, name="outbox", daemon=True)
         self._guarded(lambda: self._attach_again() if store is None else self._attach(store))
@@ -123,54 +92,28 @@ class DiskOutbox:
     def append(self, stream: Stream, captured_ns: int, clock: ClockState, body: bytes) -> Key | None:
         """See `Outbox.append`. Waits for the medium with ``always``, and where a lease has run out."""
         with self._changed:
-            if self._closed:
+            if self._draft.closed:
                 raise RuntimeError("append after close")
-            self._synced = clock == "synced"
-            item = self._admit(stream, captured_ns, clock, body)
-            account = self._core.account(stream)
-            self._dirty.add(account)
+            self._draft.synced = clock == "synced"
+            fits = self._draft.make_room(self._core, len(body) + ENTRY_OVERHEAD)
+            item = self._core.admit(stream, captured_ns, clock, body) if fits else self._core.refuse(stream)
             if isinstance(item, Key):
-                self._note(account)
+                self._draft.touched(self._core.account(stream))
                 return None
+            self._draft.came(item)
+            self._draft.touched(item.account)
             waits = self._must_wait(item) or bool(self._pending)  # nobody overtakes
             if waits:
                 self._pending.append(item)
             else:
                 self._core.show(item)
                 self._changed.notify()
-            self._note(account)
         if waits:
             with self._writing:
                 if item.held:
                     self._flush()
         self._listener()
         return item.entry.key
-
-    def _admit(self, stream: Stream, captured_ns: int, clock_state: ClockState, body: bytes) -> Item | Key:
-        if not self._make_memory(len(body) + ENTRY_OVERHEAD):
-            return self._core.refuse(stream)
-        item = self._core.admit(stream, captured_ns, clock_state, body)
-        if isinstance(item, Item):
-            self._unstored[item.entry.key] = item
-            self._unstored_bytes += item.entry.size
-        return item
-
-    def _make_memory(self, size: int) -> bool:
-        """Room for what is not in the file: it takes nothing, or too slowly."""
-        if self._unstored_bytes + size <= self._max_memory_bytes:
-            return True
-        if self._core.keeps_what_it_has or size > self._max_memory_bytes:
-            return False
-        for key in list(self._unstored):
-            self._core.drop(key, "outbox_full")
-            if self._unstored_bytes + size <= self._max_memory_bytes:
-                return True
-        return False
-
-    def _must_wait(self, item: Item) -> bool:
-        if self._failing or self._store is None or self._durable == "memory":
-            return False
-        return self._durable == "always" or item.entry.key.seq > item.account.lease
 
     def batch(self, limit: int, timeout_s: float) -> Sequence[Entry]:
         """See `Outbox.batch`."""
@@ -234,7 +177,7 @@ class DiskOutbox:
     def close(self) -> None:
         """See `Outbox.close`."""
         with self._changed:
-            self._closed = True
+            self._draft.closed = True
             self._changed.notify_all()
         with self._writing:
             self._flush(everything=True)
@@ -247,38 +190,19 @@ class DiskOutbox:
         self._stop.set()
         self._thread.join()
         with self._writing, self._changed:
-            if self._tally is not None and not self._failing:
-                self._tally.close()
-                self._tally = None
+            self._draft.end(trusted=not self._failing)
             if self._store is not None:
                 self._store.close()
                 self._store = None
 
-    # what changes in memory, under _changed
-
-    def _settled(self, item: Item) -> None:
-        account = item.account
-        self._dirty.add(account)
-        before, after = account.stale
-        if item.place is Place.FILE:
-            self._gone.append(item.number)
-            account.stale = (before + 1, after + 1)
-        elif item.place is Place.WRITING:
-            account.stale = (before, after + 1)
-        else:
-            del self._unstored[item.entry.key]
-            self._unstored_bytes -= item.entry.size
-        self._note(account)
-
-    def _note(self, account: Account) -> None:
-        if self._tally is not None and account.epoch == self._core.epoch:
-            self._tally.note(account)
+    def _must_wait(self, item: Item) -> bool:
+        return not self._failing and self._store is not None and self._draft.must_wait(item)
 
     def _show_pending(self) -> None:
-        """Those at the front that need not wait, or no longer."""
+        """Those at the front that need not wait, or no longer. Under _changed."""
         shown = 0
         for item in self._pending:
-            if self._must_wait(item) and item.place is not Place.FILE:
+            if self._must_wait(item):
                 break
             self._core.show(item)
             shown += 1
@@ -300,20 +224,7 @@ class DiskOutbox:
     def _due(self, now: int) -> bool:
         if self._failing or self._broken or self._store is None:
             return (now - self._tried_ns) / 1e9 >= (0.0 if self._broken else RETRY_S)
-        since_s = (now - self._written_ns) / 1e9
-        if (self._gone and since_s >= TIDY_S) or (self._dirty and since_s >= COUNT_S):
-            return True
-        return any(True for _ in self._ripe(now, everything=self._closed))
-
-    def _ripe(self, now: int, *, everything: bool) -> Iterable[Item]:
-        """What is to be written, oldest first."""
-        if self._durable == "memory":
-            return
-        everything = everything or self._durable == "always" or self._unstored_bytes > self._max_memory_bytes // 2
-        for item in self._unstored.values():
-            if not everything and (now - item.appended_ns) / 1e9 < SPILL_S:
-                return
-            yield item
+        return self._draft.due(now)
 
     def _flush(self, *, everything: bool = False) -> None:
         """Writes what is to be written. The caller has ``_writing``."""
@@ -348,126 +259,40 @@ class DiskOutbox:
             store = self._store
             assert store is not None
             with self._changed:
-                plan = self._plan(store, everything)
+                plan = self._draft.plan(self._core, store, everything=everything)
             try:
                 store.write(plan.change)
             except BaseException:
                 with self._changed:
-                    self._undo(plan)
+                    self._draft.undo(plan)
                 raise
             with self._changed:
-                self._done(plan)
+                self._draft.done(plan)
+                self._show_pending()
+                self._backlog.page_out()
             more = plan.more
-
-    def _plan(self, store: Store, everything: bool) -> _Plan:
-        now = now_ns()
-        come: list[Item] = []
-        more = False
-        for item in self._ripe(now, everything=everything):
-            if len(come) == GROUP:
-                more = True
-                break
-            come.append(item)
-        boots = self._boots_to_write(store, come, now)
-        for item in come:
-            item.place = Place.WRITING
-        gone, self._gone = self._gone, []
-        own = self._durable != "memory"
-        if self._closed:  # a lease that was not used up is given back
-            self._dirty.update(account for account in self._core.accounts() if account.lease != account.last)
-        accounts = [a for a in self._dirty if own or a.epoch != self._core.epoch]
-        self._dirty = set()
-        leases = [(account, self._lease(account)) for account in accounts]
-        for account in accounts:
-            self._number(account)
-            account.stale = (account.stale[0], 0)
-            self._note(account)
-        change = Change(
-            State(max(store.state.epoch, self._core.epoch), self._core.epoch if own else store.state.kept,
-                  store.state.generation + 1),
-            boots,
-            [_row(account, lease) for account, lease in leases],
-            [self._message(store, item) for item in come],
-            gone,
-        )  # fmt: skip
-        return _Plan(change, leases, come, gone, list(self._pending), more)
-
-    def _lease(self, account: Account) -> int:
-        if self._durable == "always" or self._closed or account.epoch != self._core.epoch:
-            return account.last
-        return account.last + max(MIN_LEASE, 2 * (account.last - account.written))
-
-    def _number(self, account: Account) -> None:
-        if not account.number:
-            account.number = max(self._by_number, default=0) + 1
-            self._by_number[account.number] = account
-
-    def _boots_to_write(self, store: Store, come: Sequence[Item], now: int) -> list[Boot]:
-        known = {boot.boot for boot in store.boots.values()}
-        boots = [self._boots[item.entry.boot] for item in come if item.entry.boot not in {*known, self._boot}]
-        own = Boot(self._boot, time.time_ns() - now, self._synced)
-        written = next((boot for boot in store.boots.values() if boot.boot == self._boot), None)
-        moved = written is None or abs(written.ahead_ns - own.ahead_ns) > 50_000_000 or written.synced != own.synced
-        if moved and (own.synced or written is None or not written.synced):
-            boots.append(own)
-        return boots
-
-    def _message(self, store: Store, item: Item) -> MessageRow:
-        entry = item.entry
-        return MessageRow(
-            item.number, item.account.number, entry.key.seq, store.boot_number(entry.boot), entry.captured_ns,
-            entry.clock, entry.body,
-        )  # fmt: skip
-
-    def _undo(self, plan: _Plan) -> None:
-        for item in plan.come:
-            if item.settled:
-                del self._unstored[item.entry.key]
-                self._unstored_bytes -= item.entry.size
-            item.place = Place.MEMORY
-        self._gone = plan.gone + self._gone
-        self._dirty.update(account for account, _ in plan.leases)
-
-    def _done(self, plan: _Plan) -> None:
-        self._written_ns = now_ns()
-        for item in plan.come:
-            del self._unstored[item.entry.key]
-            self._unstored_bytes -= item.entry.size
-            item.place = Place.FILE
-            if item.settled:
-                self._gone.append(item.number)
-        for (account, lease), row in zip(plan.leases, plan.change.accounts, strict=True):
-            account.lease, account.written = lease, row.last
-            account.stale = (account.stale[1], account.stale[1])
-            self._note(account)
-        if self._tally is not None:
-            self._tally.generation(plan.change.state.generation)
-        self._show_pending()
-        self._backlog.page_out()
 
     # the file
 
+    def _attach_again(self) -> None:
+        try:
+            self._keep_epoch()
+        except OSError as error:
+            raise DiskError(error.strerror or str(error)) from None
+        self._attach(Store(self._folder))
+
     def _attach(self, store: Store) -> None:
         """Takes over what is in the file, and begins this epoch in it. The caller has ``_writing``, or is the first."""
+        kept_before = store.state.kept
         try:
             found = recovered(store, read_tally(self._folder, store.state.generation), self._boot)
-            kept_before = store.state.kept
             with self._changed:
-                own = self._durable != "memory"
-                kept = self._core.epoch if own else store.state.kept
-                change = Change(
-                    State(max(store.state.epoch, self._core.epoch), kept, store.state.generation + 1),
-                    accounts=[_row(account, account.last) for account in found.accounts],
-                    gone=found.bad,
-                    forgotten=found.forgotten,
-                )
+                change = self._draft.first(self._core, store, found)
             store.write(change)
             store.forget_boots([self._boot])
-            tally = (
-                Tally(self._folder, self._core.epoch, self._boot, change.state.generation)
-                if self._durable == "spill"
-                else None
-            )
+            tally = None
+            if self._durable == "spill":
+                tally = Tally(self._folder, self._core.epoch, self._boot, change.state.generation)
         except OSError as error:
             store.close()
             raise DiskError(error.strerror or str(error)) from None
@@ -476,15 +301,10 @@ class DiskOutbox:
             raise
         with self._changed:
             self._store = store
-            self._tally = tally
             self._lost = tuple(row for row in self._lost if row.epoch > kept_before)
             for account in found.accounts:
-                self._by_number[account.number] = account
                 self._core.take_over(account, found.bytes[account.number])
-            for account in self._core.accounts():
-                self._number(account)
-            self._dirty.update(a for a in self._core.accounts() if a not in found.accounts)
-            self._boots.update({boot.boot: boot for boot in store.boots.values()})
+            self._draft.begin(self._core, store, found, tally)
             number = found.highest
             for item in self._memory_items():
                 number += 1
@@ -493,16 +313,7 @@ class DiskOutbox:
             self._backlog.begin(found.count, found.highest + 1)
             self._changed.notify_all()
         if found.bad:
-            self._on_alert(
-                f"outbox: {store.path}: {len(found.bad)} messages were not as they were written, and are lost"
-            )
-
-    def _attach_again(self) -> None:
-        try:
-            self._keep_epoch()
-        except OSError as error:
-            raise DiskError(error.strerror or str(error)) from None
-        self._attach(Store(self._folder))
+            self._on_alert(f"outbox: {store.path}: {len(found.bad)} messages are not as they were written, and lost")
 
     def _memory_items(self) -> list[Item]:
         """Everything that is in memory and not settled, in order."""
@@ -517,17 +328,10 @@ class DiskOutbox:
             self._backlog.forget_outside()
             items = self._memory_items()
             lost = self._core.lose_all_but(items)
-            self._unstored = OrderedDict((item.entry.key, item) for item in items)
-            self._unstored_bytes = sum(item.entry.size for item in items)
-            for item in items:
-                item.place = Place.MEMORY
-            for account in self._core.accounts():
-                account.number, account.lease, account.stale = 0, 0, (0, 0)
-            self._by_number.clear()
-            self._gone.clear()
+            self._draft.start_over(self._core, items)
         path = self._folder / FILE
         try:
-            kept = put_aside(path, "-wal", "-shm")
+            kept = put_aside(path, *LOG_SUFFIXES)
             self._on_alert(
                 f"outbox: {path} is broken and was put aside as {kept.name}: {why}; {lost} messages are lost"
             )
@@ -551,7 +355,10 @@ class DiskOutbox:
             return []
         if not rows:
             self._broken = f"{self._backlog.outside} messages are missing in it"
-        return [self._item(store, row) for row in rows]
+        synced = self._draft.synced
+        return [
+            item_of(store, row, self._draft.account(row.account), self._boot, synced, self._opened_ns) for row in rows
+        ]
 
     def _has(self, key: Key, after: int, before: int) -> bool:
         account = next((a for a in self._core.accounts() if (a.epoch, a.stream) == (key.epoch, key.stream)), None)
@@ -561,23 +368,3 @@ class DiskOutbox:
             return self._store.has(account.number, key.seq, after, before)
         except (DiskError, BrokenFileError):
             return False
-
-    def _item(self, store: Store, row: MessageRow) -> Item:
-        boot, account = store.boots[row.boot], self._by_number[row.account]
-        born_ns, wall_ns = row.captured_ns, None
-        if boot.boot != self._boot:
-            at = row.captured_ns + boot.ahead_ns
-            wall_ns = at if 0 <= at < LATEST_NS else None
-            # how old it is, the clocks say if both can be trusted; else it is at least as old as this start
-            trusted = boot.synced and self._synced and wall_ns is not None
-            born_ns = at - (time.time_ns() - now_ns()) if trusted else self._opened_ns
-        key = Key(account.epoch, account.stream, row.seq)
-        entry = Entry(key, row.captured_ns, boot.boot, row.clock, row.body, wall_ns)
-        return Item(entry, account, row.number, born_ns, self._opened_ns, Place.FILE, held=False)
-
-
-def _row(account: Account, lease: int) -> AccountRow:
-    return AccountRow(
-        account.number, account.epoch, account.stream, account.last, lease, account.acknowledged, account.rejected,
-        account.dropped, account.lost, tuple(account.ranges), account.ranges_cut,
-    )  # fmt: skip

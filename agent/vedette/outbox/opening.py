@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 from vedette.delivery import Durable, Outbox, Stream
 
@@ -14,12 +13,10 @@ from .core import Bounds
 from .disk import DiskOutbox
 from .epoch import Epoch, next_epoch
 from .memory import MemoryOutbox
-from .store import FILE, BrokenFileError, DiskError, Store
+from .store import FILE, LOG_SUFFIXES, BrokenFileError, DiskError, Store
 from .tally import FILE as TALLY
 
 log = logging.getLogger(__name__)
-
-LOG_SUFFIXES: Final = ("-wal", "-shm")
 
 
 def open_outbox(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Final
 
-from vedette.delivery import ENTRY_OVERHEAD
+from vedette.clock import now_ns
+from vedette.delivery import ENTRY_OVERHEAD, Entry, Key
 
 from .account import Account
-from .store import AccountRow, Bad, BrokenFileError, Store
+from .core import Item, Place
+from .store import AccountRow, Bad, BrokenFileError, MessageRow, Store
 from .tally import Count, Found
+
+LATEST_NS: Final = 253_402_300_800 * 10**9  # the year 10000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +98,19 @@ def _settle(account: Account, row: AccountRow, count: Count) -> bool:
 def _left(account: Account) -> int:
     settled = account.acknowledged + account.rejected + account.dropped
     return account.last - settled - account.waiting
+
+
+def item_of(store: Store, row: MessageRow, account: Account, boot: str, synced: bool, opened_ns: int) -> Item:
+    """A message of the file. ``boot``, ``synced``: this boot, and whether its wall clock is right. ``opened_ns``: when the
+    outbox was opened, CLOCK_BOOTTIME."""
+    then = store.boots[row.boot]
+    born_ns, wall_ns = row.captured_ns, None
+    if then.boot != boot:
+        at = row.captured_ns + then.ahead_ns
+        wall_ns = at if 0 <= at < LATEST_NS else None
+        # how old it is, two clocks say if both can be trusted; else it is as old as this start at least
+        trusted = then.synced and synced and wall_ns is not None
+        born_ns = at - (time.time_ns() - now_ns()) if trusted else opened_ns
+    key = Key(account.epoch, account.stream, row.seq)
+    entry = Entry(key, row.captured_ns, then.boot, row.clock, row.body, wall_ns)
+    return Item(entry, account, row.number, born_ns, opened_ns, Place.FILE, held=False)

@@ -45,6 +45,7 @@ from vedette.contract.errors import StateError
 from vedette.delivery import Dropped, Stream
 
 FILE: Final = "outbox.sqlite"
+LOG_SUFFIXES: Final = ("-wal", "-shm")  # of the files beside it
 LOCK: Final = "outbox.lock"
 APPLICATION_ID: Final = int.from_bytes(b"vdob", "big")
 VERSION: Final = 1

@@ -76,8 +76,8 @@ class Tally:
 
     def note(self, account: Account) -> None:
         """How the account stands now."""
-        if not account.number:
-            return  # the outbox's file has never heard of it
+        if not account.number or account.epoch != self._head[0]:
+            return  # the outbox's file has never heard of it, or knows all there is to know
         place = self._places.setdefault(account.number, len(self._places) + 1)
         if place > RECORDS:
             return
