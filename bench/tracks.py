@@ -44,6 +44,7 @@ THRESHOLD, KEEP_S = 0.5, 2.0
 OURS = "vedette"
 NAME = "coco-ssdlite-mobilenet-v2"
 OBJECTS = 20
+PASSES = 7
 NOISE = 4.0  # grey levels, standard deviation of a sensor's noise
 STILL_FPS, STILL_S = 25, 60
 PAUSE_EVERY, PAUSE_S = 80, 30.0  # frames; seconds
@@ -76,12 +77,12 @@ def measure_identities(results: Results, folder: Path) -> None:
                 ids = follow(found, FPS / every, THRESHOLD, KEEP_S)
                 cases.append({
                     "name": f"{sequence}, {FPS / every:g} fps", "fps": FPS / every, "truth": truth[::every], "found": found,
-                    "ids": {OURS: ids}, "rivals": True, "threshold": THRESHOLD, "keep_s": KEEP_S,
+                    "ids": {OURS: ids}, "rivals": True, "threshold": THRESHOLD, "keep_s": KEEP_S, "passes": 1,
                 })  # fmt: skip
     people = crowd(OBJECTS, 300)
     cases.append({
         "name": "crowd", "fps": FPS, "truth": [[] for _ in people], "found": people, "ids": {}, "rivals": True,
-        "threshold": THRESHOLD, "keep_s": KEEP_S,
+        "threshold": THRESHOLD, "keep_s": KEEP_S, "passes": PASSES,
     })  # fmt: skip
     (folder / "cases.json").write_text(json.dumps(cases))
     script = ROOT / "bench" / "_mot.py"
@@ -115,7 +116,7 @@ def measure_identities(results: Results, folder: Path) -> None:
     measure_cost(results, people)
     for row in crowded:
         results.row(
-            what=f"one frame of {OBJECTS} objects, mean, {row['tracker']}",
+            what=f"one frame of {OBJECTS} objects, mean of the best pass, {row['tracker']}",
             value=round(row["ms"], 3),
             unit="ms",
             n=len(people),
@@ -123,20 +124,24 @@ def measure_identities(results: Results, folder: Path) -> None:
 
 
 def measure_cost(results: Results, people: list[list[list[float]]]) -> None:
-    """What a frame costs our tracker."""
-    tracker = Tracker(TrackOptions(), THRESHOLD)
+    """What a frame costs our tracker, in the best of `PASSES`: others use this machine, too."""
     scale = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32)
-    times = []
-    for number, frame in enumerate(people, start=1):
-        rows = np.array(frame, np.float32)
-        found = Detections(rows[:, :4] / scale, rows[:, 4], np.zeros(len(rows), np.int32))
-        begun = time.perf_counter()
-        tracker.update(found, int(number * 1e9 / FPS))
-        times.append((time.perf_counter() - begun) * 1e3)
-    value, low, high = np.percentile(times[10:], [50, 25, 75])
+    rows = [np.array(frame, np.float32) for frame in people]
+    frames = [Detections(row[:, :4] / scale, row[:, 4], np.zeros(len(row), np.int32)) for row in rows]
+    passes = []
+    for _ in range(PASSES):
+        tracker = Tracker(TrackOptions(), THRESHOLD)
+        times = []
+        for number, found in enumerate(frames, start=1):
+            begun = time.perf_counter()
+            tracker.update(found, int(number * 1e9 / FPS))
+            times.append((time.perf_counter() - begun) * 1e3)
+        passes.append(np.percentile(times[10:], [50, 25, 75]))
+    value, low, high = min(passes, key=lambda quartiles: float(quartiles[0]))
     results.row(
-        what=f"one frame of {OBJECTS} objects, median, {OURS}", value=round(float(value), 3), unit="ms", n=len(times) - 10,
-        target="<= 0.3", holds=bool(value <= 0.3), spread=[round(float(low), 3), round(float(high), 3)],
+        what=f"one frame of {OBJECTS} objects, median of the best pass, {OURS}", value=round(float(value), 3), unit="ms",
+        n=len(people) - 10, target="<= 0.3", holds=bool(value <= 0.3),
+        spread=[round(float(low), 3), round(float(high), 3)],
     )  # fmt: skip
 
 
