@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import clock
 from .acceleration import Acceleration, accelerate, check_acceleration
@@ -51,6 +51,9 @@ from .sources import (
 from .stats import PipelineStats
 from .steady import Steady, SteadyOptions
 from .track import Tracker, TrackOptions
+
+if TYPE_CHECKING:
+    from .tune import Tunings
 
 log = logging.getLogger(__name__)
 
@@ -292,13 +295,16 @@ def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration
     return Acceleration(delegate, config.deadline_s, config.check_s)
 
 
-def load_models(prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None) -> dict[str, Loaded]:
+def load_models(
+    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None, tunings: Tunings | None = None
+) -> dict[str, Loaded]:
     """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.lane`.
 
     ``proofs``: a bundle that is not known to pass its self-test on this machine has to pass it in a child first; None: it
-    is tested here.
+    is tested here. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured.
     """
-    turns = Turns(slots(config.threads))
+    threads = config.threads if config.threads != "auto" else _auto_threads(prepared, config, proofs, tunings)
+    turns = Turns(slots(threads))
     accelerated = acceleration(config)
     alike: dict[tuple[Path, str, str, bool], list[Prepared]] = {}
     for pipeline in prepared:
@@ -309,22 +315,36 @@ def load_models(prepared: Sequence[Prepared], config: EngineConfig, proofs: Proo
     for group in alike.values():
         spec = group[0].spec
         runtime = load_runtime(config.runtime)
-        proved = proofs.prove(spec, runtime, threads=config.threads) if proofs is not None else None
-        first = load_model(spec, runtime=config.runtime, threads=config.threads, score_threshold=group[0].decoded_from)
+        proved = proofs.prove(spec, runtime, threads=threads) if proofs is not None else None
+        first = load_model(spec, runtime=config.runtime, threads=threads, score_threshold=group[0].decoded_from)
         outcome = proved if proved is not None else self_test(first)
         first.infer()  # warms the network up, where no self-test did
         if accelerated is not None and group[0].config.delegate:
-            engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=config.threads)]
+            engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=threads)]
             first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
         else:
             count = min(config.interpreters or turns.slots, len(group))
-            more = [TfliteEngine(spec.path, runtime, threads=config.threads) for _ in range(count - 1)]
+            more = [TfliteEngine(spec.path, runtime, threads=threads) for _ in range(count - 1)]
             engines = [first.engine, *more]
         lane = Lane(spec.name, engines, turns)
         for number, pipeline in enumerate(group):
             model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
             loaded[pipeline.name] = Loaded(model, lane, outcome)
     return loaded
+
+
+def _auto_threads(
+    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None, tunings: Tunings | None
+) -> int:
+    from .tune import auto_threads  # for those who ask for it
+
+    runtime = load_runtime(config.runtime)
+    here = [pipeline for pipeline in prepared if not (config.delegate and pipeline.config.delegate)]
+    specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
+    for spec in specs:
+        if proofs is not None:
+            proofs.prove(spec, runtime)  # before this process loads it
+    return auto_threads(specs, runtime, tunings, single=len(here) == 1)
 
 
 def make_pipeline(

@@ -100,7 +100,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """[engine]"""
 
     runtime: Literal["auto", "litert", "tflite-runtime"] = "auto"
-    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    threads: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
     interpreters: Annotated[int, Meta(ge=0, le=64)] = 0
     delegate: FileName = ""
     delegate_options: Annotated[dict[str, str], Meta(max_length=64)] = {}
@@ -475,6 +475,10 @@ def _choices(kind: Any, path: tuple[str, ...], value: Any) -> str:
         info = field.type
         if isinstance(info, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
             info = info.item_type
+        number = ""
+        if isinstance(info, msgspec.inspect.UnionType):
+            number = "a number, or "
+            info = next((t for t in info.types if isinstance(t, msgspec.inspect.LiteralType)), info)
         if path and field.name == path[-1] and isinstance(info, msgspec.inspect.LiteralType):
-            return "one of " + ", ".join(repr(v) for v in info.values)
+            return number + "one of " + ", ".join(repr(v) for v in info.values)
     return ""

@@ -65,10 +65,12 @@ def execute(arguments: argparse.Namespace) -> int:
         else:
             console.print(f"[green]ok[/]    {escape(what)}: {escape(detail)}")
 
+    # results are looked at here, not speed
+    threads = config.engine.threads if config.engine.threads != "auto" else 1
     for item in prepared:
 
         def model(item=item) -> str:  # type: ignore[no-untyped-def]
-            loaded = load_model(item.spec, runtime=config.engine.runtime, threads=config.engine.threads)
+            loaded = load_model(item.spec, runtime=config.engine.runtime, threads=threads)
             outcome = self_test(loaded)
             loaded.engine.close()
             verdict = "plain model, no self-test" if outcome is None else outcome.reason
@@ -80,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
         def accelerator(item=item) -> str:  # type: ignore[no-untyped-def]
             assert accelerated is not None
             runtime = load_runtime(config.engine.runtime)
-            return try_acceleration(item.spec, runtime, accelerated, threads=config.engine.threads).reason
+            return try_acceleration(item.spec, runtime, accelerated, threads=threads).reason
 
         attempt(f"pipeline {item.name}: model", model)
         if accelerated is not None and item.config.delegate and not arguments.offline:
