@@ -17,10 +17,10 @@ from real import DEADLINE_S, Agent, BrokerAddress, Subscriber, run_cli, wait_for
 
 from tiny import DATA
 from vedette.acceleration import Acceleration, accelerate, check_acceleration
-from vedette.contract.errors import ModelError
+from vedette.contract.errors import EngineRefusedError, ModelError
 from vedette.contract.manifest import ClassifyOutput, Tolerance
 from vedette.demo.broker import LOOPBACK
-from vedette.engine import AcceleratedEngine, TfliteEngine, load_runtime
+from vedette.engine import AcceleratedEngine, Engine, Proof, TfliteEngine, load_runtime
 from vedette.model import PlainModel, read_model
 
 TAKE_OVER_S = 5.0  # what is promised
@@ -190,14 +190,21 @@ def test_a_start_does_not_wait_for_one_that_hangs(make: Make, device: TestDelega
     assert time.monotonic() - begun < 20
 
 
-def test_tries_become_rarer(make: Make, device: TestDelegate) -> None:
-    device.does("n")
-    engine = make(retry_s=(0.01, 1000.0))
-    wait_for("a few tries", lambda: engine.status().starts >= 4)
-    begun, starts = time.monotonic(), engine.status().starts
-    # the try after the next comes at least twice as late as this one did
-    wait_for("two more", lambda: engine.status().starts >= starts + 2)
-    assert time.monotonic() - begun >= 0.01 * 2**starts
+def test_tries_become_rarer(tmp_path: Path) -> None:
+    tried: list[float] = []
+
+    def refuses(cancel_fd: int) -> Engine:
+        tried.append(time.monotonic())
+        raise EngineRefusedError("no such device")
+
+    cpu = TfliteEngine(DATA / "tiny-uint8.tflite", load_runtime("litert"))
+    proof = Proof(lambda _: pytest.fail("judged"), np.zeros((1, 16, 16, 3), np.uint8))
+    engine = AcceleratedEngine("tiny", cpu, "test", refuses, proof, check_s=0.0, retry_s=(0.05, 0.4))
+    wait_for("seven tries", lambda: len(tried) >= 7)
+    engine.close()
+    gaps = np.diff(tried)
+    assert (gaps[:6] >= [0.05, 0.1, 0.2, 0.4, 0.4, 0.4]).all(), gaps
+    assert engine.status().faults["refused"] == engine.status().starts
 
 
 def test_its_tensors_must_be_the_networks(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
