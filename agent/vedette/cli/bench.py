@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .plain import add_plain_arguments, plain_model
@@ -22,20 +23,33 @@ EXAMPLES = """examples:
   vedette bench coco-ssdlite-mobilenet-v2
   vedette bench coco-ssdlite-mobilenet-v2 --threads 4 --seconds 10
   vedette bench coco-ssdlite-mobilenet-v2 --json
+  vedette bench coco-ssdlite-mobilenet-v2 --plot latency.png
+  vedette bench coco-ssdlite-mobilenet-v2 --tune
 
+--tune measures threads and interpreters in turns, says which are best for latency and for throughput, and keeps it for
+engine.threads = "auto" in the agent's state folder: sudo -u vedette, or --state-dir, where that is another's.
 --json prints one object: model, engine {runtime, delegate, threads}, runs, latency_ms by stage {mean, p50, p90, p99,
-max}, fps (of all stages in turn), load_s, pss_bytes.
+max}, fps (of all stages in turn), load_s, pss_bytes. With --tune: model, runtime, cores, rows {threads, interpreters,
+latency_ms, rate, rounds}, latency and throughput {threads, interpreters}, seconds, kept.
 """
 SIZE = (768, 576)
+SECONDS = 5.0
+TUNE_SECONDS = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares this command's options."""
     parser.add_argument("model", metavar="MODEL", help="a name or a file")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="inference threads (default 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default 5)")
+    parser.add_argument("--threads", type=int, metavar="N", help="inference threads (default 1)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S",
+        help=f"how long to measure (default {SECONDS:g}; with --tune {TUNE_SECONDS:g})",
+    )  # fmt: skip
     parser.add_argument("--runtime", choices=("auto", "litert", "tflite-runtime"), default="auto")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the times of all stages together as a picture (PNG)")
+    parser.add_argument("--tune", action="store_true", help="find out how many threads are best, and keep it")
+    parser.add_argument("--state-dir", metavar="FOLDER", help="where --tune keeps it (default: the agent's own)")
     add_plain_arguments(parser)
 
 
@@ -55,12 +69,24 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.model import load_model, read_model
     from vedette.stats import percentile
 
+    if arguments.seconds is None:
+        arguments.seconds = TUNE_SECONDS if arguments.tune else SECONDS
     if not 0.1 <= arguments.seconds <= 3600:
         raise UserError("--seconds", expected="0.1 to 3600", found=str(arguments.seconds))
+    if arguments.tune and (arguments.threads is not None or arguments.plot is not None):
+        raise UserError("--tune", expected="neither --threads nor --plot beside it", found="one")
+    if arguments.state_dir is not None and not arguments.tune:
+        raise UserError("--state-dir", expected="--tune beside it", found="none")
     cv2.setNumThreads(1)
     spec = read_model(arguments.model, plain_model(arguments))
+    if arguments.tune:
+        from .tuning import tune
+
+        return tune(arguments, spec)
     begun = time.perf_counter()
-    model = load_model(spec, runtime=arguments.runtime, threads=arguments.threads)
+    model = load_model(
+        spec, runtime=arguments.runtime, threads=arguments.threads if arguments.threads is not None else 1
+    )
     load_s = time.perf_counter() - begun
     sample, what = _sample(spec)
     for _ in range(5):
@@ -103,6 +129,9 @@ def execute(arguments: argparse.Namespace) -> int:
         "load_s": round(load_s, 3),
         "pss_bytes": pss_bytes(os.getpid()),
     }
+    if arguments.plot is not None:
+        subtitle = f"{description.runtime}, {description.delegate}, threads {description.threads}; {len(total)} runs"
+        _plot(arguments.plot, total, f"{spec.name} {spec.version}: preprocess, infer, decode", subtitle)
     if arguments.json:
         print(json.dumps(document))
         return 0
@@ -121,6 +150,20 @@ def execute(arguments: argparse.Namespace) -> int:
         f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
     )
     return 0
+
+
+def _plot(path: Path, times_ms: list[float], title: str, subtitle: str) -> None:
+    import cv2
+
+    from vedette.contract.errors import PictureError
+    from vedette.latency_plot import plot_latency
+
+    done, data = cv2.imencode(".png", plot_latency(times_ms, title, subtitle))
+    assert done
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
 
 
 def _sample(spec: ModelSpec) -> tuple[UInt8Array | Float32Array, str]:
