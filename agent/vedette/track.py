@@ -26,10 +26,14 @@ _Rows: TypeAlias = NDArray[np.intp]
 MAX_TRACKS: Final = 1000  # a detector that goes wild must not take the memory; those unseen for longest go first
 MIN_SIDE: Final = 1e-4  # of the frame; a box without an area has no overlap with anything, itself included
 UNCONFIRMED: Final = 0.5  # weight of a track that is none yet, against one that is
-LOW_IOU: Final = 0.4  # a poor detection must lie well upon the prediction
+LOW_IOU: Final = 0.3  # a poor detection must lie well upon the prediction
 NEAR_SCALE: Final = np.array([1.0, 1.0, 2.0, 2.0])  # for the third look, boxes of twice the size
 NEAR_IOU: Final = 0.3  # of boxes so enlarged
 GATE: Final = 9.49  # squared Mahalanobis distance: chi-square, four degrees of freedom, 95 % (DeepSORT's)
+TENTATIVE_MISSES: Final = 1  # frames that may miss what is no track yet
+POOR_MISSES: Final = (
+    3  # a poor detection goes on with a track that so many frames, this one included, have not confirmed
+)
 KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, however long they took
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving
 
@@ -204,7 +208,7 @@ class Tracker:
         gains = overlap * found.scores * np.where(confirmed, 1.0, UNCONFIRMED)[:, None]
         pair(np.where(likely & (overlap >= self._options.min_iou), gains, 0.0), free, left)
         if poor.any():
-            pair(np.where(likely & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] == 1), poor)
+            pair(np.where(likely & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] <= POOR_MISSES), poor)
         if left.any() and free.any():
             near = _iou(at * NEAR_SCALE, measured * NEAR_SCALE)
             pair(np.where(likely & (near >= NEAR_IOU), near, 0.0), free, left)
@@ -256,14 +260,14 @@ class Tracker:
         return ids.astype(np.int32)
 
     def _drop(self) -> Tracks:
-        """Gives up those unseen for too long, those that left the frame, and unconfirmed ones at their first miss."""
+        """Gives up those unseen for too long, those that left the frame, and unconfirmed ones that are missed again."""
         ints, at = self._ints, self._reals[_AT]
         missing = ints[:, _MISSES] > 0
         if not missing.any() and len(ints) <= MAX_TRACKS:
             return self._rows(missing)
         late = (self._now_ns - ints[:, _SEEN] > self._keep_ns) & (ints[:, _MISSES] > KEEP_LOOKS)
         outside = (np.abs(at[:, :2] - 0.5) > 0.5 + at[:, 2:] / 2).any(axis=1)
-        over = missing & (late | outside | (ints[:, _ID] == 0))
+        over = missing & (late | outside | ((ints[:, _ID] == 0) & (ints[:, _MISSES] > TENTATIVE_MISSES)))
         if len(ints) > MAX_TRACKS:
             oldest = np.argsort(ints[:, _SEEN], kind="stable")[: len(ints) - MAX_TRACKS]
             over[oldest] = True

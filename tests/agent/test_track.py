@@ -64,7 +64,23 @@ def test_one_that_appears_once_is_none() -> None:
     film = Film()
     film.show(seen((0.5, 0.5, 0.9)))
     film.show(seen())
+    film.show(seen())
     assert film.show(seen((0.5, 0.5, 0.9))).ids.tolist() == [0]
+
+
+def test_one_that_a_single_frame_missed_is_a_track_all_the_same() -> None:
+    film = Film()
+    film.show(seen((0.5, 0.5, 0.9)))
+    film.show(seen())
+    assert film.show(seen((0.5, 0.5, 0.9))).ids.tolist() == [1]
+
+
+def test_a_poor_detection_goes_on_with_a_track_that_was_missed_before() -> None:
+    film = Film()
+    for _ in range(3):
+        film.show(seen((0.5, 0.5, 0.9)))
+    film.show(seen())
+    assert film.show(seen((0.5, 0.5, 0.3))).ids.tolist() == [1], "hidden, then half hidden"
 
 
 @pytest.mark.parametrize("step_ns", [10_000_000, FRAME_NS, 400_000_000])
