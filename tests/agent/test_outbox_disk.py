@@ -278,7 +278,7 @@ def test_with_spill_another_boot_knows_a_bound(tmp_path: Path, opened: Opener, m
     row = rows(outbox)[1, DOOR]
     assert row.last is not None and row.lost_at_crash is not None
     assert row.last >= 100 and row.lost_at_crash >= 10
-    assert row.last <= 300, "twice what was given since the last transaction, at most"
+    assert row.last <= 250, "one and a half times what was given since the last transaction, at most"
 
 
 # a power cut
@@ -580,7 +580,7 @@ def test_while_acknowledgements_flow_nothing_but_the_numbers_are_written(tmp_pat
         put(outbox, 5)
         outbox.accept([entry.key for entry in outbox.batch(100, 0)])
     generation = outbox._store.state.generation  # type: ignore[attr-defined]
-    assert generation < 30, "a lease runs out again and again, and each time it is twice as long"
+    assert generation < 30, "a lease runs out again and again, and each time it is longer"
     assert outbox._store.read(0, 1 << 40, 1) == []  # type: ignore[attr-defined]
 
 

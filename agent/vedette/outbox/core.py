@@ -17,7 +17,7 @@ from vedette.delivery import ENTRY_OVERHEAD, Depth, Entry, Key, LedgerRow, Strea
 
 from .account import Account
 
-MAX_EARLIER_ROWS: Final = 50  # of earlier epochs in the ledger, which must fit into one message; the rest follow
+MAX_EARLIER_ROWS: Final = 30  # of earlier epochs in the ledger, which must fit into one message; the rest follow
 
 
 class Place(Enum):

@@ -289,7 +289,6 @@ class DiskOutbox:
             with self._changed:
                 change = self._draft.first(self._core, store, found)
             store.write(change)
-            store.forget_boots([self._boot])
             tally = None
             if self._durable == "spill":
                 tally = Tally(self._folder, self._core.epoch, self._boot, change.state.generation)

@@ -21,7 +21,7 @@ SPILL_S: Final = 0.5  # after which a message that is not acknowledged is writte
 TIDY_S: Final = 1.0  # least time between two transactions that only take messages out
 COUNT_S: Final = 5.0  # least time between two transactions for nothing but the accounts' numbers
 GROUP: Final = 2000  # messages of one transaction, so that the next one does not wait for long
-MIN_LEASE: Final = 2  # seqs; twice as many as were given since the last transaction, where that is more
+MIN_LEASE: Final = 2  # seqs; one and a half times as many as were given since the last transaction, where that is more
 CLOCK_MOVED_NS: Final = 50_000_000  # the wall clock against CLOCK_BOOTTIME, from which on it is written again
 
 
@@ -163,7 +163,7 @@ class Draft:
     def _lease(self, core: Core, account: Account) -> int:
         if self._durable == "always" or self.closed or account.epoch != core.epoch:
             return account.last
-        return account.last + max(MIN_LEASE, 2 * (account.last - account.written))
+        return account.last + max(MIN_LEASE, (account.last - account.written) * 3 // 2)
 
     def number(self, account: Account) -> None:
         """Gives it the id of its row, unless it has one."""
@@ -225,6 +225,9 @@ class Draft:
             accounts=[row_of(account, account.last) for account in found.accounts],
             gone=found.bad,
             forgotten=found.forgotten,
+            forgotten_boots=[
+                number for number, then in store.boots.items() if number not in found.boots and then.boot != self._boot
+            ],
         )
 
     def begin(self, core: Core, store: Store, found: Recovered, tally: Tally | None) -> None:

@@ -20,12 +20,14 @@ LATEST_NS: Final = 253_402_300_800 * 10**9  # the year 10000
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """``accounts``: those with something to tell. ``bytes``: of what waits, by their ids. ``bad``: numbers of messages
-    that are not as they were written. ``forgotten``: ids of accounts that are settled and told. ``highest``: number."""
+    that are not as they were written. ``forgotten``: ids of accounts that are settled and told. ``boots``: ids of those that
+    messages are of. ``highest``: number."""
 
     accounts: list[Account]
     bytes: dict[int, int]
     bad: list[int]
     forgotten: list[int]
+    boots: set[int]
     count: int
     highest: int
 
@@ -38,12 +40,14 @@ def recovered(store: Store, tally: Found | None, boot: str) -> Recovered:
     waiting = {row.id: 0 for row in store.accounts}
     size = {row.id: 0 for row in store.accounts}
     bad: list[int] = []
+    boots: set[int] = set()
     highest = 0
     for message in store.messages():
         highest = max(highest, message.number)
         if isinstance(message, Bad):
             bad.append(message.number)
         else:
+            boots.add(message.boot)
             waiting[message.account] += 1
             size[message.account] += len(message.body) + ENTRY_OVERHEAD
     trusted = tally if tally is not None and (tally.epoch, tally.boot) == (store.state.kept, boot) else None
@@ -56,7 +60,7 @@ def recovered(store: Store, tally: Found | None, boot: str) -> Recovered:
             accounts.append(account)
         else:
             forgotten.append(row.id)
-    return Recovered(accounts, size, bad, forgotten, sum(waiting.values()), highest)
+    return Recovered(accounts, size, bad, forgotten, boots, sum(waiting.values()), highest)
 
 
 def _account(row: AccountRow, waiting: int, count: Count | None) -> Account:

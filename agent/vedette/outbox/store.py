@@ -130,6 +130,7 @@ class Change:
     come: Sequence[MessageRow] = ()
     gone: Sequence[int] = ()
     forgotten: Sequence[int] = ()  # ids of accounts
+    forgotten_boots: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,7 @@ class Store:
                     run.execute("INSERT OR REPLACE INTO boots VALUES (?, ?, ?, ?)", (number, *boot))
                 run.executemany("DELETE FROM messages WHERE number BETWEEN ? AND ?", spans(change.gone))
                 run.executemany("DELETE FROM accounts WHERE id = ?", [(number,) for number in change.forgotten])
+                run.executemany("DELETE FROM boots WHERE id = ?", [(number,) for number in change.forgotten_boots])
                 run.executemany(
                     "INSERT OR REPLACE INTO accounts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(_sealed, change.accounts)
                 )
@@ -302,17 +304,8 @@ class Store:
                     run.execute("ROLLBACK")
                 raise
         self.state = change.state
-
-    def forget_boots(self, needed: Iterable[str]) -> None:
-        """Boots that no message is of are forgotten; ``needed`` stay."""
-        assert self._writer is not None
-        stay = set(needed)
-        with _Explained():
-            used = {number for (number,) in self._writer.execute("SELECT DISTINCT boot FROM messages")}
-            gone = [number for number, known in self.boots.items() if number not in used and known.boot not in stay]
-            for number in gone:
-                self._writer.execute("DELETE FROM boots WHERE id = ?", (number,))
-                del self.boots[number]
+        for number in change.forgotten_boots:
+            del self.boots[number]
 
     def close(self) -> None:
         """Whatever state it is in."""
