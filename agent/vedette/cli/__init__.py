@@ -1,4 +1,4 @@
-"""The command line: ``vedette run | demo | infer | bench | check | doctor | show | verify | command | watch | top``.
+"""The command line: ``vedette run | demo | infer | bench | check | doctor | show | verify | command | watch | top | chaos``.
 
 One file a command, imported when it is called.
 
@@ -18,7 +18,7 @@ from vedette import __version__, journal
 from vedette.contract.errors import UserError, VedetteError
 
 COMMANDS: Final = (
-    "run", "demo", "infer", "bench", "check", "doctor", "show", "verify", "command", "watch", "top",
+    "run", "demo", "infer", "bench", "check", "doctor", "show", "verify", "command", "watch", "top", "chaos",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    from . import bench, check, command, demo, doctor, infer, run, show, top, verify, watch
+    from . import bench, chaos, check, command, demo, doctor, infer, run, show, top, verify, watch
 
     parser = argparse.ArgumentParser(
         prog="vedette",
@@ -65,6 +65,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     for name, module in (
         ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check),
         ("doctor", doctor), ("show", show), ("verify", verify), ("command", command), ("watch", watch), ("top", top),
+        ("chaos", chaos),
     ):  # fmt: skip
         sub = subparsers.add_parser(
             name,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from vedette.contract.errors import FaultError
@@ -18,15 +19,18 @@ from .child import end_with_parent
 
 
 class AgentProcess:
-    """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`; leaving its context stops it."""
+    """``vedette run -c CONFIG`` as a child. `start`, perhaps `wait_ready`, `stop`; leaving its context stops it.
 
-    def __init__(self, config: Path, folder: Path) -> None:
+    It may be started again once it has ended. ``environment``: beside this process's own.
+    """
+
+    def __init__(self, config: Path, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._config = config
         self._log = folder / "agent.log"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = str(folder / "notify")
         self._notify.bind(address)
-        self._environment = {**os.environ, "NOTIFY_SOCKET": address}
+        self._environment = {**os.environ, **(environment or {}), "NOTIFY_SOCKET": address}
         self._environment.pop("WATCHDOG_USEC", None)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -41,8 +45,9 @@ class AgentProcess:
 
     def start(self) -> None:
         """Starts the child."""
+        self.drain()  # what an earlier one has said
         self._started = time.monotonic()
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "vedette", "run", "-c", str(self._config)],
                 env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -85,6 +90,12 @@ class AgentProcess:
         """The end of its log, in one line."""
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
         return " | ".join(lines[-3:]) or "nothing in its log"
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self, timeout_s: float = 10.0) -> int:
         """SIGTERM, and its exit code; SIGKILL where it does not end in time."""
