@@ -6,8 +6,8 @@ cable is loose, may answer anything. When it hangs, crashes, refuses or answers 
 out is run on the CPU, whose interpreter was loaded before. Meanwhile a thread starts the accelerator anew, with back-off,
 and it has to prove itself again.
 
-The CPU's interpreter is kept loaded: it takes 10 MB of the largest network that ships here, and a take-over that has to
-load a file first is one more thing that can fail at a bad moment.
+The CPU's interpreter is kept loaded: it takes 8 MiB of the largest network that ships here (``bench/isolation.py``), and a
+take-over that has to load a file first is one more thing that can fail at a bad moment.
 """
 
 from __future__ import annotations
