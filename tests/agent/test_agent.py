@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from camera import CameraServer, Pusher
+from disks import Mount, fill, needs_root
 from real import (
     DEADLINE_S,
     Agent,
@@ -203,6 +204,29 @@ def test_killed_it_sends_what_the_disk_has_and_says_what_is_lost(tmp_path: Path,
     assert len(old) >= 5
     assert old == list(range(1, len(old) + 1))
     assert (row["last"], row["acknowledged"]) == (len(old) + row["lost_at_crash"], len(old))
+
+
+@needs_root
+def test_on_a_full_disk_it_delivers_all_the_same_and_says_so_until_there_is_room(
+    tmp_path: Path, broker: BrokerAddress, mount: Mount
+) -> None:
+    disk = mount("size=1m")
+    (tmp_path / "dev-1").symlink_to(disk)
+    filler = fill(disk)
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        status = subscriber.wait("/status", lambda status: "the disk takes nothing" in (status["why"] or "")).json
+        assert status["state"] == "alert"
+        first = subscriber.wait("/detections").json
+        assert first["epoch"] >= 2**52
+        filler.unlink()
+        wait_for("the disk to be used", lambda: "the disk takes messages again" in agent.text())
+        wait_for(
+            "the status to say so", lambda: "the disk" not in (subscriber.messages("/status")[-1].json["why"] or "")
+        )
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    assert msgspec.json.decode((disk / "epoch.json").read_bytes())["epoch"] == first["epoch"]
 
 
 def in_file(state_dir: Path) -> int:

@@ -45,8 +45,8 @@ class DiskOutbox:
     """See `vedette.delivery.Outbox`, which this is.
 
     ``store``: open, or None where the file cannot be used now; it is tried again. ``max_memory_bytes``: of messages that
-    are not in the file yet. ``lost``: rows that the file may not know of. ``on_alert``: told of what went wrong, and of
-    its end, on any thread, without a lock held. ``keep_epoch``: makes the epoch durable where that failed before, or
+    are not in the file yet. ``lost``: rows that the file may not know of. ``on_alert``: told of what went wrong once,
+    on any thread, without a lock held. ``keep_epoch``: makes the epoch durable where that failed before, or
     raises `OSError`; called before a file is opened again.
     """
 
@@ -172,7 +172,7 @@ class DiskOutbox:
     def problems(self) -> Mapping[str, str]:
         """See `Outbox.problems`."""
         with self._changed:
-            return {"outbox": self._failing} if self._failing else {}
+            return {"disk": f"outbox: {self._failing}"} if self._failing else {}
 
     def close(self) -> None:
         """See `Outbox.close`."""
@@ -248,8 +248,10 @@ class DiskOutbox:
             self._failing = f"the disk takes nothing, messages are kept in memory: {why}" if why else ""
             now = self._failing
             self._show_pending()
-        if now != was and (now or was):
-            self._on_alert(f"outbox: {now}" if now else "outbox: the disk takes messages again")
+        if now and not was:
+            log.warning("outbox: %s", now)
+        elif was and not now:
+            log.info("outbox: the disk takes messages again")
 
     def _write(self, everything: bool) -> None:
         more = True
