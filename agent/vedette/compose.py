@@ -25,6 +25,7 @@ from .feed import Feed, FrameFeed, WindowFeed
 from .following import FollowedScene, FollowedSignal, Following, Unfollowed
 from .keyring import load_trust
 from .lane import Lane, Turns, slots
+from .memory import trim
 from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
 from .motion import MotionGate
 from .mqtt import LinkOptions
@@ -173,7 +174,7 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
         ("region", config.region is not None, task == "detect" or (task == "classify" and _views(config) == 1)),
         ("motion", config.motion is not None, not series),
         ("snapshots", config.snapshots is not None, not series),
-        ("steady", config.steady is not None, task in ("classify", "anomaly")),
+        ("steady", config.steady is not None, task in ("classify", "anomaly", "regress")),
         ("stride", config.stride is not None, series),
         ("labels", bool(config.labels), task in ("detect", "classify", "segment")),
         ("thresholds", bool(config.thresholds), task in ("detect", "classify")),
@@ -330,6 +331,7 @@ def load_models(
         for number, pipeline in enumerate(group):
             model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
             loaded[pipeline.name] = Loaded(model, lane, outcome)
+    trim()
     return loaded
 
 

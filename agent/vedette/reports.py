@@ -13,6 +13,7 @@ from .feed import WindowFeed
 from .health import Health
 from .mqtt import payloads as wire
 from .pipeline import Pipeline
+from .sources import masked_url
 from .stats import Interval
 
 
@@ -84,7 +85,9 @@ def stats(
         load=load(pipeline, interval),
         sensor=sensor(pipeline.feed) if isinstance(pipeline.feed, WindowFeed) else None,
         dropped=dropped,
-        source=wire.SourceInfo(url, source.outcome.value if source.outcome else None, source.why, source.reopened),
+        source=wire.SourceInfo(
+            masked_url(url), source.outcome.value if source.outcome else None, source.why, source.reopened
+        ),
         outbox=wire.OutboxInfo(waiting.messages, waiting.bytes),
     )
 
@@ -117,8 +120,11 @@ def ledger(origin: Origin, rows: Sequence[LedgerRow]) -> wire.LedgerMessage:
     return wire.ledger_message(rows, origin.device, origin.epoch, clock.wall_time(clock.now_ns()))
 
 
-def health(origin: Origin, now: Health, clock_state: ClockState, commands: dict[str, int]) -> wire.HealthMessage:
-    """How the device is. ``commands``: since the start, by what became of them."""
+def health(
+    origin: Origin, now: Health, clock_state: ClockState, commands: dict[str, int], certificate_days_left: float | None
+) -> wire.HealthMessage:
+    """How the device is. ``commands``: since the start, by what became of them. ``certificate_days_left``: of the
+    client's own."""
     return wire.HealthMessage(
         v=wire.VERSION,
         device=origin.device,
@@ -135,5 +141,5 @@ def health(origin: Origin, now: Health, clock_state: ClockState, commands: dict[
         threads=now.threads,
         open_files=now.open_files,
         commands=commands,
-        certificate_days_left=None,
+        certificate_days_left=certificate_days_left,
     )

@@ -19,33 +19,33 @@ import time
 from pathlib import Path
 from typing import Final
 
-from . import __version__, clock, reports
+from . import clock
 from .clock import ClockState
-from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare
-from .condition import Condition, Said
+from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
+from .condition import Condition
 from .config import Config
 from .contract.errors import UserError
 from .contract.types import Frame, Result
 from .control import Control
 from .delivery import Key, Outbox, Stream
-from .event_bodies import state_message
+from .exposure import exposures
 from .facts import device_facts
 from .feed import WindowFeed
 from .following import Followed, State
-from .health import read_health
 from .lane import Lane
 from .mqtt import Link, Subscription, Topics
-from .mqtt import payloads as wire
 from .mqtt.announcer import Announcer
 from .mqtt.commands import Commands
 from .mqtt.discovery import discovery, discovery_topic
+from .mqtt.requests import SettingsMessage
 from .mqtt.requests import Snapshot as SnapshotRequest
 from .notify import Notifier
 from .outbox import Bounds, Epoch, open_outbox
 from .pipeline import Pipeline
 from .reporter import DETECTIONS, EVENTS
 from .snapshots import Snapshots
-from .sources import Outcome, masked_url
+from .sources import Outcome
+from .voice import Voice
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +70,14 @@ class _ClockWatch:
 class _PipelineAudience:
     """See `vedette.reporter.Audience`: what one pipeline tells the service, on the pipeline's thread."""
 
-    def __init__(self, service: Service, pipeline: str, snapshots: Snapshots | None) -> None:
-        self._service = service
+    def __init__(self, voice: Voice, pipeline: str, snapshots: Snapshots | None) -> None:
+        self._voice = voice
         self._pipeline = pipeline
         self._snapshots = snapshots
 
     def state(self, state: State, captured_ns: int) -> None:
         """Remembered for the next connection, and published on this one."""
-        self._service._states[self._pipeline] = (state, captured_ns)
-        self._service._publish_state(self._pipeline, state, captured_ns)
+        self._voice.state(self._pipeline, state, captured_ns)
 
     def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
         """A picture may be taken."""
@@ -99,15 +98,15 @@ class Service:
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._clock = _ClockWatch()
-        self._condition = Condition(self._publish_status)
+        self._condition = Condition(lambda said: self._voice.status(said))
         self._loaded: dict[str, Loaded] = {}
         self._lanes: list[Lane] = []
         self._pipelines: list[Pipeline] = []
         self._snapshots: dict[str, Snapshots] = {}
         self._shares: dict[str, float] = {}
-        self._states: dict[str, tuple[State, int]] = {}  # by pipeline: what holds, and since which capture
         self._epoch: Epoch
         self._outbox: Outbox
+        self._voice: Voice
         self._control: Control
         self._announcer: Announcer
         self._commands = Commands(
@@ -118,8 +117,8 @@ class Service:
                 "reload": lambda request: self._control.reload(request),
                 "snapshot": self._snapshot,
             },
-            self._reply,
-            self._unanswerable,
+            lambda topic, payload: self._voice.reply(topic, payload),
+            lambda why: self._note("command", why),
             clock_state=self._clock,
         )
         self._link: Link
@@ -129,6 +128,9 @@ class Service:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self._stop.set())
         self._loaded = load_models(self._prepared, self._config.engine)
+        remember_versions(self._config, self._prepared)
+        for line in exposures(self._config, self._config_path):
+            log.warning("%s", line)
         self._lanes = list({id(loaded.lane): loaded.lane for loaded in self._loaded.values()}.values())
         streams = [Stream(p.name, topic) for p in self._prepared for topic in (DETECTIONS, EVENTS)]
         outbox = self._config.outbox
@@ -140,11 +142,13 @@ class Service:
             max_memory_bytes=outbox.max_memory_bytes,
             on_alert=lambda why: self._note("outbox", why),
         )
-        self._link = Link(
+        self_tests = {name: loaded.self_test for name, loaded in self._loaded.items()}
+        self._voice = Voice(self._config, self._topics, self._epoch.number, self._outbox, self_tests, self._clock)
+        self._link = self._voice.link = Link(
             self._link_options,
             self._topics,
             self._outbox,
-            will=self._will,
+            will=self._voice.will,
             on_connected=self._connected,
             on_acknowledged=self._acknowledged,
             on_alert=self._link_alert,
@@ -153,10 +157,11 @@ class Service:
         self._announcer = self._announce()
         self._condition.change("init")
         self._snapshots = {p.name: made for p in self._prepared if (made := self._take_pictures(p)) is not None}
-        self._pipelines = [self._pipeline(p) for p in self._prepared]
+        self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in self._prepared]
         self._control = Control(
-            self._config, self._config_path, self._prepared, self._pipelines, self._publish_settings
-        )
+            self._config, self._config_path, self._prepared, self._pipelines,
+            lambda name: self._voice.settings(self._settings(name)),
+        )  # fmt: skip
         try:
             for snapshots in self._snapshots.values():
                 snapshots.start()
@@ -179,7 +184,7 @@ class Service:
             prepared,
             self._loaded[prepared.name],
             self._outbox,
-            _PipelineAudience(self, prepared.name, self._snapshots.get(prepared.name)),
+            _PipelineAudience(self._voice, prepared.name, self._snapshots.get(prepared.name)),
             clock_state=self._clock,
             on_source=lambda outcome, why: self._source_changed(prepared.name, outcome, why),
         )
@@ -188,13 +193,13 @@ class Service:
         options = prepared.config.snapshots
         if options is None:
             return None
-        name, topic = prepared.name, self._topics.pipeline(prepared.name, "snapshot")
+        name = prepared.name
         return Snapshots(
             options,
             name,
             prepared.spec.labels,
             lambda: self._control.thresholds(name),
-            lambda jpeg: self._link.publish(topic, jpeg, qos=0, retain=False),
+            lambda jpeg: self._voice.picture(name, jpeg),
             lambda why: self._note(f"{name} snapshots", f"{name}: {why}"),
         )
 
@@ -231,9 +236,9 @@ class Service:
     def _watch(self) -> int:
         intervals = self._config.intervals
         due = {
-            self._publish_stats: intervals.stats_s,
-            self._publish_ledger: intervals.ledger_s,
-            self._publish_health: intervals.health_s,
+            self._tell_stats: intervals.stats_s,
+            self._voice.ledger: intervals.ledger_s,
+            self._tell_health: intervals.health_s,
         }
         begun = time.monotonic()
         next_at = {task: begun + seconds for task, seconds in due.items()}
@@ -293,65 +298,23 @@ class Service:
         level = logging.INFO if outcome in (None, Outcome.END) else logging.WARNING
         log.log(level, "pipeline %s: %s", name, text)
 
-    def _will(self) -> bytes:
-        return self._status(Said("lost", "connection lost", clock.wall_time(clock.now_ns()), ()))
-
-    def _status(self, said: Said) -> bytes:
-        return wire.encode(
-            wire.StatusMessage(
-                v=wire.VERSION,
-                state=said.state,
-                epoch=self._epoch.number,
-                since=said.since,
-                why=said.why,
-                agent=__version__,
-                pipelines=[p.name for p in self._prepared],
-                degraded=list(said.degraded),
-            )
-        )
-
-    def _publish_status(self, said: Said) -> None:
-        self._link.publish(self._topics.status, self._status(said), qos=1, retain=True)
-
-    def _reply(self, topic: str, payload: bytes) -> None:
-        self._link.publish(topic, payload, qos=1, retain=False)
-
     def _link_alert(self, why: str) -> None:
         log.warning("%s", why)
         if self._link.status().connected:  # that there was no connection is no news to whoever hears of it
             self._condition.note("broker", why)
-
-    def _unanswerable(self, why: str) -> None:
-        self._note("command", why)
 
     def _note(self, key: str, why: str) -> None:
         """Something happened that the status tells for a while; the log has the first of its kind."""
         if self._condition.note(key, why):
             log.warning("%s", why)
 
-    def _publish_settings(self, pipeline: str) -> None:
-        message = self._control.settings(self._config.device, self._epoch.number, pipeline)
-        self._link.publish(self._topics.pipeline(pipeline, "settings"), wire.encode(message), qos=1, retain=True)
-
-    def _publish_state(self, pipeline: str, state: State, captured_ns: int) -> None:
-        """Retained, and sent now or on the next connection: what holds then is what counts."""
-        message = state_message(
-            state, captured_ns, device=self._config.device, pipeline=pipeline, epoch=self._epoch.number
-        )
-        self._link.publish(self._topics.pipeline(pipeline, "state"), wire.encode(message), qos=1, retain=True)
+    def _settings(self, pipeline: str) -> SettingsMessage:
+        return self._control.settings(self._config.device, self._epoch.number, pipeline)
 
     def _connected(self) -> None:
-        """On the link's thread, at each connection: everything that is retained."""
-        self._publish_status(self._condition.said)
-        for pipeline in self._pipelines:
-            topic = self._topics.pipeline(pipeline.name, "model")
-            message = reports.model(self._origin, pipeline, self._loaded[pipeline.name].self_test)
-            self._link.publish(topic, wire.encode(message), qos=1, retain=True)
-            self._publish_settings(pipeline.name)
-        for name, (state, captured_ns) in list(self._states.items()):
-            self._publish_state(name, state, captured_ns)
-        self._publish_ledger()
-        self._publish_health()
+        """On the link's thread, at each connection."""
+        self._voice.connected(self._condition.said, self._settings)
+        self._tell_health()
         self._announcer.connected()
 
     def _acknowledged(self, key: Key, captured_ns: int) -> None:
@@ -359,34 +322,11 @@ class Service:
             if pipeline.name == key.stream.pipeline:
                 pipeline.stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
 
-    def _publish_stats(self) -> None:
-        waiting = self._outbox.depth()
-        rows = [row for row in self._outbox.ledger() if row.epoch == self._epoch.number]
-        for pipeline in self._pipelines:
-            url = masked_url(self._config.pipelines[pipeline.name].source_config.url)
-            own = [row for row in rows if row.stream.pipeline == pipeline.name]
-            snapshots = self._snapshots.get(pipeline.name)
-            pictures = snapshots.counts() if snapshots else {}
-            message = reports.stats(self._origin, pipeline, url, waiting, own, pictures)
-            if message.load.share is not None:
-                self._shares[pipeline.name] = message.load.share
-            self._link.publish(self._topics.pipeline(pipeline.name, "stats"), wire.encode(message), qos=0, retain=False)
+    def _tell_stats(self) -> None:
+        self._shares.update(self._voice.stats({name: taken.counts() for name, taken in self._snapshots.items()}))
 
-    def _ledger(self) -> bytes:
-        return wire.encode(reports.ledger(self._origin, self._outbox.ledger()))
-
-    def _publish_ledger(self) -> None:
-        self._link.publish(self._topics.ledger, self._ledger(), qos=1, retain=True)
-
-    def _publish_health(self) -> None:
-        message = reports.health(
-            self._origin, read_health(Path(self._config.state_dir)), self._clock(), self._commands.counts()
-        )
-        self._link.publish(self._topics.health, wire.encode(message), qos=0, retain=False)
-
-    @property
-    def _origin(self) -> reports.Origin:
-        return reports.Origin(self._config.device, self._epoch.number)
+    def _tell_health(self) -> None:
+        self._voice.health(self._commands.counts())
 
     def _summary(self) -> str:
         """One line for ``systemctl status``."""
@@ -408,12 +348,10 @@ class Service:
             snapshots.stop(1.0)
         self._outbox.close()
         if self._link.status().connected:
-            self._publish_stats()
+            self._tell_stats()
             if not self._outbox.wait_empty(FLUSH_S):
                 log.warning("stopping with %d messages not acknowledged", self._outbox.depth().messages)
-            self._link.publish_and_wait(self._topics.ledger, self._ledger(), 1.0)
-            last = Said("stopped", self._condition.said.why, clock.wall_time(clock.now_ns()), ())
-            self._link.publish_and_wait(self._topics.status, self._status(last), 1.0)
+            self._voice.last_words(self._condition.said.why)
         self._link.stop()
         self._outbox.end()
         self._epoch.end(self._outbox.ledger())
