@@ -14,7 +14,8 @@ FINDINGS = {
     "ffmpeg": "streams made by FFmpeg stay untested",
     "openssl": "TLS stays untested",
     "systemd-nspawn": "the unit is not booted",
-    "mmdebstrap": "the unit is not booted",
+    "mmdebstrap": "the unit is not booted, arm64 stays untested",
+    "qemu-aarch64-static": "arm64 stays untested",
     "qemu-system-x86_64": "cameras of Video4Linux stay untested",
 }
 
@@ -24,9 +25,9 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}")
     for tool, consequence in FINDINGS.items():
         found = shutil.which(tool, path=PATH)
-        print(f"  {tool:<18} {found or 'not found: ' + consequence}")
+        print(f"  {tool:<19} {found or 'not found: ' + consequence}")
     data = Path(__file__).resolve().parents[2] / "shared" / "data"
-    print(f"  measuring data     {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}")
+    print(f"  measuring data      {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}")
 
 
 if __name__ == "__main__":
