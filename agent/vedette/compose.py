@@ -25,7 +25,6 @@ from .feed import Feed, FrameFeed, WindowFeed
 from .following import FollowedScene, FollowedSignal, Following, Unfollowed
 from .keyring import load_trust
 from .lane import Lane, Turns, slots
-from .memory import trim
 from .model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
 from .motion import MotionGate
 from .mqtt import LinkOptions
@@ -331,7 +330,6 @@ def load_models(
         for number, pipeline in enumerate(group):
             model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
             loaded[pipeline.name] = Loaded(model, lane, outcome)
-    trim()
     return loaded
 
 
