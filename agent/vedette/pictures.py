@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import cv2
-import imagesize
 import numpy as np
 
 from vedette.contract.errors import PictureError
@@ -25,6 +24,8 @@ def read_picture(path: Path) -> UInt8Array:
 
     The size is read from the file's head first, so that a picture too large is refused before memory is asked for.
     """
+    import imagesize  # an agent that watches a camera reads no files, and the import costs as much as OpenCV's
+
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PictureError("picture file too large", where=path, expected=f"at most {MAX_BYTES} bytes")

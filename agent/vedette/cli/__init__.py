@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Final
 
 from vedette import __version__, journal
@@ -27,8 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # FFmpeg inside OpenCV prints to stderr what we say ourselves, in one line and with the file's name
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    parser, commands = _parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # an agent need not import what the other commands are made of
+    parser, commands = _parser(words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
+    arguments = parser.parse_args(words)
     if arguments.command is None:
         parser.print_help()
         return 0
@@ -51,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
-    from . import bench, chaos, check, command, demo, doctor, infer, run, show, top, verify, watch
-
+def _parser(
+    names: Sequence[str] = COMMANDS,
+) -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
+    """``names``: the commands it is to know."""
     parser = argparse.ArgumentParser(
         prog="vedette",
         description="Run TFLite models on a camera, on the device, and publish what they see over MQTT.",
@@ -62,11 +66,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Nam
     parser.add_argument("--version", action="version", version=f"vedette {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands: dict[str, Callable[[argparse.Namespace], int]] = {}
-    for name, module in (
-        ("run", run), ("demo", demo), ("infer", infer), ("bench", bench), ("check", check),
-        ("doctor", doctor), ("show", show), ("verify", verify), ("command", command), ("watch", watch), ("top", top),
-        ("chaos", chaos),
-    ):  # fmt: skip
+    for name in names:
+        module = import_module(f".{name}", __name__)
         sub = subparsers.add_parser(
             name,
             help=module.HELP,
