@@ -13,7 +13,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
 
 .PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
-  build-models
+  bench-isolation bench-outbox bench-recovery bench-imports chaos fuzz build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
@@ -96,6 +96,24 @@ bench-tracks: .venv-dev/.ready ## identities against a well-kept tracker, cost o
 
 bench-sharing: .venv-dev/.ready ## four cameras on one detector: throughput against one alone, and fairness
 	.venv-dev/bin/python bench/sharing.py
+
+bench-isolation: .venv-dev/.ready ## an accelerator at arm's length: the take-over, starts, memory
+	.venv-dev/bin/python bench/isolation.py
+
+bench-outbox: .venv-dev/.ready ## messages a second and writes, through every kind of outbox and Mosquitto
+	.venv-dev/bin/python bench/outbox.py
+
+bench-recovery: .venv-dev/.ready ## cameras killed and stalled again and again: how soon noticed, how soon back, what leaks
+	.venv-dev/bin/python bench/sources_recovery.py
+
+bench-imports: .venv-dev/.ready ## what each import of the agent costs
+	.venv-dev/bin/python bench/imports.py
+
+chaos: .venv-dev/.ready ## the fault suite, whole and resumable: kills, lost brokers, lossy links, everything at once (an hour)
+	.venv-dev/bin/python bench/chaos.py
+
+fuzz: .venv-dev/.ready ## 2,000 malformed inputs of each kind
+	VEDETTE_FUZZ=2000 .venv-dev/bin/python -m pytest -q --timeout 600 tests/agent/test_malformed.py
 
 bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)

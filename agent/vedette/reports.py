@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import clock
 from .clock import ClockState
 from .delivery import Depth, LedgerRow
-from .engine import SelfTest
+from .engine import AcceleratedEngine, Engine, SelfTest
 from .feed import WindowFeed
 from .health import Health
 from .mqtt import payloads as wire
@@ -43,8 +43,18 @@ def model(origin: Origin, pipeline: Pipeline, outcome: SelfTest | None) -> wire.
         engine=wire.EngineRef(description.runtime, description.delegate),
         threads=description.threads,
         self_test="none" if outcome is None else "passed" if outcome.passed else "unjudged",
+        accelerator=accelerator(pipeline.model.engine),
         self_test_detail=outcome.reason if outcome else "a plain model has no golden vectors",
     )
+
+
+def accelerator(engine: Engine) -> wire.AcceleratorInfo | None:
+    """How a delegate does; None where there is none."""
+    if not isinstance(engine, AcceleratedEngine):
+        return None
+    status = engine.status()
+    fields = {name: getattr(status, name) for name in wire.AcceleratorInfo.__struct_fields__ if name != "why"}
+    return wire.AcceleratorInfo(**fields, why=status.why or None)
 
 
 def stats(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from . import clock
-from .clock import ClockState
+from .clock import ClockWatch
 from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
 from .condition import Condition
 from .config import Config
@@ -42,6 +42,7 @@ from .mqtt.requests import Snapshot as SnapshotRequest
 from .notify import Notifier
 from .outbox import Bounds, Epoch, open_outbox
 from .pipeline import Pipeline
+from .proofs import Proofs
 from .reporter import DETECTIONS, EVENTS
 from .snapshots import Snapshots
 from .sources import Outcome
@@ -52,19 +53,6 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
 HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
-
-
-class _ClockWatch:
-    """The wall clock's state, looked up at most once a second: the kernel need not be asked for each frame."""
-
-    def __init__(self) -> None:
-        self._state: ClockState = clock.clock_state()
-
-    def refresh(self) -> None:
-        self._state = clock.clock_state()
-
-    def __call__(self) -> ClockState:
-        return self._state
 
 
 class _PipelineAudience:
@@ -97,13 +85,14 @@ class Service:
         self._link_options = link_options(config)
         self._notifier = Notifier()
         self._stop = threading.Event()
-        self._clock = _ClockWatch()
+        self._clock = ClockWatch()
         self._condition = Condition(lambda said: self._voice.status(said))
         self._loaded: dict[str, Loaded] = {}
         self._lanes: list[Lane] = []
         self._pipelines: list[Pipeline] = []
         self._snapshots: dict[str, Snapshots] = {}
         self._shares: dict[str, float] = {}
+        self._accelerators: dict[str, object] = {}  # by pipeline, what was last said of its accelerator
         self._epoch: Epoch
         self._outbox: Outbox
         self._voice: Voice
@@ -127,7 +116,7 @@ class Service:
         """Until SIGTERM or SIGINT, or until every source has come to its end. The process's exit code."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self._stop.set())
-        self._loaded = load_models(self._prepared, self._config.engine)
+        self._loaded = load_models(self._prepared, self._config.engine, Proofs(Path(self._config.state_dir)))
         remember_versions(self._config, self._prepared)
         for line in exposures(self._config, self._config_path):
             log.warning("%s", line)
@@ -243,7 +232,8 @@ class Service:
         begun = time.monotonic()
         next_at = {task: begun + seconds for task, seconds in due.items()}
         while not self._stop.wait(TICK_S):
-            self._clock.refresh()
+            if step_ns := self._clock.refresh():
+                self._clock_set(step_ns)
             if self._link.refused is not None:
                 raise self._link.refused
             self._review()
@@ -285,6 +275,7 @@ class Service:
                 problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
             if pipeline.fault is not None:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
+            self._review_accelerator(pipeline, problems)
             if isinstance(pipeline.feed, WindowFeed):
                 for key, text in pipeline.feed.news():
                     self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
@@ -292,6 +283,25 @@ class Service:
         for topic in self._link.status().unheard:
             problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
         self._condition.review(problems, self._shares)
+
+    def _review_accelerator(self, pipeline: Pipeline, problems: dict[str, str]) -> None:
+        """Whether the delegate or the CPU runs this pipeline's model; said anew when that changes."""
+        loaded = self._loaded[pipeline.name]
+        status = loaded.accelerator
+        if status is None:
+            return
+        if not status.trusted:
+            model = pipeline.model.spec.name
+            problems[f"accelerator {model}"] = f"{model}: the CPU runs it in {status.delegate}'s place: {status.why}"
+        seen = (status.trusted, loaded.model.engine.description.delegate, tuple(status.faults.items()))
+        if self._accelerators.get(pipeline.name) != seen:
+            self._accelerators[pipeline.name] = seen
+            self._voice.model(pipeline)
+
+    def _clock_set(self, step_ns: int) -> None:
+        """What is retained says when it began to be so, and is dated anew; what waits is dated when it is sent."""
+        self._note("clock", clock.step_in_words(step_ns))
+        self._voice.connected(self._condition.said, self._settings)
 
     def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:
         text = "frames are back" if outcome is None else f"source {outcome.value}: {why}"

@@ -292,15 +292,26 @@ def test_each_message_says_who_ran_it(device: TestDelegate, tmp_path: Path, brok
             return lambda m: m["engine"]["delegate"] == delegate and m["seq"] > after
 
         first = subscriber.wait("/detections", speaks("edgetpu")).json
+        assert subscriber.wait("/model").json["accelerator"]["trusted"]
         device.does(letter)
         taken_over = subscriber.wait("/detections", speaks("xnnpack", first["seq"])).json
         # from its capture to its result, of the very frame that found it out
         assert taken_over["latency_ms"]["total"] / 1000 < TAKE_OVER_S
+        alert = subscriber.wait("/status", lambda status: status["state"] == "alert").json
+        assert "the CPU runs it in edgetpu's place: " in alert["why"]
+        lost = subscriber.wait("/model", lambda model: not model["accelerator"]["trusted"]).json["accelerator"]
+        assert sum(lost["faults"].values()) >= 1 and lost["why"]
         device.does("w")
         again = subscriber.wait("/detections", speaks("edgetpu", taken_over["seq"])).json
         seqs = [m.json["seq"] for m in subscriber.messages("/detections")]
         assert seqs == list(range(1, len(seqs) + 1)), "no frame's result was lost on the way"
         assert again["seq"] <= seqs[-1]
+        wait_for("the alert's end", lambda: subscriber.messages("/status")[-1].json["state"] == "ready")
+        wait_for(
+            "the model's message to say so",
+            lambda: [m.json["engine"]["delegate"] for m in subscriber.messages("/model")][-1] == "edgetpu",
+        )
+        assert subscriber.messages("/model")[-1].json["accelerator"]["trusted"]
         agent.signal(signal.SIGTERM)
         assert agent.wait() == 0
         assert "the CPU takes over" in agent.text()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from real import BUNDLE, CLIP, DATA, TINY, BrokerAddress, agent_config, run_cli, write_pictures
@@ -334,7 +335,7 @@ def test_a_reader_that_goes_away_is_no_error(classify: list[object]) -> None:
 
 CONFIG_MISTAKES = [
     ("treshold = 0.5", "did you mean 'threshold'?"),
-    ("threshold = 1.5", "<= 1.0"),
+    ("threshold = 1.5", "expected 0 to 1"),
     ('threshold = "high"', "expected float"),
     ('labels = ["aspen"]', "unknown label"),
     ('labels = ["brich"]', "did you mean 'birch'?"),
@@ -381,11 +382,17 @@ def test_a_state_folder_that_cannot_be_used_ends_the_agent_with_one_line(tmp_pat
     assert "state_dir" in mistake("run", "-c", config)
 
 
-def test_an_epoch_that_cannot_be_read_ends_the_agent_with_one_line(tmp_path: Path) -> None:
-    config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
-    (tmp_path / "dev-1").mkdir()
-    (tmp_path / "dev-1" / "epoch.json").write_text("rubbish")
-    assert "epoch.json" in mistake("run", "-c", config)
+def test_an_epoch_that_cannot_be_read_is_put_aside_and_no_id_is_guessed(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "p")
+    config = agent_config(tmp_path, free_port(), f'url = "{pictures}"\npace = "max"')
+    state = tmp_path / "dev-1"
+    state.mkdir()
+    (state / "epoch.json").write_text("rubbish")
+    outcome = run_cli("run", "-c", config)
+    assert outcome.returncode == 0, outcome
+    assert "epoch.json is broken and was put aside" in outcome.stderr
+    assert "rubbish" in [file.read_text() for file in state.glob("epoch.json?*")]
+    assert msgspec.json.decode((state / "epoch.json").read_bytes())["epoch"] >= 2**52
 
 
 def test_check_says_of_each_part_how_it_is(tmp_path: Path, broker: BrokerAddress) -> None:

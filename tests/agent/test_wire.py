@@ -78,7 +78,8 @@ class Recorded:
             subscriber.wait("/model")
             subscriber.wait("/status", lambda status: status["state"] == "ready")
             with Subscriber(port) as late:
-                wait_for("what is retained", lambda: len({m.topic for m in late.messages() if m.retain}) >= 3)
+                kept = 4 + (task == "detections")  # status, ledger, model, settings; and a detector's state
+                wait_for("what is retained", lambda: len({m.topic for m in late.messages() if m.retain}) >= kept)
                 self.late = late.messages()
             agent.signal(signal.SIGTERM)
             self.exit_code = agent.wait()
@@ -107,7 +108,13 @@ model = "{BUNDLE}"
 [pipeline.door.source]
 url = "{CLIP}"
 loop = true
+[pipeline.door.zones.yard]
+polygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
 """
+
+KINDS = {"status", "stats", "ledger", "health", "model", "settings"}
+FOLLOWED = {"events", "state"}
+"""What a detector with a zone says besides."""
 
 
 @pytest.fixture(scope="module", params=["classify", "detect"])
@@ -134,13 +141,13 @@ def schema_of(message: Message, task: str) -> str:
 
 def test_every_message_meets_its_schema_and_holds_nothing_else(recorded: Recorded) -> None:
     kinds = {schema_of(message, recorded.task) for message in recorded.messages}
-    assert kinds == {"status", recorded.task, "stats", "ledger", "health", "model"}
+    assert kinds == {recorded.task, *KINDS} | (FOLLOWED if recorded.task == "detections" else set())
     for message in recorded.messages:
         VALIDATORS[schema_of(message, recorded.task)].validate(message.json)
 
 
 def test_the_strict_schemas_would_notice_a_field_too_many_and_one_too_few(recorded: Recorded) -> None:
-    for kind in ("status", recorded.task, "stats", "ledger", "health", "model"):
+    for kind in (recorded.task, *KINDS, *(FOLLOWED if recorded.task == "detections" else ())):
         good = next(m.json for m in recorded.messages if schema_of(m, recorded.task) == kind)
         with pytest.raises(jsonschema.ValidationError):
             VALIDATORS[kind].validate({**good, "extra": 1})
@@ -158,7 +165,10 @@ def test_topics_qos_and_retain_are_those_of_the_contract(recorded: Recorded) -> 
         "door/detections": (1, False),
         "door/stats": (0, False),
         "door/model": (1, True),
+        "door/settings": (1, True),
     }
+    if recorded.task == "detections":
+        contract |= {"door/events": (1, False), "door/state": (1, True)}
     base = f"vedette/{recorded.device}/"
     assert {m.topic for m in recorded.messages} == {base + topic for topic in contract}
     for topic, (qos, retained) in contract.items():
@@ -187,18 +197,21 @@ def test_ids_and_seqs(recorded: Recorded) -> None:
 
 
 def test_the_last_ledger_balances_and_accounts_for_every_message(recorded: Recorded) -> None:
-    [row] = recorded.of("ledger")[-1].json["streams"]
-    sent = len(recorded.of("door/detections"))
-    assert (row["first"], row["last"], row["acknowledged"]) == (1, sent, sent)
-    assert (row["waiting"], row["rejected"], row["dropped"], row["lost_at_crash"]) == (0, 0, 0, 0)
-    assert (row["pipeline"], row["topic"]) == ("door", "detections")
+    rows = {row["topic"]: row for row in recorded.of("ledger")[-1].json["streams"]}
+    assert set(rows) == ({"detections", "events"} if recorded.task == "detections" else {"detections"})
+    for topic, row in rows.items():
+        sent = len(recorded.of(f"door/{topic}"))
+        assert (row["first"], row["last"], row["acknowledged"]) == (1, sent, sent)
+        assert (row["waiting"], row["rejected"], row["dropped"], row["lost_at_crash"]) == (0, 0, 0, 0)
+        assert row["pipeline"] == "door"
 
 
 def test_statistics_agree_with_the_messages(recorded: Recorded) -> None:
     stats = [m.json for m in recorded.of("door/stats")]
     sent = len(recorded.of("door/detections"))
     assert sum(s["inferred"] for s in stats) == sent
-    assert sum(s["latency_ms"]["acknowledged"]["count"] for s in stats) <= sent
+    kept = sent + len(recorded.of("door/events"))
+    assert sum(s["latency_ms"]["acknowledged"]["count"] for s in stats) <= kept
     for one in stats:
         assert set(one["latency_ms"]) == {
             "capture", "queue", "preprocess", "infer", "decode", "total", "acknowledged",
