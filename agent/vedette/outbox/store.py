@@ -52,7 +52,6 @@ VERSION: Final = 1
 LOG_BYTES: Final = 4 << 20
 MAX_BODY_BYTES: Final = 1 << 20  # of a message that is read; the wire's bound is far below
 SHRINK_FROM_PAGES: Final = 1024  # free ones, when the file is opened
-MAX_INT: Final = 2**63 - 1
 
 _SCHEMA: Final = f"""
 PRAGMA application_id = {APPLICATION_ID};
