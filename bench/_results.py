@@ -57,8 +57,8 @@ class Results:
             raise ValueError(f"{what}: a target needs holds, and holds a target")
         self.rows.append(Row(what, value, unit, target, holds, n, spread, reason))
 
-    def write(self) -> bool:
-        """True when every promise holds. Writes beside the others, prints to stdout."""
+    def write(self, *, keep: bool = True) -> bool:
+        """True when every promise holds. Writes beside the others, prints to stdout. ``keep``: False to print alone."""
         path = ROOT / "bench" / "results" / f"{self.name}.json"
         path.parent.mkdir(exist_ok=True)
         document: dict[str, Any] = {
@@ -68,7 +68,8 @@ class Results:
             "versions": versions(),
             "rows": [asdict(row) for row in self.rows],
         }
-        path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        if keep:
+            path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         width = max(len(row.what) for row in self.rows)
         for row in self.rows:
             value = f"{row.value:.4g}" if isinstance(row.value, float) else str(row.value)
@@ -76,7 +77,8 @@ class Results:
             spread = "" if row.spread is None else f"  spread {_spread(row.spread)}"
             reason = f"  ({row.reason})" if row.reason else ""
             print(f"{row.what:<{width}}  {value:>9} {row.unit:<8} n={row.n}{spread}{verdict}{reason}")
-        print(f"written to {path.relative_to(ROOT)}")
+        if keep:
+            print(f"written to {path.relative_to(ROOT)}")
         return all(row.holds is not False for row in self.rows)
 
 

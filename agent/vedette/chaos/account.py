@@ -142,6 +142,11 @@ class Account:
         with self._lock:
             return self._backlog
 
+    def ids(self) -> set[str]:
+        """Of every message that has come."""
+        with self._lock:
+            return set(self._prints)
+
     def verdict(self) -> Verdict:
         """How it stands now."""
         with self._lock:

@@ -6,6 +6,7 @@ them the agent's own limit on the size of files (RLIMIT_FSIZE, setrlimit(2)) mak
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -49,7 +50,8 @@ class StateDisk:
         """There is room again."""
         if self.mounted:
             self._filler.unlink(missing_ok=True)
-        else:
+            return
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and the next one has no such limit
             hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from vedette.contract.errors import VedetteError
+from vedette.contract.errors import RetryableError
 from vedette.demo.agent import AgentProcess
+from vedette.mqtt.requests import ReplyMessage
 from vedette.mqtt.send import send_command
 
 from .clock import WallClock
@@ -37,13 +38,24 @@ class Fault(Protocol):
         """Does it; in words. Raises `FaultError` where what must happen does not."""
         ...
 
-    def heal(self) -> str:
-        """Mends it, as far as it does not mend itself. What is wrong with how the agent took it; empty for nothing."""
+    def heal(self) -> None:
+        """Mends it, as far as it does not mend itself."""
+        ...
+
+    def check(self) -> str:
+        """Once the agent is heard of again: what is wrong with how it took it; empty for nothing."""
         ...
 
 
+class _Unchecked:
+    """That messages come again is all that there is to see."""
+
+    def check(self) -> str:
+        return ""
+
+
 @dataclass
-class _Network:
+class _Network(_Unchecked):
     """Something is the matter with the way between the agent and who it talks to."""
 
     name: str
@@ -57,13 +69,12 @@ class _Network:
         self.proxy.become(self.conditions)
         return self.words
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         self.proxy.heal()
-        return ""
 
 
 @dataclass
-class _Broken:
+class _Broken(_Unchecked):
     """Connections end, and new ones are taken at once."""
 
     name: str
@@ -76,12 +87,12 @@ class _Broken:
         (self.proxy.reset if self.reset else self.proxy.cut)()
         return "connections reset" if self.reset else "connections closed"
 
-    def heal(self) -> str:
-        return ""
+    def heal(self) -> None:
+        """There is nothing to mend."""
 
 
 @dataclass
-class _Torn:
+class _Torn(_Unchecked):
     """A source's file or folder is taken away while it is read."""
 
     name: str
@@ -94,13 +105,12 @@ class _Torn:
         tear(self.source, share)
         return "folder taken away" if self.source.kind == "folder" else f"file cut to {share:.0%}"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         mend(self.source)
-        return ""
 
 
 @dataclass
-class _Child:
+class _Child(_Unchecked):
     """A program that the agent has started is killed, or stopped without a word."""
 
     name: str
@@ -124,18 +134,17 @@ class _Child:
                 self._stopped.append(pid)
         return f"{number.name} to {len(found)} {'engine' if self.engine else 'program'}(s)"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         for pid in self._stopped:
             try:
                 os.kill(pid, signal.SIGCONT)
             except ProcessLookupError:
                 continue  # the agent has ended it, as it should
         self._stopped.clear()
-        return ""
 
 
 @dataclass
-class _Killed:
+class _Killed(_Unchecked):
     """The agent itself, with SIGKILL, and started again."""
 
     agent: AgentProcess
@@ -147,14 +156,13 @@ class _Killed:
         self.agent.kill()
         return "SIGKILL"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         self.agent.start()
         self.agent.wait_ready(READY_S)
-        return ""
 
 
 @dataclass
-class _Full:
+class _Full(_Unchecked):
     """The state folder takes nothing more, and the broker is away, so that there is something to be kept."""
 
     stage: Stage
@@ -170,11 +178,10 @@ class _Full:
         self.stage.link.become(Conditions(refused=True))
         return f"{words}, and the broker away"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         self.stage.disk.empty(self.agent.pid)
         if self.stage.link is not None:
             self.stage.link.heal()
-        return ""
 
 
 @dataclass
@@ -192,27 +199,33 @@ class _TornModel:
     def inject(self, luck: random.Random) -> str:
         share = luck.uniform(0.0, 0.99)
         os.truncate(self.copy, int(self.copy.stat().st_size * share))
-        taken, said = self._reload()
-        self._wrong = f"it took a model cut to {share:.0%}: {said}" if taken else ""
-        return f"{self.copy.name} cut to {share:.0%}, reload {'done' if taken else 'refused'}"
+        reply = self._reload()
+        self._wrong = f"it took a model cut to {share:.0%}" if reply is not None and reply.ok else ""
+        said = "not heard" if reply is None else "done" if reply.ok else "refused"
+        return f"{self.copy.name} cut to {share:.0%}, reload {said}"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         new = self.copy.with_suffix(".new")
         shutil.copyfile(self.original, new)
         new.replace(self.copy)
-        taken, said = self._reload()
-        return self._wrong or ("" if taken else f"it refuses the whole model again: {said}")
 
-    def _reload(self) -> tuple[bool, str]:
+    def check(self) -> str:
+        reply = self._reload() or self._reload()
+        if reply is None:
+            return "no reply to the command reload"
+        refused = "" if reply.error is None else f"it refuses the whole model again: {reply.error.message}"
+        return self._wrong or refused
+
+    def _reload(self) -> ReplyMessage | None:
+        """None without a reply: another fault may be in the way."""
         try:
-            reply = send_command(self.stage.broker, self.stage.topics, "reload", {}, timeout_s=REPLY_S)
-        except VedetteError as error:
-            return False, error.line()
-        return reply.ok, "" if reply.error is None else reply.error.message
+            return send_command(self.stage.broker, self.stage.topics, "reload", {}, timeout_s=REPLY_S)
+        except RetryableError:
+            return None
 
 
 @dataclass
-class _Jump:
+class _Jump(_Unchecked):
     """The agent's wall clock jumps, and jumps back."""
 
     clock: WallClock
@@ -225,9 +238,8 @@ class _Jump:
         self.clock.jump(days)
         return f"{days:+d} days"
 
-    def heal(self) -> str:
+    def heal(self) -> None:
         self.clock.jump(0)
-        return ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from vedette import clock
-from vedette.contract.errors import BrokerUnreachableError, FaultError, VedetteError
+from vedette.contract.errors import BrokerUnreachableError, FaultError, UserError, VedetteError
 from vedette.demo.agent import AgentProcess
 from vedette.monitor.listening import Listening
 from vedette.mqtt.connection import Connection
@@ -60,7 +60,10 @@ class Growth:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run came to. ``failures``: one line each; none is good. ``lives``: how often the agent was started."""
+    """What a run came to. ``failures``: one line each; none is good. ``lives``: how often the agent was started.
+
+    ``samples``: what the agent used after each round, and when, in seconds from the start.
+    """
 
     seed: int
     seconds: float
@@ -71,6 +74,7 @@ class Outcome:
     verdict: Verdict | None = None
     growth: Growth = field(default_factory=Growth)
     lives: int = 1
+    samples: list[tuple[float, Usage]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -83,10 +87,11 @@ Say = Callable[[str], None]
 
 
 def perform(
-    config: Path, *, seconds: float, seed: int, own_broker: bool = True, only: Sequence[str] = (), at_once: int = 1,
-    say: Say = lambda line: None,
+    config: Path, *, seconds: float, seed: int, own_broker: bool = True, only: Sequence[str] = (),
+    without: Sequence[str] = (), at_once: int = 1, say: Say = lambda line: None,
 ) -> Outcome:  # fmt: skip
-    """Injects faults for so long. ``only``: those whose names begin so. ``at_once``: how many together in each round.
+    """Injects faults for so long. ``only``: those whose names begin so, ``without``: but none of these. ``at_once``: how
+    many together in each round.
 
     Raises `UserError` for what the user can mend, `FaultError` where the agent does not even begin.
     """
@@ -95,10 +100,13 @@ def perform(
         environment = {} if isinstance(wall, str) else wall.environment
         with AgentProcess(stage.config, stage.folder, environment) as agent, _listening(stage) as (account, listening):
             faults, not_tried = faults_for(stage, agent, wall)
-            chosen = [f for f in faults if not only or any(f.name.startswith(prefix) for prefix in only)]
+            chosen = [
+                fault for fault in faults
+                if (not only or fault.name.startswith(tuple(only))) and not fault.name.startswith(tuple(without))
+            ]  # fmt: skip
             if not chosen:
                 names = ", ".join(fault.name for fault in faults)
-                raise FaultError("no such fault here", expected=f"one of {names}", found=", ".join(only))
+                raise UserError("no such fault here", expected=f"one of {names}", found=", ".join(only))
             outcome = Outcome(seed, seconds, stage.broker_name, stage.durable, not_tried=list(not_tried))
             play = _Play(stage, agent, account, outcome, random.Random(seed), say)
             try:
@@ -207,15 +215,16 @@ class _Play:
             words.append(f"{fault.name}: {fault.inject(self._luck)}")
             self._pause(self._luck.uniform(0.0, 0.5) if len(faults) > 1 else 0.0, ends=restarts)
         self._pause(self._luck.uniform(*max(fault.lasts_s for fault in faults)), ends=restarts)
-        wrong = {fault.name: said for fault in sorted(faults, key=lambda f: not f.restarts) if (said := fault.heal())}
+        for fault in sorted(faults, key=lambda fault: fault.restarts):  # a start needs what was broken
+            fault.heal()
         healed = clock.now_ns()
         back_s = self._back_s(healed, RECOVERY_S)
+        if (used := usage_of(self._agent.pid)) is not None:
+            self._outcome.samples.append((time.monotonic() - self._begun, used))
         for fault in faults:
             tried = self._tried.setdefault(fault.name, Tried(fault.name))
             if tried not in self._outcome.tried:
                 self._outcome.tried.append(tried)
-            if fault.name in wrong:
-                tried.wrong.append(wrong[fault.name])
             if back_s is not None:
                 tried.back_s.append(back_s)
         at = f"{time.monotonic() - self._begun:7.1f} s  {'; '.join(words)}"
@@ -226,6 +235,9 @@ class _Play:
                 f"nothing more was heard within {RECOVERY_S:g} s of the end of: {', '.join(f.name for f in faults)}",
                 where=silent, found=self._agent.last_words(),
             )  # fmt: skip
+        wrong = {fault.name: said for fault in faults if (said := fault.check())}
+        for name, said in wrong.items():
+            self._tried[name].wrong.append(said)
         self._say(f"{at}: back after {back_s:.1f} s" + "".join(f"; WRONG: {text}" for text in wrong.values()))
         if restarts:
             self._outcome.lives += 1
