@@ -65,8 +65,8 @@ class SensorInfo(Struct, frozen=True):
     """What became of a sensor's readings, since the start. ``rate_hz``, ``jitter_ms``: of the last readings.
 
     ``gaps``: how often readings were too far apart for one window; ``late``: those left out, for they were not later than
-    the one before; ``clock_back``: how often the sensor's clock was set back; ``malformed``: lines by reason; ``lost``: messages that the
-    system threw away before they could be read.
+    the one before; ``clock_back``: how often the sensor's clock was set back; ``malformed``: lines by reason; ``lost``:
+    messages that the system threw away before they could be read.
     """
 
     readings: int
