@@ -26,7 +26,7 @@ ALONE = (
     "vedette.compose", "vedette.service",
 )  # fmt: skip
 AGENT = "import vedette.cli.run, vedette.cli, vedette.service, ai_edge_litert.interpreter"
-"""What an agent imports until it is ready. A test sees to it that nothing else is."""
+"""What an agent imports until it is ready; tests/agent/test_imports.py says what it must not."""
 SHOWN_MS = 1.0  # of a package's own time, from which on it has a row
 
 CHILD = """

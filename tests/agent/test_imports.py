@@ -61,3 +61,30 @@ def test_the_whole_agent_needs_no_tensorflow() -> None:
 
 def test_the_walk_would_notice() -> None:
     assert "'vedette.engine'" in walk(("vedette.engine",), "vedette.engine")[1]
+
+
+# what an agent has no use for until it is told to: other commands, tuning, signatures, picture files, single sources
+SPARED = (
+    "rich", "imagesize", "nacl", "serial", "picamera2", "vedette.tune", "vedette.monitor", "vedette.doctor", "vedette.demo",
+    "vedette.cli.bench", "vedette.cli.watch", "vedette.latency_plot", "xml", "asyncio",
+)  # fmt: skip
+START = """
+import sys
+from vedette.cli import main
+try:
+    main(["run", "-c", "/nowhere"])
+finally:
+    import vedette.service, ai_edge_litert.interpreter
+    spared = sys.argv[1].split(",")
+    print(sorted({s for s in spared for m in sys.modules if m == s or m.startswith(s + ".")}))
+"""
+
+
+def test_an_agent_imports_only_what_it_needs() -> None:
+    for needed in ("paho", "ai_edge_litert"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", START, ",".join(SPARED)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"

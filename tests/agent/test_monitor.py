@@ -213,7 +213,7 @@ def fleet_of(*messages: tuple[str, bytes]) -> Fleet:
 
 
 def shown(fleet: Fleet, width: int = 80, height: int | None = 24) -> list[str]:
-    return [line.plain for line in screen.lines(fleet, "mqtt://a:1883/vedette", width=width, height=height)]
+    return [line.plain for line in screen.lines(fleet, "a:1883/vedette", width=width, height=height)]
 
 
 def test_a_device_and_its_pipelines_are_shown() -> None:
@@ -222,7 +222,7 @@ def test_a_device_and_its_pipelines_are_shown() -> None:
         ("eye/door/stats", stats({"stale": 12, "rate_cap": 3})),
     )  # fmt: skip
     text = "\n".join(shown(fleet))
-    assert "eye  ready  61.2°C  power ok  clock synced  agent 88 MB, free 512 MB  outbox 0" in text
+    assert "eye  ready  outbox 0  61.2°C  power ok  synced  mem 88M free 512M" in text
     assert "door  in 10.0/s  out 9.0/s  share 100%  dropped stale 12 (+2), rate_cap 3 (+3)" in text
     assert text.count("1.96/40.0") == len(STAGES)  # a bucket's middle, and the exact largest
     assert "no problems" in text
@@ -253,7 +253,7 @@ def test_problems_stand_at_the_bottom() -> None:
         "a: door: 7 messages lost in the last interval: outbox_full",
         "a: door: 2 messages lost in the last interval: rejected",
         "b: lost since 2026-11-22T15:04:05.000000Z: connection lost", "c status: not as this version knows it",
-        "throttled 0x50001",
+        "power 0x50001",
     ):  # fmt: skip
         assert words in text
     fleet.changed("Connection refused")

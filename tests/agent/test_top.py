@@ -17,7 +17,7 @@ def test_a_running_agent_without_a_terminal(broker: BrokerAddress, tmp_path: Pat
         mqtt=f'protocol = "{broker.protocols[0]}"', pipeline="max_fps = 5",
     )  # fmt: skip
     with Agent(config), Looker("top", f"mqtt://{LOOPBACK}:{broker.port}") as top:
-        top.line("dev-1", "ready", "clock", "agent", "free", "outbox 0")
+        top.line("dev-1", "ready", "outbox 0", "synced", "mem", "free")
         top.line("door", "in ", "share 100%", "dropped rate_cap")
         top.line("p50/p99", "/")
         top.line("capture", "queue", "preproc", "infer", "decode", "total", "acknowl")

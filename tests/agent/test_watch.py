@@ -93,9 +93,9 @@ def test_the_agents_own_account_explains_what_is_missing(broker: BrokerAddress, 
         watch.line("#8")
         assert watch.end() == 0
     explained = [line for line in watch.lines if "will not come" in line]
-    assert [line[line.index("eye") :] for line in explained] == [
-        "eye/door detections  3 will not come: the agent dropped them (drop_oldest)",
-        "eye/door detections  6 will not come: the agent dropped them (drop_oldest)",
+    assert [" ".join(line[line.index("eye") :].split()) for line in explained] == [
+        "eye/door detections 3 will not come: the agent dropped them (drop_oldest)",
+        "eye/door detections 6 will not come: the agent dropped them (drop_oldest)",
     ]
 
 

@@ -53,6 +53,8 @@ def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunin
     from rich.console import Console
     from rich.table import Table
 
+    from vedette.tune import TIE
+
     best = {"latency": tuning.latency, "throughput": tuning.throughput}
     if arguments.json:
         document = {
@@ -75,9 +77,7 @@ def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunin
         print(json.dumps(document))
         return
     where = tuning.circumstances
-    table = Table(
-        title=f"{spec.name} {spec.version}: {where.runtime}, {where.cores} cores, {tuning.rows[0].rounds} rounds"
-    )
+    table = Table(title=f"{spec.name} {spec.version}: {where.runtime}")
     for column in ("threads", "interpreters", "ms, median", "a second"):
         table.add_column(column, justify="right")
     table.add_column("best for")
@@ -87,5 +87,7 @@ def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunin
         numbers = (f"{row.setting.threads}", f"{row.setting.interpreters}", f"{row.latency_ms:.3f}", f"{row.rate:.1f}")
         table.add_row(*numbers, ", ".join(purposes), style=style)
     Console().print(table)
-    print('Within 5 % of the best, fewer threads win. engine.threads = "auto" takes latency with one pipeline,')
-    print(f"throughput with several. Kept in {tunings.path}.")
+    print(
+        f"{tuning.rows[0].rounds} rounds on {where.cores} cores. Within {TIE:.0%} of the best, fewer threads win.\n"
+        f'engine.threads = "auto" takes latency with one pipeline, throughput with several. Kept in {tunings.path}.'
+    )

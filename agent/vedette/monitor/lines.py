@@ -31,7 +31,7 @@ Part = tuple[str, str]
 
 def line(place: Place, payload: bytes, *, retained: bool, marks: Iterable[Part] = ()) -> Text:
     """``marks``: what else is to be said of it, before the rest."""
-    when = "" if retained else datetime.now().astimezone().isoformat()
+    when = "" if retained else now().isoformat()
     unsure = False
     parts: list[Part]
     if not payload:
@@ -51,8 +51,9 @@ def line(place: Place, payload: bytes, *, retained: bool, marks: Iterable[Part] 
             parts = [("not as documented: ", "red"), (printable(payload.decode("utf-8", "replace")), "dim")]
     text = Text(no_wrap=True)
     text.append(f"{clock_text(when, unsure=unsure):<13}  ", "dim")
-    text.append(f"{printable(str(place)):<18}  ")
-    text.append(f"{printable(place.name):<10}  ", _NAMES.get(place.name, "dim"))
+    text.append(where_text(place))
+    text.stylize(_NAMES.get(place.name, "dim"), len(text) - 12)
+    text.append("  ")
     for words, style in (*marks, *parts, *((("  retained", "dim"),) if retained else ())):
         text.append(words, style)
     return text
@@ -70,9 +71,19 @@ def clock_text(stamp: str, *, unsure: bool = False) -> str:
     if not stamp:
         return ""
     moment = datetime.fromisoformat(stamp).astimezone()
-    today = moment.date() == datetime.now().astimezone().date()
+    today = moment.date() == now().date()
     text = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}" if today else f"{moment:%m-%d %H:%M} "
     return f"{text}?" if unsure else text
+
+
+def where_text(place: Place) -> str:
+    """Device, pipeline and topic, in columns."""
+    return f"{printable(str(place)):<18}  {printable(place.name):<10}"
+
+
+def now() -> datetime:
+    """By this machine's clock, with its zone."""
+    return datetime.now().astimezone()
 
 
 def size(count: float | None) -> str:
@@ -129,12 +140,12 @@ def _detections(body: Any, place: Place) -> list[Part]:
     ]  # fmt: skip
 
 
-def _anomaly(said: Any, now: bool) -> list[Part]:
+def _anomaly(said: Any, active: bool) -> list[Part]:
     far = sorted(said.get("channels", {}).items(), key=lambda item: -(item[1] if item[1] is not None else float("inf")))
     channels = f" ({counts(dict(far[:3]))})" if far else ""
-    words = "anomalous" if now else "normal"
+    words = "anomalous" if active else "normal"
     return [
-        (words, "bold red" if now else "green"),
+        (words, "bold red" if active else "green"),
         (f" {number(said['score'])}, threshold {number(said['threshold'])}{channels}", ""),
     ]
 

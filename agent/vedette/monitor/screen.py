@@ -12,7 +12,7 @@ from vedette.stats import STAGES, Latency
 
 from .bars import BLOCKS, bars
 from .fleet import DeviceSeen, Fleet, PipelineSeen
-from .lines import STATES, printable, size
+from .lines import STATES, now, printable, size
 
 LABEL: Final = 10  # columns before the stages
 MAX_PROBLEMS: Final = 8
@@ -23,19 +23,19 @@ _SHORT: Final = {"preprocess": "preproc", "acknowledged": "acknowl"}
 def lines(fleet: Fleet, title: str, *, width: int, height: int | None, blocks: str = BLOCKS) -> list[Text]:
     """One moment. ``height``: rows there are; None where nothing need be left out. Where the stages of all pipelines do not
     fit, each pipeline has a row and no more."""
-    now = time.monotonic()
+    then = time.monotonic()
     with fleet.lock:
         devices = sorted(fleet.devices.items())
         count = sum(len(device.pipelines) for _, device in devices)
-        said = f"  {time.strftime('%H:%M:%S')}  {_some(len(devices), 'device')}, {_some(count, 'pipeline')}"
+        said = f"  {now():%H:%M:%S}  {_some(len(devices), 'device')}, {_some(count, 'pipeline')}"
         said += "  q quits" if height is not None else ""
         head = Text(f"vedette top  {title}", "bold")
         head.truncate(max(0, width - len(said)), overflow="ellipsis")
         head.append(said, "not bold")
-        problems = _problems(fleet.problems(now), MAX_PROBLEMS if height is not None else None)
-        body = _detailed(devices, now, width, blocks)
+        problems = _problems(fleet.problems(then), MAX_PROBLEMS if height is not None else None)
+        body = _detailed(devices, then, width, blocks)
         if height is not None and len(body) + len(problems) + 2 > height:
-            body = _compact(devices, now, width, blocks)
+            body = _compact(devices, then, width, blocks)
     if not devices:
         body = [Text("nobody has said anything yet", "dim")]
     room = None if height is None else max(1, height - len(problems) - 2)
@@ -69,7 +69,8 @@ def _detailed(devices: list[tuple[str, DeviceSeen]], now: float, width: int, blo
         found.append(_device(name, device))
         for pipeline_name, pipeline in sorted(device.pipelines.items()):
             found.append(_pipeline(pipeline_name, pipeline, device))
-            found += _stages(pipeline.stages(now), cell, blocks)
+            stages = pipeline.stages(now)
+            found += _stages(stages, cell, blocks) if any(latency.count for latency in stages.values()) else []
     return found
 
 
@@ -77,20 +78,26 @@ def _device(name: str, device: DeviceSeen) -> Text:
     text = Text(printable(name, 64), "bold")
     text.append("  ")
     text.append_text(_state(device))
-    health = device.health
-    if health is not None:
-        if health.temperature_c is not None:
-            text.append(f"  {health.temperature_c:.1f}°C", "not bold")
-        if health.throttled is not None:
-            now = health.throttled & THROTTLED_NOW
-            words = "power ok" if not health.throttled else f"throttled {health.throttled:#x}"
-            text.append(f"  {words}", "not bold" if not health.throttled else "bold red" if now else "yellow")
-        text.append(f"  clock {health.clock}", "not bold" if health.clock == "synced" else "yellow")
-        text.append(f"  agent {size(health.agent_pss_bytes)}, free {size(health.memory_available_bytes)}", "not bold")
     waiting = _outbox(device)
     if waiting is not None:
-        text.append(f"  outbox {waiting}", "not bold" if waiting < MANY_WAITING else "yellow")
+        text.append(f"  outbox {waiting}", "not bold" if waiting < MANY_WAITING else "not bold yellow")
+    health = device.health
+    if health is None:
+        return text
+    if health.temperature_c is not None:
+        text.append(f"  {health.temperature_c:.1f}°C", "not bold")
+    if health.throttled is not None:
+        words = "ok" if not health.throttled else f"{health.throttled:#x}"
+        bad = "bold red" if health.throttled & THROTTLED_NOW else "not bold yellow"
+        text.append(f"  power {words}", "not bold" if not health.throttled else bad)
+    text.append(f"  {health.clock}", "not bold" if health.clock == "synced" else "not bold yellow")
+    text.append(f"  mem {_short(health.agent_pss_bytes)} free {_short(health.memory_available_bytes)}", "not bold")
     return text
+
+
+def _short(count: int) -> str:
+    """Bytes, in four characters or so."""
+    return size(count).replace(" ", "").rstrip("B")
 
 
 def _outbox(device: DeviceSeen) -> int | None:

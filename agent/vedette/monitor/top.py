@@ -28,7 +28,7 @@ class Top:
     """`run` shows it. The broker is heard on a thread of its own."""
 
     def __init__(self, broker: Broker, *, protocol: Protocol, device: str = "") -> None:
-        self._title = str(broker)
+        self._title = str(broker).removeprefix("mqtt://")
         self._fleet = Fleet(broker.root)
         wanted = filters(broker.root, device=device, topics=TOPICS)
         self._listening = Listening(broker.options, wanted, self._fleet.heard, self._changed, protocol=protocol)

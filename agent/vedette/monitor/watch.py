@@ -13,7 +13,7 @@ from rich.text import Text
 from vedette.clock import rfc3339
 from vedette.mqtt.inbox import Incoming
 
-from .lines import Part, line, printable
+from .lines import Part, line, now, printable, where_text
 from .place import Place, place_of
 from .sequence import Arrival, Sequences, StreamKey
 
@@ -61,7 +61,7 @@ class Watch:
             after = " after its agent was started again" if arrival.new_epoch else ""
             away = ", while this watch was not connected" if arrival.away else ""
             said = Text(f"{arrival.missing.length} missing: {arrival.missing}{after}{away}", "bold yellow")
-            self._notice(f"{place} {place.name}", said)
+            self._notice(where_text(place), said)
         if self._json:
             return
         if place is None:
@@ -99,9 +99,7 @@ class Watch:
                 known = self._sequences.dropped(key, row.epoch, dropped.first, dropped.last)
                 if known is not None:
                     words = f"{known} will not come: the agent dropped them ({printable(dropped.reason, 80)})"
-                    self._notice(
-                        f"{printable(f'{place.device}/{row.pipeline}')} {printable(row.topic)}", Text(words, "yellow")
-                    )
+                    self._notice(where_text(Place(*key)), Text(words, "yellow"))
 
     def _print_json(self, message: Incoming) -> None:
         document: dict[str, Any] = {
@@ -119,7 +117,7 @@ class Watch:
 
     def _notice(self, where: str, words: Text) -> None:
         text = Text(no_wrap=True)
-        text.append(f"{time.strftime('%H:%M:%S')}      {where}{'  ' if where else ''}", "dim")
+        text.append(f"{now():%H:%M:%S}       {where}{'  ' if where else ''}", "dim")
         self._notices.print(text.append_text(words))
 
 
