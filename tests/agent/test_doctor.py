@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
+import sys
 import tomllib
 from pathlib import Path
 
@@ -189,8 +191,19 @@ def test_a_python_and_a_package_that_are_too_old(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(software, "PYTHON", ((3, 99), (3, 100)))
     monkeypatch.setattr(software, "PACKAGES", {"numpy": (99, 0), "no-such-package": (1, 0)})
     found = software.look_at_software()
-    assert [finding.verdict for finding in found] == ["bad", "bad", "bad"]
+    assert [finding.verdict for finding in found][:3] == ["bad", "bad", "bad"]
     assert "expected 3.99 to 3.99" in found[0].what and "expected 99.0 or newer" in found[1].what
+
+
+def test_nothing_compiled_is_a_slow_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "module.py"
+    source.write_text("")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    [finding] = software._compiled(str(source))
+    assert (finding.verdict, finding.fix) == ("warn", "unset PYTHONDONTWRITEBYTECODE")
+    py_compile.compile(str(source))
+    assert software._compiled(str(source)) == []
 
 
 def test_int8_is_timed_with_and_without_xnnpack() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -43,7 +45,22 @@ def look_at_software() -> list[Finding]:
         found = [Finding("python", "bad", f"{version}; expected {wanted}", "make the environment with another Python")]
     for name, least in PACKAGES.items():
         found.append(_package(name, least))
-    return found
+    return [*found, *_compiled(__file__)]
+
+
+def _compiled(source: str) -> list[Finding]:
+    """Whether Python finds this file compiled, or can keep what it compiles: else it compiles everything at every start."""
+    kept = Path(importlib.util.cache_from_source(source))
+    folder = next((f for f in kept.parents if f.exists()), kept.parent)
+    if kept.exists() or (os.access(folder, os.W_OK) and not sys.dont_write_bytecode):
+        return []
+    words = "Python keeps nothing compiled here, so that each start takes a second or more longer"
+    fix = (
+        "unset PYTHONDONTWRITEBYTECODE"
+        if sys.dont_write_bytecode
+        else f"sudo {sys.executable} -m compileall -q {sys.prefix}"
+    )
+    return [Finding("bytecode", "warn", words, fix)]
 
 
 def _package(name: str, least: tuple[int, int]) -> Finding:
