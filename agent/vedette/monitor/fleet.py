@@ -174,8 +174,10 @@ def _of_device(device: DeviceSeen, now: float) -> list[str]:
             found.append(", ".join(throttled_words(health.throttled)))
         if health.temperature_c is not None and health.temperature_c >= HOT_C:
             found.append(f"hot: {health.temperature_c:.1f} °C")
-        if health.clock != "synced":
+        if health.clock == "unsynced":
             found.append("its clock is not synchronised: times may be wrong")
+        elif health.clock != "synced":
+            found.append("its clock has just been set: times before that may be wrong")
         if health.memory_available_bytes < SCARCE_MEMORY:
             found.append(f"memory is scarce: {size(health.memory_available_bytes)} free")
         if health.disk_free_bytes is not None and health.disk_free_bytes < SCARCE_DISK:
