@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -196,8 +195,3 @@ def _medium(host: Host, mount: Mount) -> str:
         kind = host.text(f"/sys/block/{name.partition('p')[0]}/device/type") or "SD"
         return f"an {'SD card' if kind == 'SD' else 'eMMC'} ({mount.device}, {mount.kind})"
     return f"{mount.device} ({mount.kind})"
-
-
-def host_name() -> str:
-    """Kernel and machine, for the head of the report."""
-    return f"{platform.system()} {platform.release()} on {platform.machine()}"
