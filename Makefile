@@ -38,8 +38,9 @@ types: .venv-dev/.ready ## mypy, strict
 contracts: .venv-dev/.ready ## import-linter: who may know whom
 	.venv-dev/bin/lint-imports
 
+# agents are started hundreds of times: each would compile everything anew where an environment forbids keeping it
 unit: .venv-dev/.ready ## pytest, on two processes
-	.venv-dev/bin/python -m pytest -n 2 --dist loadgroup
+	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 2 --dist loadgroup
 
 # what the predecessor of LiteRT must still run: the contract, the engine and the shipped bundle, without LiteRT
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
