@@ -23,11 +23,11 @@ RECOVERED_FROM: Final = 0.95  # until this share, so that one at the edge does n
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the status says. ``since``: wall time, when ``state`` or ``why`` began to be so."""
+    """What the status says. ``since_ns``: CLOCK_BOOTTIME, when ``state`` or ``why`` began to be so."""
 
     state: State
     why: str | None
-    since: str
+    since_ns: int
     degraded: tuple[str, ...]
 
 
@@ -41,7 +41,7 @@ class Condition:
         self._lasting: dict[str, str] = {}
         self._known: frozenset[str] = frozenset()
         self._degraded: frozenset[str] = frozenset()
-        self._said = Said("init", None, clock.wall_time(clock.now_ns()), ())
+        self._said = Said("init", None, clock.now_ns(), ())
 
     @property
     def said(self) -> Said:
@@ -52,7 +52,7 @@ class Condition:
     def change(self, state: State, why: str | None = None) -> None:
         """Says this, whatever the problems are."""
         with self._lock:
-            said = self._said = Said(state, why, clock.wall_time(clock.now_ns()), tuple(sorted(self._degraded)))
+            said = self._said = Said(state, why, clock.now_ns(), tuple(sorted(self._degraded)))
         self._on_change(said)
 
     def note(self, key: str, text: str) -> bool:
@@ -88,7 +88,7 @@ class Condition:
                 return
             self._known = frozenset(problems)
             self._degraded = frozenset(degraded)
-            since = self._said.since if same else clock.wall_time(now)
+            since_ns = self._said.since_ns if same else now
             why = self._said.why if same else "; ".join(problems.values()) or None
-            said = self._said = Said("alert" if problems else "ready", why, since, tuple(sorted(degraded)))
+            said = self._said = Said("alert" if problems else "ready", why, since_ns, tuple(sorted(degraded)))
         self._on_change(said)

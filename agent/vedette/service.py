@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from . import clock
 from .clock import ClockWatch
@@ -47,6 +47,9 @@ from .reporter import DETECTIONS, EVENTS
 from .snapshots import Snapshots
 from .sources import Outcome
 from .voice import Voice
+
+if TYPE_CHECKING:
+    from .tune import Tunings
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +119,8 @@ class Service:
         """Until SIGTERM or SIGINT, or until every source has come to its end. The process's exit code."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self._stop.set())
-        self._loaded = load_models(self._prepared, self._config.engine, Proofs(Path(self._config.state_dir)))
+        state_dir = Path(self._config.state_dir)
+        self._loaded = load_models(self._prepared, self._config.engine, Proofs(state_dir), self._tunings(state_dir))
         remember_versions(self._config, self._prepared)
         for line in exposures(self._config, self._config_path):
             log.warning("%s", line)
@@ -167,6 +171,14 @@ class Service:
             return self._watch()
         finally:
             self._shut_down()
+
+    def _tunings(self, state_dir: Path) -> Tunings | None:
+        """Where it is kept how many threads are best; None where the configuration says the number."""
+        if self._config.engine.threads != "auto":
+            return None
+        from .tune import Tunings
+
+        return Tunings(state_dir)
 
     def _pipeline(self, prepared: Prepared) -> Pipeline:
         return make_pipeline(
@@ -300,7 +312,9 @@ class Service:
 
     def _clock_set(self, step_ns: int) -> None:
         """What is retained says when it began to be so, and is dated anew; what waits is dated when it is sent."""
-        self._note("clock", clock.step_in_words(step_ns))
+        why = clock.step_in_words(step_ns)
+        log.warning("%s", why)
+        self._condition.note(f"clock {'forward' if step_ns > 0 else 'back'}", why)
         self._voice.connected(self._condition.said, self._settings)
 
     def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:

@@ -1,6 +1,7 @@
 """What the agent says of itself, beside what the outbox delivers: status, states, settings, models, statistics, health.
 
-All of it is sent now or never; what is retained is said again on each connection, for what holds then is what counts.
+All of it is sent now or never; what is retained is said again on each connection, for what holds then is what counts, and
+when the clock was set.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Voice:
 
     def will(self) -> bytes:
         """What the broker says when this agent is lost."""
-        return self._status(Said("lost", "connection lost", clock.wall_time(clock.now_ns()), ()))
+        return self._status(Said("lost", "connection lost", clock.now_ns(), ()))
 
     def status(self, said: Said) -> None:
         """How the agent is."""
@@ -61,11 +62,11 @@ class Voice:
     def last_words(self, why: str | None) -> None:
         """The account as it is left, and goodbye; waits for both."""
         self.link.publish_and_wait(self._topics.ledger, self._ledger(), LAST_WORDS_S)
-        last = Said("stopped", why, clock.wall_time(clock.now_ns()), ())
+        last = Said("stopped", why, clock.now_ns(), ())
         self.link.publish_and_wait(self._topics.status, self._status(last), LAST_WORDS_S)
 
     def connected(self, said: Said, settings: Callable[[str], SettingsMessage]) -> None:
-        """A connection has come up: everything that is retained."""
+        """A connection has come up, or the clock was set: everything that is retained."""
         self.status(said)
         for pipeline in self.pipelines:
             self.model(pipeline)
@@ -137,7 +138,7 @@ class Voice:
                 v=wire.VERSION,
                 state=said.state,
                 epoch=self._origin.epoch,
-                since=said.since,
+                since=clock.wall_time(said.since_ns),
                 why=said.why,
                 agent=__version__,
                 pipelines=list(self._config.pipelines),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette import clock
+from vedette.clock import SLEW, STEP_NS, STEPPED_S, ClockState, ClockWatch
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 SECOND = 1_000_000_000
@@ -111,3 +113,87 @@ def test_the_kernels_answer_is_read_from_the_right_place(
 
 def test_the_boot_id_is_the_kernels() -> None:
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", clock.boot_id())
+
+
+class Watched:
+    """A `ClockWatch` whose clocks and kernel a test moves."""
+
+    def __init__(self, state: ClockState = "synced") -> None:
+        self.state = state
+        self.mono_ns = 5_000_000_000_000
+        self.ahead_ns = 1_795_000_000_000_000_000
+        self.watch = ClockWatch(lambda: self.state, lambda: self.mono_ns + self.ahead_ns, lambda: self.mono_ns)
+
+    def after(self, seconds: float, *, ahead_s: float = 0.0) -> int:
+        """So much later, with the wall clock moved beside that."""
+        self.mono_ns += int(seconds * SECOND)
+        self.ahead_ns += int(ahead_s * SECOND)
+        return self.watch.refresh()
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 30.0), st.floats(-1.0, 1.0)), max_size=20))
+def test_slewing_is_no_step(times: Sequence[tuple[float, float]]) -> None:
+    watched = Watched()
+    for seconds, share in times:
+        assert watched.after(seconds, ahead_s=SLEW * share * seconds) == 0
+        assert watched.watch() == "synced"
+
+
+@given(st.floats(0.01, 5.0), st.floats(1.0, 1e8), st.booleans())
+def test_a_step_is_noticed_once_and_to_its_size(seconds: float, by_s: float, back: bool) -> None:
+    watched = Watched()
+    watched.after(1.0)
+    step_ns = watched.after(seconds, ahead_s=-by_s if back else by_s)
+    assert step_ns == int((-by_s if back else by_s) * SECOND)
+    assert watched.watch() == "stepped"
+    assert watched.after(seconds) == 0
+
+
+@pytest.mark.parametrize("part", [0.9, -0.9])
+def test_the_bound_of_a_step(part: float) -> None:
+    watched = Watched()
+    assert watched.after(0.0, ahead_s=part * STEP_NS / SECOND) == 0
+    assert watched.after(0.0, ahead_s=1.2 * part * STEP_NS / SECOND) != 0
+
+
+def test_a_step_is_the_clocks_state_for_a_minute() -> None:
+    watched = Watched()
+    watched.after(1.0, ahead_s=-3600.0)
+    assert watched.watch() == "stepped"
+    watched.after(STEPPED_S / 2, ahead_s=10.0)
+    watched.after(STEPPED_S - 1.0)
+    assert watched.watch() == "stepped", "it was set again meanwhile"
+    watched.after(2.0)
+    assert watched.watch() == "synced"
+
+
+def test_a_clock_that_nobody_vouches_for_stays_so_when_it_is_set() -> None:
+    watched = Watched("unsynced")
+    assert watched.after(1.0, ahead_s=86400.0) == 86400 * SECOND
+    assert watched.watch() == "unsynced"
+    watched.state = "synced"
+    watched.after(1.0)
+    assert watched.watch() == "stepped", "what was sent before had another clock's times"
+
+
+def test_a_thread_that_waits_between_two_readings_sees_no_step() -> None:
+    """One reading in three is delayed by more than a step."""
+    pauses = iter([0, 0, 0, *[0, 900_000_000, 0] * 50])
+    mono_ns = 0
+
+    def mono() -> int:
+        return mono_ns
+
+    def wall() -> int:
+        nonlocal mono_ns
+        at = mono_ns
+        mono_ns += next(pauses)
+        return at
+
+    watch = ClockWatch(lambda: "synced", wall, mono)
+    assert [watch.refresh() for _ in range(20)] == [0] * 20
+
+
+def test_a_step_in_words() -> None:
+    assert clock.step_in_words(3_600_000_000_000) == "the clock was set forward by 3600.0 s"
+    assert clock.step_in_words(-1_500_000_000) == "the clock was set back by 1.5 s"

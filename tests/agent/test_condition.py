@@ -61,7 +61,7 @@ def test_a_degraded_pipeline_is_named_and_does_not_flicker(condition: Condition,
     for share in (0.97, 0.89, 0.91, 0.94, 0.88, 0.95, 0.93):
         condition.review({}, {"door": share, "yard": 1.0})
     assert [(s.state, s.degraded) for s in said] == [("ready", ()), ("ready", ("door",)), ("ready", ())]
-    assert len({s.since for s in said}) == 1, "being slow is no new state"
+    assert len({s.since_ns for s in said}) == 1, "being slow is no new state"
 
 
 def test_a_pipeline_that_says_nothing_stays_as_it_was(condition: Condition, said: list[Said]) -> None:

@@ -194,7 +194,7 @@ class Commands:
         ahead does not, for such a clock is mostly behind."""
         expires_s = _seconds(expires) if isinstance(expires, str) else float(expires)
         left_s = expires_s - self._wall_s()
-        unsynced = self._clock_state() != "synced"
+        unsynced = self._clock_state() == "unsynced"
         doubt = "; this device's clock is not synchronised" if unsynced else ""
         if left_s <= 0:
             raise _RefusedError("expired", f"expired {abs(left_s):.1f} s ago by this device's clock{doubt}")

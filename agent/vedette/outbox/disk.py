@@ -94,7 +94,7 @@ class DiskOutbox:
         with self._changed:
             if self._draft.closed:
                 raise RuntimeError("append after close")
-            self._draft.synced = clock == "synced"
+            self._draft.synced = clock != "unsynced"
             fits = self._draft.make_room(self._core, len(body) + ENTRY_OVERHEAD)
             item = self._core.admit(stream, captured_ns, clock, body) if fits else self._core.refuse(stream)
             if isinstance(item, Key):

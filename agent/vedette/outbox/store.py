@@ -53,6 +53,9 @@ LOG_BYTES: Final = 4 << 20
 MAX_BODY_BYTES: Final = 1 << 20  # of a message that is read; the wire's bound is far below
 SHRINK_FROM_PAGES: Final = 1024  # free ones, when the file is opened
 
+# what stands in a message's column ``synced``
+_CLOCKS: Final[tuple[ClockState, ...]] = ("unsynced", "synced", "stepped")
+
 _SCHEMA: Final = f"""
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
@@ -240,11 +243,11 @@ class Store:
         for row in self._reader.execute(f"SELECT * FROM messages {rest}", values):
             number, account, seq, boot, captured_ns, synced, body, seal = row
             good = isinstance(body, bytes) and len(body) <= MAX_BODY_BYTES and boot in self.boots
-            good = good and _message_seal(*row[:7]) == seal
+            good = good and _message_seal(*row[:7]) == seal and synced < len(_CLOCKS)
             if not good or (known is not None and account not in known):
                 yield Bad(number, account)
             else:
-                yield MessageRow(number, account, seq, boot, captured_ns, "synced" if synced else "unsynced", body)
+                yield MessageRow(number, account, seq, boot, captured_ns, _CLOCKS[synced], body)
 
     # the run
 
@@ -346,7 +349,7 @@ def _message_seal(number: int, account: int, seq: int, boot: int, captured_ns: i
 
 
 def _message(row: MessageRow) -> tuple[object, ...]:
-    synced = int(row.clock == "synced")
+    synced = _CLOCKS.index(row.clock)
     seal = _message_seal(row.number, row.account, row.seq, row.boot, row.captured_ns, synced, row.body)
     return row.number, row.account, row.seq, row.boot, row.captured_ns, synced, row.body, seal
 
