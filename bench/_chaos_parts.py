@@ -393,8 +393,11 @@ def resets(extent: Extent, luck: random.Random) -> list[Row]:
     with flow(rate=200.0) as (_, proxy, listener, appender):
         for _ in range(extent.resets):
             time.sleep(luck.uniform(0.1, 1.5))
+            proxy.become(Conditions(delay_s=0.1))  # so that something is on its way, or waits for its acknowledgement
+            time.sleep(luck.uniform(0.1, 0.3))
             at = clock.now_ns()
             proxy.reset()
+            proxy.heal()
             times.append(back_s(listener, at))
         drained = appender.finish()
         time.sleep(1.0)

@@ -186,7 +186,10 @@ class _Full(_Unchecked):
 
 @dataclass
 class _TornModel:
-    """A model file is cut short under the agent, which is then told to reload: it must refuse, and go on."""
+    """A model file is cut short under the agent, which is then told to reload: it must say so, and go on.
+
+    Of a bundle it refuses; of a plain model, of which it knows nothing but the digest, it says that it needs a restart.
+    """
 
     stage: Stage
     copy: Path
@@ -200,9 +203,10 @@ class _TornModel:
         share = luck.uniform(0.0, 0.99)
         os.truncate(self.copy, int(self.copy.stat().st_size * share))
         reply = self._reload()
-        self._wrong = f"it took a model cut to {share:.0%}" if reply is not None and reply.ok else ""
-        said = "not heard" if reply is None else "done" if reply.ok else "refused"
-        return f"{self.copy.name} cut to {share:.0%}, reload {said}"
+        silent = reply is not None and reply.ok and not (reply.result or {}).get("needs_restart")
+        self._wrong = f"reload: not a word of a model that was cut to {share:.0%}" if silent else ""
+        said = "not heard" if reply is None else "needs a restart" if reply.ok else "refused"
+        return f"{self.copy.name} cut to {share:.0%}; reload: {said}"
 
     def heal(self) -> None:
         new = self.copy.with_suffix(".new")

@@ -89,12 +89,9 @@ def tear(staged: StagedSource, share: float) -> None:
 
 
 def mend(staged: StagedSource) -> None:
-    """Puts it back."""
+    """Puts the folder back; lets the copying come to its end, in the file that readers may still have open."""
     assert staged.place is not None and staged.original is not None
-    new = staged.place.with_name(f"{staged.place.name}.new")
-    new.unlink(missing_ok=True)
     if staged.kind == "folder":
-        new.symlink_to(staged.original)
+        staged.place.symlink_to(staged.original)
     else:
-        shutil.copyfile(staged.original, new)
-    new.replace(staged.place)
+        shutil.copyfile(staged.original, staged.place)
