@@ -80,10 +80,10 @@ def _lines(outcome: Outcome) -> list[str]:
     growth = outcome.growth
     if growth.lives:
         grown = ", ".join(_grown(n, f, a) for n, f, a in zip(Usage._fields, growth.most, WITHOUT_GROWTH, strict=True))
-        lines.append(f"growth within one of {growth.lives} lives: {grown}")
+        lines.append(f"growth of the agent within one life, {growth.lives} looked at: {grown}")
     else:
         lines.append("growth: no life of the agent was long enough to say")
-    lines.append(f"{outcome.lives} lives of the agent, {outcome.seconds:g} s of faults, broker: {outcome.broker}")
+    lines.append(f"agent started: {outcome.lives}; seconds of faults: {outcome.seconds:g}; broker: {outcome.broker}")
     return lines
 
 

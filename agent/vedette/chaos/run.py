@@ -61,6 +61,7 @@ class Growth:
 @dataclass(slots=True)
 class Outcome:
     """What a run came to. ``failures``: one line each; none is good. ``lives``: how often the agent was started.
+    ``seconds``: of faults, as they were in the end.
 
     ``samples``: what the agent used after each round, and when, in seconds from the start.
     """
@@ -93,7 +94,8 @@ def perform(
     """Injects faults for so long. ``only``: those whose names begin so, ``without``: but none of these. ``at_once``: how
     many together in each round.
 
-    Raises `UserError` for what the user can mend, `FaultError` where the agent does not even begin.
+    Ctrl-C ends it early, with the account of what was tried; again, at once. Raises `UserError` for what the user can
+    mend.
     """
     with set_stage(config, own_broker=own_broker) as stage:
         wall = wall_clock(stage.folder)
@@ -110,21 +112,30 @@ def perform(
             outcome = Outcome(seed, seconds, stage.broker_name, stage.durable, not_tried=list(not_tried))
             play = _Play(stage, agent, account, outcome, random.Random(seed), say)
             try:
-                play.begin()
-                play.rounds(chosen, seconds, at_once)
+                try:
+                    play.begin()
+                    play.rounds(chosen, seconds, at_once)
+                except KeyboardInterrupt:
+                    say("no more faults; what waits is delivered")
+                    _heal_all(chosen, agent)
                 play.end()
             except VedetteError as error:
                 outcome.failures.append(error.line())
             finally:
-                for fault in chosen:
-                    if not fault.restarts and agent.exit_code() is None:
-                        fault.heal()
+                _heal_all(chosen, agent)
                 agent.stop()
             outcome.verdict = account.verdict()
             outcome.failures += _judge(outcome, outcome.verdict, listening)
             if not own_broker:
                 _clear_retained(stage)
         return outcome
+
+
+def _heal_all(faults: Sequence[Fault], agent: AgentProcess) -> None:
+    """Whatever is broken just now; an agent that is dead stays so."""
+    for fault in faults:
+        if not fault.restarts and agent.exit_code() is None:
+            fault.heal()
 
 
 @contextmanager
@@ -193,7 +204,15 @@ class _Play:
 
     def rounds(self, faults: Sequence[Fault], seconds: float, at_once: int) -> None:
         """All of them in a random order, again and again; those for which there was no time are not tried."""
-        deadline = time.monotonic() + seconds
+        begun = time.monotonic()
+        try:
+            self._go_round(faults, begun + seconds, at_once)
+        finally:
+            self._outcome.seconds = round(time.monotonic() - begun, 1)
+        untried = [fault.name for fault in faults if fault.name not in self._tried]
+        self._outcome.not_tried += [NotTried(name, "no time was left for it") for name in untried]
+
+    def _go_round(self, faults: Sequence[Fault], deadline: float, at_once: int) -> None:
         waiting: list[Fault] = []
         while time.monotonic() < deadline:
             if len(waiting) < at_once:
@@ -203,8 +222,6 @@ class _Play:
             now, waiting = waiting[:at_once], waiting[at_once:]
             self._round(now)
             self._pause(self._luck.uniform(*QUIET_S))
-        untried = [fault.name for fault in faults if fault.name not in self._tried]
-        self._outcome.not_tried += [NotTried(name, "no time was left for it") for name in untried]
 
     def _round(self, faults: Sequence[Fault]) -> None:
         restarts = any(fault.restarts for fault in faults)
@@ -245,6 +262,9 @@ class _Play:
 
     def end(self) -> None:
         """What waits is delivered, and the agent says goodbye."""
+        if self._agent.exit_code() is not None:  # interrupted in the middle of a kill
+            self._agent.start()
+            self._agent.wait_ready(READY_S)
         self._end_of_life()
         deadline = time.monotonic() + DRAIN_S
         while self._account.backlog > BACKLOG and time.monotonic() < deadline:

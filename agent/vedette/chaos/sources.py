@@ -89,9 +89,13 @@ def tear(staged: StagedSource, share: float) -> None:
 
 
 def mend(staged: StagedSource) -> None:
-    """Puts the folder back; lets the copying come to its end, in the file that readers may still have open."""
+    """Puts the folder back; lets the copying come to its end, in the file that readers may still have open.
+
+    What is whole stays so.
+    """
     assert staged.place is not None and staged.original is not None
     if staged.kind == "folder":
+        staged.place.unlink(missing_ok=True)
         staged.place.symlink_to(staged.original)
     else:
         shutil.copyfile(staged.original, staged.place)
