@@ -63,7 +63,7 @@ endif
 check: test ## another name for test
 
 .venv/.ready: pyproject.toml $(CONSTRAINTS) $(SOURCES) | $(CONSTRAINTS)
-	@echo "making .venv: the agent alone, no TensorFlow (about 150 MB)"
+	@echo "making .venv: the agent alone, no TensorFlow (about 350 MB)"
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@. .venv/bin/activate && $(PIP) '.[demo]'
 	@touch $@
