@@ -16,7 +16,7 @@ from vedette.outbox import Bounds, open_outbox
 
 STREAM = Stream("door", "detections")
 STEP = 2000  # messages between two looks at memory and clock
-WARM = 0.05  # share of the messages after which memory is to stay as it is
+WARM = 0.1  # share of the messages after which memory is to stay as it is: the smaller bound is reached by then
 
 
 def main() -> int:
