@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# a shell starts what it runs in the background with SIGINT ignored, and programs inherit that: Ctrl-C stays untested then
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no deadline a single example: a busy machine is no failure; pytest-timeout bounds the test
 settings.register_profile(
