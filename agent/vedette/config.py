@@ -137,7 +137,7 @@ class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     stride: Annotated[int, Meta(ge=0, le=65536)] = 0
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     open_timeout_s: Seconds = 10.0
-    stall_timeout_s: Seconds = 5.0
+    stall_timeout_s: Seconds = 4.0
     frozen_timeout_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
 
 

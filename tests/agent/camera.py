@@ -1,8 +1,9 @@
-"""An HTTP camera of the standard library alone."""
+"""An HTTP camera of the standard library alone. As a program, ``camera.py PORT``, it is one that can be killed."""
 
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 from collections.abc import Callable
 
@@ -22,9 +23,16 @@ class CameraServer:
         self._hung_up = False
         self.status = 200
         self.asks_password = False
+        self.on_connection: Callable[[str], object] = str
+        """Hears the method of each."""
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def parse_request(self) -> bool:
+                parsed = super().parse_request()
+                server.on_connection(self.command)
+                return parsed
+
             def do_GET(self) -> None:
                 server.requests.append(self.headers.get("Authorization", ""))
                 if server.asks_password and not server.requests[-1]:
@@ -120,3 +128,9 @@ class Pusher:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
+
+
+if __name__ == "__main__":
+    with CameraServer(int(sys.argv[1])) as _camera, Pusher(_camera):
+        print("ready", flush=True)
+        threading.Event().wait()

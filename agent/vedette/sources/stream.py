@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
+from typing import Final
+from urllib.parse import urlsplit
 
 import cv2
 
@@ -13,13 +17,25 @@ from .base import Reading
 from .capture import open_capture, retrieve
 from .registry import SourceOptions, masked_url
 
+PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # unless the URL says another one
+ANSWER_S: Final = 2.5
+"""For a connection, and for the first byte. Linux asks a host that is silent again after 1, 3 and 7 s: two short tries find
+a camera that is back sooner than a long one does."""
+
 
 class StreamSource:
-    """See `vedette.sources.base.Source`. Live: the camera goes on without us."""
+    """See `vedette.sources.base.Source`. Live: the camera goes on without us.
+
+    OpenCV opens one stream at a time in the whole process: a camera that takes connections and says nothing would keep all
+    others waiting. So who may be silent is first asked for any answer at all. An HTTP camera is, once it was silent: there
+    are some that serve one connection and no other after it.
+    """
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
         self._capture: cv2.VideoCapture | None = None
+        self._rtsp = options.url.lower().startswith("rtsp")
+        self._was_silent = False
 
     @property
     def live(self) -> bool:
@@ -34,10 +50,15 @@ class StreamSource:
     def open(self) -> None:
         """Raises `SourceLostError`: a camera that is not there may be there later."""
         options = self._options
+        if self._rtsp or self._was_silent:
+            ask(options.url, min(ANSWER_S, options.open_timeout_s))
+            self._was_silent = False
         # without buffering FFmpeg hands out each frame as it arrives, not a second later
         ffmpeg = "fflags;nobuffer|flags;low_delay"
-        if options.url.lower().startswith("rtsp"):
-            ffmpeg += f"|rtsp_transport;{options.rtsp_transport}"
+        if self._rtsp:
+            # nobody wants to know the frame rate, which takes twenty frames to find out
+            ffmpeg += f"|rtsp_transport;{options.rtsp_transport}|fpsprobesize;0"
+        begun = time.monotonic()
         self._capture = open_capture(
             options.url,
             ffmpeg_options=ffmpeg,
@@ -45,25 +66,54 @@ class StreamSource:
             read_timeout_s=options.read_timeout_s,
         )
         if self._capture is None:
+            self._was_silent = time.monotonic() - begun >= ANSWER_S
             raise SourceLostError("cannot be opened", where=masked_url(options.url), found="no stream there")
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""
         assert self._capture is not None
-        waited = time.monotonic()
-        if not self._capture.grab():
-            where = masked_url(self._options.url)
-            if time.monotonic() - waited >= self._options.read_timeout_s * 0.9:
-                raise SourceStalledError(f"no frame for {self._options.read_timeout_s:g} s", where=where)
-            raise SourceLostError("the stream broke off", where=where)
-        begun = time.perf_counter_ns()
+        begun = time.monotonic()
+        grabbed = self._capture.grab()
+        waited_s, timeout_s = time.monotonic() - begun, self._options.read_timeout_s
+        # what comes out when the time is up is what the decoder had still in it
+        if waited_s >= timeout_s * (1.0 if grabbed else 0.9):
+            self._was_silent = True
+            raise SourceStalledError(f"no frame for {timeout_s:g} s", where=masked_url(self._options.url))
+        if not grabbed:
+            raise SourceLostError("the stream broke off", where=masked_url(self._options.url))
+        grabbed_ns = time.perf_counter_ns()
         pixels = retrieve(self._capture, into)
         if pixels is None:
             raise SourceLostError("a frame could not be decoded", where=masked_url(self._options.url))
-        return Reading(pixels, time.perf_counter_ns() - begun)
+        return Reading(pixels, time.perf_counter_ns() - grabbed_ns)
 
     def close(self) -> None:
         """See `Source.close`."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+
+def ask(url: str, timeout_s: float) -> None:
+    """Whether whoever listens there answers, whatever it is: OpenCV takes long to find out, and keeps the reason to itself.
+
+    ``timeout_s``: for the connection, and again for an answer; of TLS the connection is enough. Raises `SourceLostError`.
+    """
+    parts = urlsplit(url)
+    scheme, host = parts.scheme.lower(), parts.hostname or ""
+    if scheme.startswith("http") and os.environ.get("http_proxy"):
+        return  # FFmpeg talks to the proxy, who may reach what this computer does not
+    port = parts.port or PORTS[scheme]
+    try:
+        with socket.create_connection((host, port), timeout_s) as connection:
+            # neither needs a password, and a refusal is an answer
+            if scheme == "rtsp":
+                connection.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+                connection.recv(1)
+            elif scheme == "http":
+                connection.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+                connection.recv(1)
+    except TimeoutError:
+        raise SourceLostError("does not answer", where=masked_url(url), found=f"silence for {timeout_s:g} s") from None
+    except OSError as error:
+        raise SourceLostError("cannot be reached", where=masked_url(url), found=error.strerror or str(error)) from None

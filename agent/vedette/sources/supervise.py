@@ -17,7 +17,9 @@ from vedette import clock
 from vedette.contract.errors import RetryableError, SourceError, SourceStalledError
 
 BACKOFF_MIN_S: Final = 0.5
-BACKOFF_MAX_S: Final = 15.0
+BACKOFF_MAX_S: Final = (
+    2.0  # from the beginning of one try to that of the next, so that a camera is back soon when it is
+)
 
 
 class Outcome(enum.Enum):
@@ -106,7 +108,7 @@ class SourceThread(ABC):
         backoff_s = BACKOFF_MIN_S
         is_open = was_open = not self._endless  # start() has opened it
         while not self._stop.is_set():
-            before = self._count
+            before, began_ns = self._count, clock.now_ns()
             try:
                 if not is_open:
                     self._openable.open()
@@ -130,10 +132,11 @@ class SourceThread(ABC):
             if outcome is Outcome.END:
                 self._no_more()
                 return
+            tried_s = (clock.now_ns() - began_ns) / 1e9
             if self._count > before:
-                backoff_s = BACKOFF_MIN_S
+                backoff_s, tried_s = BACKOFF_MIN_S, 0.0
             # half to whole of the step: many devices must not come back to one camera server at once
-            self._stop.wait(backoff_s * random.uniform(0.5, 1.0))
+            self._stop.wait(max(BACKOFF_MIN_S, backoff_s - tried_s) * random.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     def _arrived(self, count: int, now_ns: int) -> int:
