@@ -429,6 +429,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.in_flight = []
         self.replay = set()
         kept = {(key.epoch, key.stream) for key, _ in self.waiting}
+        kept |= {account for account, row in self.base.items() if row.lost_at_crash}  # told again: who has heard it?
         for account in [account for account in self.last if account not in kept]:
             del self.last[account]  # settled, and nothing more is said of it
 

@@ -107,6 +107,21 @@ def test_what_waits_at_the_end_waits_after_the_start_with_its_old_ids(
     assert outbox.ledger() == [], "what is settled and told is forgotten"
 
 
+def test_what_is_lost_is_told_until_somebody_may_have_heard_it(tmp_path: Path, opened: Opener) -> None:
+    """An agent that is killed before its first ledger is out has told nobody."""
+    epoch, outbox = opened(tmp_path, "spill")
+    put(outbox, 3)
+    copy = tmp_path / "killed"
+    with outbox._writing, outbox._changed:  # type: ignore[attr-defined]
+        shutil.copytree(tmp_path, copy)
+    outbox.end()
+    for _ in range(3):
+        _, outbox = opened(copy, "spill")
+        row = rows(outbox)[epoch.number, DOOR]
+        assert (row.last, row.waiting, row.lost_at_crash) == (3, 0, 3) and row.balances
+        outbox.end()
+
+
 def test_what_is_acknowledged_after_the_close_does_not_come_back(tmp_path: Path, opened: Opener) -> None:
     _, outbox = opened(tmp_path)
     keys = put(outbox, 3)

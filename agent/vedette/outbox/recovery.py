@@ -14,14 +14,15 @@ from .core import Item, Place
 from .store import AccountRow, Bad, BrokenFileError, MessageRow, Store
 from .tally import Count, Found
 
+MAX_LOST: Final = 30  # accounts of messages that are lost, told again at each start: who was told of them, nobody knows
 LATEST_NS: Final = 253_402_300_800 * 10**9  # the year 10000
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """``accounts``: those with something to tell. ``bytes``: of what waits, by their ids. ``bad``: numbers of messages
-    that are not as they were written. ``forgotten``: ids of accounts that are settled and told. ``boots``: ids of those that
-    messages are of. ``highest``: number."""
+    """``accounts``: those with something to tell. ``bytes``: of what waits, by their ids. ``bad``: numbers of messages that
+    are not as they were written. ``forgotten``: ids of accounts that are settled, or whose losses are long ago. ``boots``:
+    ids of those that messages are of. ``highest``: number."""
 
     accounts: list[Account]
     bytes: dict[int, int]
@@ -51,15 +52,20 @@ def recovered(store: Store, tally: Found | None, boot: str) -> Recovered:
             waiting[message.account] += 1
             size[message.account] += len(message.body) + ENTRY_OVERHEAD
     trusted = tally if tally is not None and (tally.epoch, tally.boot) == (store.state.kept, boot) else None
-    accounts, forgotten = [], []
+    accounts, lost, forgotten = [], [], []
     for row in store.accounts:
         counts = trusted.counts if trusted is not None and row.epoch == store.state.kept else {}
         account = _account(row, waiting[row.id], counts.get(row.id))
-        told = row.epoch != store.state.kept
-        if account.waiting or (account.lost and not told):
+        if account.waiting:
             accounts.append(account)
+        elif account.lost:
+            lost.append(account)
         else:
             forgotten.append(row.id)
+    # an agent that was killed before a ledger of its own was out has told nobody
+    lost.sort(key=lambda account: (account.epoch, account.number))
+    forgotten += [account.number for account in lost[:-MAX_LOST]]
+    accounts += lost[-MAX_LOST:]
     return Recovered(accounts, size, bad, forgotten, boots, sum(waiting.values()), highest)
 
 
