@@ -15,11 +15,20 @@ from .acceleration import Acceleration, accelerate, check_acceleration
 from .bodies import BodyWriter
 from .clock import ClockState
 from .config import Config, EngineConfig, PipelineConfig
-from .contract.errors import BrokerRefusedError, ConfigError, SourceError
+from .contract.errors import BrokerRefusedError, ConfigError, FaultError, ModelError, SourceError, VedetteError
 from .contract.labels import is_used
 from .contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
 from .delivery import Outbox
-from .engine import AcceleratedEngine, AcceleratorStatus, Engine, SelfTest, TfliteEngine, find_delegate, load_runtime
+from .engine import (
+    AcceleratedEngine,
+    AcceleratorStatus,
+    Engine,
+    Runtime,
+    SelfTest,
+    TfliteEngine,
+    find_delegate,
+    load_runtime,
+)
 from .events import Scene, SceneOptions
 from .feed import Feed, FrameFeed, WindowFeed
 from .following import FollowedScene, FollowedSignal, Following, Unfollowed
@@ -296,12 +305,17 @@ def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration
 
 
 def load_models(
-    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None, tunings: Tunings | None = None
+    prepared: Sequence[Prepared],
+    config: EngineConfig,
+    proofs: Proofs | None = None,
+    tunings: Tunings | None = None,
+    on_unfit: Callable[[str, VedetteError], None] | None = None,
 ) -> dict[str, Loaded]:
     """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.lane`.
 
     ``proofs``: a bundle that is not known to pass its self-test on this machine has to pass it in a child first; None: it
-    is tested here. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured.
+    is tested here. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured. ``on_unfit``:
+    hears of each pipeline whose model cannot be used on this machine, and why; the others are loaded. None: it is raised.
     """
     threads = config.threads if config.threads != "auto" else _auto_threads(prepared, config, proofs, tunings)
     turns = Turns(slots(threads))
@@ -313,23 +327,43 @@ def load_models(
         alike.setdefault(key, []).append(pipeline)
     loaded: dict[str, Loaded] = {}
     for group in alike.values():
-        spec = group[0].spec
-        runtime = load_runtime(config.runtime)
-        proved = proofs.prove(spec, runtime, threads=threads) if proofs is not None else None
-        first = load_model(spec, runtime=config.runtime, threads=threads, score_threshold=group[0].decoded_from)
-        outcome = proved if proved is not None else self_test(first)
-        first.infer()  # warms the network up, where no self-test did
-        if accelerated is not None and group[0].config.delegate:
-            engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=threads)]
-            first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
-        else:
-            count = min(config.interpreters or turns.slots, len(group))
-            more = [TfliteEngine(spec.path, runtime, threads=threads) for _ in range(count - 1)]
-            engines = [first.engine, *more]
-        lane = Lane(spec.name, engines, turns)
-        for number, pipeline in enumerate(group):
-            model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
-            loaded[pipeline.name] = Loaded(model, lane, outcome)
+        try:
+            loaded.update(_load_group(group, config, threads, turns, accelerated, proofs))
+        except (ModelError, FaultError) as error:
+            if on_unfit is None:
+                raise
+            for pipeline in group:
+                on_unfit(pipeline.name, error)
+    return loaded
+
+
+def _load_group(
+    group: Sequence[Prepared],
+    config: EngineConfig,
+    threads: int,
+    turns: Turns,
+    accelerated: Acceleration | None,
+    proofs: Proofs | None,
+) -> dict[str, Loaded]:
+    """Pipelines of the same file."""
+    spec = group[0].spec
+    runtime = load_runtime(config.runtime)
+    proved = proofs.prove(spec, runtime, threads=threads) if proofs is not None else None
+    first = load_model(spec, runtime=config.runtime, threads=threads, score_threshold=group[0].decoded_from)
+    outcome = proved if proved is not None else self_test(first)
+    first.infer()  # warms the network up, where no self-test did
+    if accelerated is not None and group[0].config.delegate:
+        engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=threads)]
+        first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
+    else:
+        count = min(config.interpreters or turns.slots, len(group))
+        more = [TfliteEngine(spec.path, runtime, threads=threads) for _ in range(count - 1)]
+        engines = [first.engine, *more]
+    lane = Lane(spec.name, engines, turns)
+    loaded = {}
+    for number, pipeline in enumerate(group):
+        model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
+        loaded[pipeline.name] = Loaded(model, lane, outcome)
     return loaded
 
 
@@ -341,10 +375,18 @@ def _auto_threads(
     runtime = load_runtime(config.runtime)
     here = [pipeline for pipeline in prepared if not (config.delegate and pipeline.config.delegate)]
     specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
-    for spec in specs:
-        if proofs is not None:
-            proofs.prove(spec, runtime)  # before this process loads it
+    if proofs is not None:
+        specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
     return auto_threads(specs, runtime, tunings, single=len(here) == 1)
+
+
+def _is_proved(spec: ModelSpec, runtime: Runtime, proofs: Proofs) -> bool:
+    """Why it is not, whoever loads it finds out."""
+    try:
+        proofs.prove(spec, runtime)
+    except (ModelError, FaultError):
+        return False
+    return True
 
 
 def make_pipeline(

@@ -24,7 +24,7 @@ from .clock import ClockWatch
 from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
 from .condition import Condition
 from .config import Config
-from .contract.errors import UserError
+from .contract.errors import UserError, VedetteError
 from .contract.types import Frame, Result
 from .control import Control
 from .delivery import Key, Outbox, Stream
@@ -91,6 +91,7 @@ class Service:
         self._clock = ClockWatch()
         self._condition = Condition(lambda said: self._voice.status(said))
         self._loaded: dict[str, Loaded] = {}
+        self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
         self._lanes: list[Lane] = []
         self._pipelines: list[Pipeline] = []
         self._snapshots: dict[str, Snapshots] = {}
@@ -120,12 +121,19 @@ class Service:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self._stop.set())
         state_dir = Path(self._config.state_dir)
-        self._loaded = load_models(self._prepared, self._config.engine, Proofs(state_dir), self._tunings(state_dir))
-        remember_versions(self._config, self._prepared)
+        self._loaded = load_models(
+            self._prepared, self._config.engine, Proofs(state_dir), self._tunings(state_dir), self._unfit.__setitem__
+        )
+        fit = [p for p in self._prepared if p.name in self._loaded]
+        if not fit:
+            raise next(iter(self._unfit.values()))
+        for name, error in self._unfit.items():
+            log.error("pipeline %s is left out: %s", name, error)
+        remember_versions(self._config, fit)
         for line in exposures(self._config, self._config_path):
             log.warning("%s", line)
         self._lanes = list({id(loaded.lane): loaded.lane for loaded in self._loaded.values()}.values())
-        streams = [Stream(p.name, topic) for p in self._prepared for topic in (DETECTIONS, EVENTS)]
+        streams = [Stream(p.name, topic) for p in fit for topic in (DETECTIONS, EVENTS)]
         outbox = self._config.outbox
         self._epoch, self._outbox = open_outbox(
             Path(self._config.state_dir),
@@ -149,10 +157,10 @@ class Service:
         )
         self._announcer = self._announce()
         self._condition.change("init")
-        self._snapshots = {p.name: made for p in self._prepared if (made := self._take_pictures(p)) is not None}
-        self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in self._prepared]
+        self._snapshots = {p.name: made for p in fit if (made := self._take_pictures(p)) is not None}
+        self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
         self._control = Control(
-            self._config, self._config_path, self._prepared, self._pipelines,
+            self._config, self._config_path, fit, self._pipelines,
             lambda name: self._voice.settings(self._settings(name)),
         )  # fmt: skip
         try:
@@ -262,7 +270,7 @@ class Service:
         return 0
 
     def _all_ended(self) -> int:
-        faults = [p.fault for p in self._pipelines if p.fault is not None]
+        faults = [*self._unfit.values(), *(p.fault for p in self._pipelines if p.fault is not None)]
         if faults:
             raise faults[0]
         log.info("every source has come to its end")
@@ -280,13 +288,14 @@ class Service:
 
     def _review(self) -> None:
         """What is wrong now, for the status to tell."""
-        problems = {}
+        problems = {name: f"{name}: {error.line()}" for name, error in self._unfit.items()}
         for pipeline in self._pipelines:
             status = pipeline.feed.status()
             if status.outcome is not None and status.outcome is not Outcome.END:
                 problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
             if pipeline.fault is not None:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
+                pipeline.feed.stop(0.0)  # nobody looks at it any more; the other pipelines go on
             self._review_accelerator(pipeline, problems)
             if isinstance(pipeline.feed, WindowFeed):
                 for key, text in pipeline.feed.news():
