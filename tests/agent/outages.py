@@ -385,6 +385,24 @@ class Site:
         assert usage is not None, "the agent has ended"
         return usage
 
+    def own_bytes(self) -> int:
+        """The agent's proportional set size, without its programs, which come and go."""
+        assert self.agent.process is not None
+        text = Path(f"/proc/{self.agent.process.pid}/smaps_rollup").read_text()
+        return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+
+    def settled(self, before: Usage, timeout_s: float = 20.0) -> Usage:
+        """As soon as there are no more threads and descriptors than before, for one source is always about to be opened;
+        or as it is when the time is up."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            usage = self.usage()
+            if usage.threads <= before.threads and usage.open_files <= before.open_files:
+                return usage
+            if time.monotonic() > deadline:
+                return usage
+            time.sleep(0.01)
+
     def suffer(self, rounds: int, *, away_s: Callable[[], float]) -> None:
         """Every fault of every source so many times, the sources beside one another. ``away_s``: how long it stays after
         it was noticed."""

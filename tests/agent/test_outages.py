@@ -32,7 +32,7 @@ def test_every_source_comes_back_and_nothing_is_left_behind(tmp_path: Path, brok
     with Site(tmp_path, broker.port, outages) as site:
         site.suffer(1, away_s=lambda: 0.0)  # so that everything has been loaded that a loss needs
         site.forget()
-        before = site.usage()
+        before, before_bytes = site.usage(), site.own_bytes()
         deaths = site.ear.stats[DYING]["source"]["reopened"]
 
         site.suffer(ROUNDS, away_s=lambda: luck.uniform(0.0, 3.0))
@@ -45,9 +45,9 @@ def test_every_source_comes_back_and_nothing_is_left_behind(tmp_path: Path, brok
         assert site.ear.longest_s[DYING] < WITHIN_S * BUSY, "a program that dies every second is begun every second"
         wait_for("it to die on", lambda: site.ear.stats[DYING]["source"]["reopened"] > deaths + 3)
 
-        # between two lives of the dying program
-        wait_for("the threads to be those of before", lambda: site.usage().threads <= before.threads)
-        wait_for("the descriptors, too", lambda: site.usage().open_files <= before.open_files)
-        wait_for("the memory, too", lambda: site.usage().pss_bytes < before.pss_bytes + MAX_GROWTH)
+        after = site.settled(before)
+        assert after.threads <= before.threads
+        assert after.open_files <= before.open_files
+        assert site.own_bytes() < before_bytes + MAX_GROWTH
         assert site.agent.process is not None
         assert len(descendants(site.agent.process.pid)) <= 2, "the two programs, and no zombie"
