@@ -27,7 +27,9 @@ def main() -> None:
         found = shutil.which(tool, path=PATH)
         print(f"  {tool:<19} {found or 'not found: ' + consequence}")
     data = Path(__file__).resolve().parents[2] / "shared" / "data"
-    print(f"  measuring data      {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}")
+    print(
+        f"  measuring data      {'found' if data.is_dir() else 'not found: tests on COCO pictures and CIFAR-10 skip'}"
+    )
 
 
 if __name__ == "__main__":
