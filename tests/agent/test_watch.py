@@ -108,6 +108,7 @@ def test_json_is_what_was_received(broker: BrokerAddress, voice: Voice) -> None:
         voice.say("vedette/eye/door/detections", detections(1))
         voice.say("vedette/eye/door/detections", detections(4))
         wait_for("all of them", lambda: len(watch.lines) == 5)
+        wait_for("what is missing", lambda: watch.errors)
         assert watch.end() == 0
     documents = [json.loads(line) for line in watch.lines]
     assert documents[0]["payload"] == STATUS and documents[0]["topic"] == "vedette/eye/status"

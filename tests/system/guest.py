@@ -103,10 +103,11 @@ def _initrd(modules: Sequence[Path], command: Sequence[str], environment: dict[s
     busybox = shutil.which("busybox")
     assert busybox is not None
     quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in command)
-    variables = " ".join(f"{name}='{value}'" for name, value in environment.items())
+    # what is written goes to /dev/shm: this very checkout may lie below /tmp, and must not be hidden
+    variables = " ".join(f"{name}='{value}'" for name, value in {"TMPDIR": "/dev/shm", **environment}.items())
     mounts = "".join(
-        f"mount -t {kind} {kind} /host/{place}\n"
-        for kind, place in (("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "tmp"))
+        f"mkdir -p /host/{place}\nmount -t {kind} {kind} /host/{place}\n"
+        for kind, place in (("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "dev/shm"))
     )
     script = (
         "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nexport PATH=/bin\nmount -t proc proc /proc\n"
