@@ -128,7 +128,10 @@ def test_a_real_mask_is_summed_up_on_the_frame(resize: Any, tmp_path: Any) -> No
     # the whole way of the agent: preprocess, engine, decode, back to the frame
     spec = ImageInput(height=256, width=256, resize=resize, std=(255.0,))
     plain = PlainModel(SegmentOutput(), spec, tmp_path / "labels.txt")
-    engine = TfliteEngine(SELFIE, load_runtime("auto"))
+    runtime = load_runtime("auto")
+    if runtime.name == "tflite-runtime":
+        pytest.skip("tflite-runtime lacks this network's operation Convolution2DTransposeBias, which LiteRT has")
+    engine = TfliteEngine(SELFIE, runtime)
     try:
         model = Model(read_model(str(SELFIE), plain), engine)
         found = model(picture)
