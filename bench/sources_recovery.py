@@ -102,7 +102,7 @@ def main() -> int:
                 )
             mib = (after_bytes - before_bytes) / 2**20
             results.row(
-                what="left behind: memory (proportional set size of the agent)", value=round(mib, 2), unit="MiB",
+                what="left behind: anonymous memory of the agent", value=round(mib, 2), unit="MiB",
                 n=faults + deaths, target=f"<= {MAX_GROWTH:g}", holds=mib <= MAX_GROWTH,
             )  # fmt: skip
     return 0 if results.write(keep=arguments.rounds >= 50) else 1

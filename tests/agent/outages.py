@@ -386,10 +386,11 @@ class Site:
         return usage
 
     def own_bytes(self) -> int:
-        """The agent's proportional set size, without its programs, which come and go."""
+        """The agent's anonymous memory, without its programs, which come and go. Nothing of the libraries' files, whose
+        share grows whenever another process that uses them ends."""
         assert self.agent.process is not None
         text = Path(f"/proc/{self.agent.process.pid}/smaps_rollup").read_text()
-        return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+        return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Anonymous:"))
 
     def settled(self, before: Usage, timeout_s: float = 20.0) -> Usage:
         """As soon as there are no more threads and descriptors than before, for one source is always about to be opened;
