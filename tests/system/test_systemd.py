@@ -256,7 +256,10 @@ class TestBooted:
         print(f"hang to active, with WatchdogSec=3: {active_s - stopped_s:.1f} s")
         lines = machine.journal("vedette")[begin:]
         assert any("Watchdog timeout" in line for line in lines)
-        assert any("vedette/service.py" in line for line in lines), f"no stack of the main thread: {lines}"
+        # not the main thread's, which comes last: the interpreter reads the stacks of threads that run meanwhile, and one
+        # that changes under its hands can end the list with SIGSEGV
+        stacks = [line for line in lines if "most recent call first" in line or "vedette/" in line]
+        assert len(stacks) > 1, f"no stacks: {lines}"
 
     def test_is_fed_while_all_is_well(self, machine: Machine) -> None:
         self.drop_in(machine, "WatchdogSec=2")
@@ -350,7 +353,9 @@ class TestBooted:
         wait_until(lambda: heard("pump/state", 1)[0]["anomaly"]["active"] == active, "the state that the event made")
 
         def last() -> dict[tuple[str, str], int | None]:
-            return {(row["pipeline"], row["topic"]): row["last"] for row in heard("ledger", 1)[0]["streams"]}
+            rows = heard("ledger", 1)[0]["streams"]
+            epoch = max(row["epoch"] for row in rows)  # earlier ones stand there too until all of theirs is delivered
+            return {(row["pipeline"], row["topic"]): row["last"] for row in rows if row["epoch"] == epoch}
 
         wait_until(lambda: bool(last().get(("pump", "events"))), "the pump's event in the ledger")
         assert last()["door", "events"] and last()["pump", "detections"]

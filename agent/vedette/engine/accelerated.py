@@ -222,7 +222,7 @@ class AcceleratedEngine:
         with self._lock:
             self._trusted = None
             self._note(fault)
-        log.error("%s: %s; the CPU takes over", self._name, fault)
+        log.error("%s: %s; the CPU takes over", self._name, str(fault))  # a record may be kept: not the fault's frames
         self._lost.set()
 
     def _note(self, fault: VedetteError) -> None:
@@ -260,7 +260,7 @@ class AcceleratedEngine:
                     before = self._why
                     self._note(error)
                 if error.line() != before:  # said once, not at each try
-                    log.warning("%s: %s cannot be used: %s", self._name, self._delegate, error)
+                    log.warning("%s: %s cannot be used: %s", self._name, self._delegate, str(error))
             return False
         self._lost.clear()
         with self._lock:
