@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vedette import clock
 from vedette.delivery import Stream
-from vedette.health import pss_bytes
 from vedette.outbox import Bounds, open_outbox
+from vedette.service.health import pss_bytes
 
 STREAM = Stream("door", "detections")
 STEP = 2000  # messages between two looks at memory and clock

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vedette.contract.types import Detections
-from vedette.track import Tracker, TrackOptions
+from vedette.follow.track import Tracker, TrackOptions
 
 WIDTH, HEIGHT, FPS = 640, 480, 25.0
 SEQUENCES = ("TUD-Campus", "TUD-Stadtmitte")

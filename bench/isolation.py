@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from _results import ROOT, Results
 
-from vedette.acceleration import Acceleration, accelerate
 from vedette.engine import IsolatedEngine, TfliteEngine, load_runtime
-from vedette.model import find_model, read_model
+from vedette.models.acceleration import Acceleration, accelerate
+from vedette.models.model import find_model, read_model
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "agent")]
 accelerator = importlib.import_module("accelerator")
@@ -34,9 +34,9 @@ START = """
 import sys, time
 begun = time.perf_counter()
 from pathlib import Path
-from vedette.compose import load_models, prepare
+from vedette.service.compose import load_models, prepare
 from vedette.config import parse_config
-from vedette.proofs import Proofs
+from vedette.models.proofs import Proofs
 source = 'source = "' + sys.argv[2] + '"'
 config = parse_config(f'[pipeline.door]\\nmodel = "{sys.argv[1]}"\\n{source}\\n'.encode(), Path("x.toml"))
 load_models(prepare(config, Path("x.toml")), config.engine, Proofs(Path(sys.argv[3])) if sys.argv[3] else None)

@@ -19,16 +19,16 @@ from ai_edge_litert.interpreter import Interpreter
 
 from vedette import clock
 from vedette.cli.run import SWITCH_INTERVAL_S
-from vedette.compose import load_models, make_pipeline, prepare
 from vedette.config import parse_config
 from vedette.delivery import Key, Stream
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.model import share_folder
+from vedette.flow.pipeline import Pipeline
+from vedette.flow.stats import EMPTY, STAGES
+from vedette.messages.reporter import DETECTIONS, NoAudience
+from vedette.models.model import share_folder
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import Pipeline
-from vedette.reporter import DETECTIONS, NoAudience
-from vedette.stats import EMPTY, STAGES
+from vedette.service.compose import load_models, make_pipeline, prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _results import Results

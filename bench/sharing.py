@@ -1,8 +1,8 @@
 """Four cameras on one detector: their inferences a second together, against those of one alone; and who got how much.
 
 Every pipeline reads the shipped clip flat out, so each always wants more than it gets. One alone and four together take
-turns in one run: with a single interpreter, and with as many as the rule of `vedette.lane` gives them. Weights are tried
-with four pipelines as well. Nothing is sent to a broker; messages are dropped, oldest first.
+turns in one run: with a single interpreter, and with as many as the rule of `vedette.flow.lane` gives them. Weights are
+tried with four pipelines as well. Nothing is sent to a broker; messages are dropped, oldest first.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from _results import Results
 
 from vedette.cli.run import SWITCH_INTERVAL_S
-from vedette.compose import load_models, make_pipeline, prepare
 from vedette.config import parse_config
-from vedette.model import share_folder
+from vedette.messages.reporter import NoAudience
+from vedette.models.model import share_folder
 from vedette.outbox import MemoryOutbox
-from vedette.reporter import NoAudience
+from vedette.service.compose import load_models, make_pipeline, prepare
 
 WEIGHTS = (1.0, 1.0, 2.0, 4.0)
 

@@ -32,9 +32,9 @@ from _results import ROOT, Results
 from vedette.contract.boxes import iou
 from vedette.contract.types import Detections, UInt8Array
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.model import Model, load_model, read_model
-from vedette.motion import MotionGate, MotionOptions
-from vedette.track import Tracker, TrackOptions
+from vedette.flow.motion import MotionGate, MotionOptions
+from vedette.follow.track import Tracker, TrackOptions
+from vedette.models.model import Model, load_model, read_model
 
 ENVIRONMENT = ROOT / ".venv-tracks"
 PACKAGES = ("motmetrics==1.4.0", "trackers==2.1.0", "supervision==0.31.2", "norfair==2.1.1", "setuptools<81")

@@ -17,17 +17,18 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from vedette.flow.motion import MotionOptions
+from vedette.flow.regions import RegionOptions
+from vedette.follow.events import SceneOptions
+from vedette.follow.steady import SteadyOptions
+from vedette.follow.track import TrackOptions
+from vedette.follow.zones import WireOptions, ZoneOptions
+from vedette.pictures.snapshots import SnapshotOptions
+
 from .contract.errors import ConfigError
 from .contract.manifest import InputSpec, OutputSpec
 from .delivery import Durable, WhenFull
-from .events import SceneOptions
-from .motion import MotionOptions
-from .regions import RegionOptions
-from .snapshots import SnapshotOptions
 from .sources import masked_url
-from .steady import SteadyOptions
-from .track import TrackOptions
-from .zones import WireOptions, ZoneOptions
 
 MAX_BYTES: Final = 1024 * 1024
 RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")

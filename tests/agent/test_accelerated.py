@@ -16,12 +16,12 @@ from accelerator import TestDelegate, accelerated_bundle, compiled, random_input
 from real import DEADLINE_S, Agent, BrokerAddress, Subscriber, run_cli, wait_for, write_pictures
 
 from tiny import DATA
-from vedette.acceleration import Acceleration, accelerate, check_acceleration
 from vedette.contract.errors import EngineRefusedError, ModelError
 from vedette.contract.manifest import ClassifyOutput, Tolerance
 from vedette.demo.broker import LOOPBACK
 from vedette.engine import AcceleratedEngine, Engine, Proof, TfliteEngine, load_runtime
-from vedette.model import PlainModel, read_model
+from vedette.models.acceleration import Acceleration, accelerate, check_acceleration
+from vedette.models.model import PlainModel, read_model
 
 TAKE_OVER_S = 5.0  # what is promised
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vedette.assign import assign
+from vedette.follow.assign import assign
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(0, 5))
 # few distinct values, so that ties are common; and values at and below 0, which make no pair

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vedette.bodies import Body, BodyWriter
 from vedette.contract.types import Anomaly, Classes, Detections, Float32Array, Poses, Result, Segments, Values
+from vedette.messages.bodies import Body, BodyWriter
 from vedette.mqtt.envelope import MAX_BODY, Envelope
 from vedette.mqtt.results import MAX_OBJECTS, RESULT_MESSAGES, EngineRef, FrameInfo, ModelRef, WindowInfo
 from vedette.mqtt.schemas import schemas

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from real import BUNDLE, CLIP, TINY
 
-from vedette.compose import Prepared, load_models, prepare
 from vedette.config import Config, parse_config
 from vedette.contract.errors import ConfigError, ModelError
+from vedette.service.compose import Prepared, load_models, prepare
 
 PLAIN = """
 [pipeline.NAME.plain]

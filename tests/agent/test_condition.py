@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vedette import clock
-from vedette.condition import MAX_NOTES, NOTED_S, Condition, Said
+from vedette.service.condition import MAX_NOTES, NOTED_S, Condition, Said
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vedette.compose import link_options
 from vedette.config import (
     MAX_BYTES,
     RESERVED,
@@ -31,6 +30,7 @@ from vedette.config import (
 from vedette.contract.errors import ConfigError
 from vedette.contract.manifest import ClassifyOutput
 from vedette.mqtt.credentials import read_password
+from vedette.service.compose import link_options
 
 PATH = Path("v.toml")
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'

@@ -20,7 +20,7 @@ from vedette.demo.plot import WIDTH, plot
 from vedette.demo.recording import Recording, read_whole
 from vedette.demo.seen import SeenWindows
 from vedette.demo.sensor_view import Moment, live, plain_line
-from vedette.model import ModelSpec, read_model
+from vedette.models.model import ModelSpec, read_model
 from vedette.mqtt.events import EVENT_MESSAGES, StateMessage
 from vedette.mqtt.results import RESULT_MESSAGES
 from vedette.sources import SensorOptions

@@ -13,14 +13,14 @@ from real import ROOT
 
 from vedette import clock
 from vedette.delivery import Entry, Key, Stream
-from vedette.event_bodies import event_body, state_message
-from vedette.events import Event, Path, SceneState
+from vedette.follow.events import Event, Path, SceneState
+from vedette.follow.steady import AnomalyState, SensorState
+from vedette.messages.event_bodies import event_body, state_message
 from vedette.mqtt.envelope import MAX_BODY, render
 from vedette.mqtt.payloads import MESSAGES, encode
 from vedette.mqtt.results import ModelRef
 from vedette.mqtt.schemas import schemas
 from vedette.mqtt.topics import Topics
-from vedette.steady import AnomalyState, SensorState
 
 MODEL = ModelRef("m", "1.0.0", "f" * 64)
 BOX = (0.12345678, 0.2, 0.3, 0.4)

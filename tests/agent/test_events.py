@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette.contract.types import Detections
-from vedette.events import SCENE_KINDS, Event, Scene, SceneChange, SceneKind, SceneOptions, SceneState
-from vedette.track import Tracked, Tracker, TrackOptions, Tracks
-from vedette.zones import WireOptions, ZoneOptions
+from vedette.follow.events import SCENE_KINDS, Event, Scene, SceneChange, SceneKind, SceneOptions, SceneState
+from vedette.follow.track import Tracked, Tracker, TrackOptions, Tracks
+from vedette.follow.zones import WireOptions, ZoneOptions
 
 LABELS = ("person", "dog", "car")
 YARD = ZoneOptions(polygon=((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))

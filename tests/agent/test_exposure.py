@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from real import Agent, Mosquitto, Subscriber, agent_config, needs_mosquitto, run_cli, wait_for, write_pictures
 
-from vedette.compose import link_options
 from vedette.config import load_config
-from vedette.exposure import exposures
+from vedette.service.compose import link_options
+from vedette.trust.exposure import exposures
 
 SECRETS = ("hunter2-broker", "hunter3-camera", "hunter4-query", "hunter5-file", "hunter6-wrong")
 

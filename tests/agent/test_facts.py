@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from real import BUNDLE, TINY
 
-from vedette.compose import Prepared, prepare
 from vedette.config import Config, PipelineConfig, parse_config
 from vedette.contract.manifest import AnomalyOutput, Channel, RegressOutput
-from vedette.facts import MAX_COUNTED, device_facts, pipeline_facts
+from vedette.messages.facts import MAX_COUNTED, device_facts, pipeline_facts
 from vedette.mqtt.discovery import PipelineFacts, discovery
 from vedette.mqtt.topics import Topics
+from vedette.service.compose import Prepared, prepare
 
 pytestmark = pytest.mark.skipif(not BUNDLE.is_file(), reason="the shipped detector is absent")
 

@@ -14,7 +14,7 @@ from vedette import clock
 from vedette.contract.errors import SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings, Window
-from vedette.feed import WINDOWS, WindowFeed
+from vedette.flow.feed import WINDOWS, WindowFeed
 from vedette.sources import Outcome
 from vedette.sources.lines import Tally
 

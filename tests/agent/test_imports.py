@@ -65,8 +65,8 @@ def test_the_walk_would_notice() -> None:
 
 # what an agent has no use for until it is told to: other commands, tuning, signatures, picture files, single sources
 SPARED = (
-    "rich", "imagesize", "nacl", "serial", "picamera2", "vedette.tune", "vedette.monitor", "vedette.doctor", "vedette.demo",
-    "vedette.cli.bench", "vedette.cli.watch", "vedette.latency_plot", "xml", "asyncio",
+    "rich", "imagesize", "nacl", "serial", "picamera2", "vedette.models.tune", "vedette.monitor", "vedette.doctor",
+    "vedette.demo", "vedette.cli.bench", "vedette.cli.watch", "vedette.pictures.latency_plot", "xml", "asyncio",
 )  # fmt: skip
 START = """
 import sys
@@ -74,7 +74,7 @@ from vedette.cli import main
 try:
     main(["run", "-c", "/nowhere"])
 finally:
-    import vedette.service, ai_edge_litert.interpreter
+    import vedette.service.service, ai_edge_litert.interpreter
     spared = sys.argv[1].split(",")
     print(sorted({s for s in spared for m in sys.modules if m == s or m.startswith(s + ".")}))
 """

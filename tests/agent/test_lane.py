@@ -16,7 +16,7 @@ from vedette import clock
 from vedette.contract.errors import EngineFaultError, FaultError
 from vedette.contract.types import Tensor, TensorSpec
 from vedette.engine.base import EngineDescription
-from vedette.lane import Lane, Seat, Turns, slots
+from vedette.flow.lane import Lane, Seat, Turns, slots
 
 
 class Work:

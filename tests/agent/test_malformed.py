@@ -37,11 +37,11 @@ from vedette.mqtt import Incoming, LinkOptions, Subscription, Topics
 from vedette.mqtt.commands import Commands
 from vedette.mqtt.connection import Connection
 from vedette.mqtt.inbox import MAX_MESSAGE, Inbox
-from vedette.pictures import read_picture
+from vedette.pictures.drawing import read_picture
 from vedette.recordings import read_recording
 from vedette.sources import SensorOptions, make_sensor_source
 from vedette.sources.lines import LineCutter, LineParser, Tally
-from vedette.trust import Trust, new_private_key
+from vedette.trust.signatures import Trust, new_private_key
 
 TOPICS = Topics("vedette", "eye")
 

@@ -20,7 +20,7 @@ from vedette.contract.manifest import AnomalyOutput
 from vedette.contract.types import Anomaly, Classes, Frame, Readings, Values, Window
 from vedette.contract.window import WindowBuilder
 from vedette.engine import TfliteEngine, load_runtime
-from vedette.model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
+from vedette.models.model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
 
 
 @pytest.fixture(scope="module")

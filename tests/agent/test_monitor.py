@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
 from vedette.contract.errors import ConfigError
-from vedette.health import throttled_words
+from vedette.flow.stats import STAGES, Buckets, Histogram, Latency, merge_all
 from vedette.monitor import screen
 from vedette.monitor.address import parse_url
 from vedette.monitor.bars import ASCII, BLOCKS, bars
@@ -30,7 +30,7 @@ from vedette.mqtt.payloads import (
     StatusMessage,
     encode,
 )
-from vedette.stats import STAGES, Buckets, Histogram, Latency, merge_all
+from vedette.service.health import throttled_words
 
 STREAM = StreamKey("eye", "door", "detections")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from real import CLIP
 
-from vedette.motion import MotionCounts, MotionGate, MotionOptions, shrink
+from vedette.flow.motion import MotionCounts, MotionGate, MotionOptions, shrink
 
 SECOND = 1_000_000_000
 FPS = 10

@@ -23,10 +23,10 @@ from vedette.doctor.board import look_at_board
 from vedette.doctor.devices import look_at_devices
 from vedette.doctor.host import Host
 from vedette.doctor.software import look_at_unit
+from vedette.flow.stats import STAGES
 from vedette.monitor import lines, screen, watch
 from vedette.monitor.watch import Watch
 from vedette.mqtt.inbox import Incoming
-from vedette.stats import STAGES
 
 DOCUMENT = ROOT / "docs" / "operating.md"
 DAY = "2026-11-22T"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vedette.contract.errors import PictureError
 from vedette.contract.types import Detections, Poses, Segments
-from vedette.pictures import SUFFIXES, draw, read_picture, write_picture
+from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (24, 32, 3), np.uint8)

@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 from real import DEADLINE_S, wait_for
 
 from vedette import clock
-from vedette.bodies import BodyWriter
 from vedette.contract.errors import EngineFaultError
 from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput
 from vedette.contract.types import Classes, Detections, Frame, Tensor, TensorSpec, UInt8Array
 from vedette.delivery import Stream
 from vedette.engine.base import EngineDescription
-from vedette.feed import FrameFeed
-from vedette.following import Following, Unfollowed
-from vedette.lane import Lane, Turns
-from vedette.model import Model, ModelSpec
+from vedette.flow.feed import FrameFeed
+from vedette.flow.lane import Lane, Turns
+from vedette.flow.pipeline import BUFFERS, Pipeline
+from vedette.flow.regions import RegionOptions, Regions
+from vedette.flow.selection import make_filter
+from vedette.flow.stats import PipelineStats
+from vedette.follow.following import Following, Unfollowed
+from vedette.messages.bodies import BodyWriter
+from vedette.messages.reporter import NoAudience, Reporter
+from vedette.models.model import Model, ModelSpec
 from vedette.mqtt.envelope import MAX_PAYLOAD, render
 from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage, EngineRef, ModelRef
 from vedette.mqtt.topics import Topics
 from vedette.outbox import MemoryOutbox
-from vedette.pipeline import BUFFERS, Pipeline
-from vedette.regions import RegionOptions, Regions
-from vedette.reporter import NoAudience, Reporter
-from vedette.selection import make_filter
 from vedette.sources import Grabber
 from vedette.sources.base import Reading
-from vedette.stats import PipelineStats
 
 LABELS = ("cat", "dog", "bird")
 FLOAT = np.dtype(np.float32)
@@ -370,7 +370,7 @@ def test_a_pipeline_without_frames_makes_turns() -> None:
 @pytest.fixture
 def feeding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Pipeline], list[dict[str, str]]]]:
     """Service's rule for the watchdog, on any pipeline: what it tells the supervisor."""
-    from vedette.service import Service
+    from vedette.service.service import Service
 
     def feed(pipeline: Pipeline) -> list[dict[str, str]]:
         sent: list[dict[str, str]] = []

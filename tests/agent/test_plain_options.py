@@ -22,7 +22,7 @@ from vedette.contract.manifest import (
     SsdOutput,
     YoloOutput,
 )
-from vedette.model import PlainModel
+from vedette.models.model import PlainModel
 
 
 def parsed(line: str) -> PlainModel | None:

@@ -14,14 +14,14 @@ from accelerator import accelerated_bundle
 from real import BUNDLE
 
 from tiny import DATA
-from vedette import proofs
-from vedette.compose import load_models, prepare
 from vedette.config import parse_config
 from vedette.contract.errors import ModelError, SelfTestError
 from vedette.contract.manifest import ClassifyOutput, Tolerance
 from vedette.engine import load_runtime, probe_bundle
-from vedette.model import ModelSpec, PlainModel, load_model, read_model, self_test
-from vedette.proofs import Proofs
+from vedette.models import proofs
+from vedette.models.model import ModelSpec, PlainModel, load_model, read_model, self_test
+from vedette.models.proofs import Proofs
+from vedette.service.compose import load_models, prepare
 
 
 @pytest.fixture

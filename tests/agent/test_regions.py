@@ -16,8 +16,8 @@ from real import BUNDLE, CLIP
 from vedette.contract.boxes import iou
 from vedette.contract.errors import PictureError
 from vedette.contract.types import Detections, Float32Array, UInt8Array
-from vedette.model import Model, load_model, read_model
-from vedette.regions import MAX_CANDIDATES, MAX_FOUND, MIN_VIEW, RegionOptions, Regions, merge
+from vedette.flow.regions import MAX_CANDIDATES, MAX_FOUND, MIN_VIEW, RegionOptions, Regions, merge
+from vedette.models.model import Model, load_model, read_model
 
 SIZE = (1600, 1200)  # width, height of the imaginary frame
 

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette import clock
-from vedette.bodies import BodyWriter
 from vedette.contract.types import Anomaly, Classes, Detections, Frame, Result, Values, Window
-from vedette.events import Scene, SceneOptions
-from vedette.following import Followed, FollowedScene, FollowedSignal, Following, State, Unfollowed
+from vedette.flow.selection import RateCap, make_filter
+from vedette.flow.stats import PipelineStats
+from vedette.follow.events import Scene, SceneOptions
+from vedette.follow.following import Followed, FollowedScene, FollowedSignal, Following, State, Unfollowed
+from vedette.follow.steady import Steady, SteadyOptions
+from vedette.follow.track import Tracker, TrackOptions
+from vedette.follow.zones import ZoneOptions
+from vedette.messages.bodies import BodyWriter
+from vedette.messages.reporter import DETECTIONS, EVENTS, Reporter
 from vedette.mqtt.results import EngineRef, ModelRef
 from vedette.outbox import MemoryOutbox
-from vedette.reporter import DETECTIONS, EVENTS, Reporter
-from vedette.selection import RateCap, make_filter
-from vedette.stats import PipelineStats
-from vedette.steady import Steady, SteadyOptions
-from vedette.track import Tracker, TrackOptions
-from vedette.zones import ZoneOptions
 
 LABELS = ("cat", "dog")
 LATENCY = {"capture": 0.0, "queue": 0.0, "preprocess": 0.0, "infer": 1.0, "decode": 0.0, "total": 1.0}

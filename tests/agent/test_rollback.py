@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from test_trust import KEY, configured, sign
 
 from tiny import FAKE_FLATBUFFER, Parts, fake_parts, make_manifest
-from vedette.compose import prepare, remember_versions
 from vedette.config import load_config
 from vedette.contract.errors import BundleError, StateError
-from vedette.rollback import FILE, MAX_NAMES, Rollback
-from vedette.trust import public_pem
+from vedette.service.compose import prepare, remember_versions
+from vedette.trust.rollback import FILE, MAX_NAMES, Rollback
+from vedette.trust.signatures import public_pem
 
 
 def signed_bundle(path: Path, version: str, name: str = "tiny") -> Path:

@@ -8,11 +8,11 @@ import pytest
 
 from vedette.config import PipelineConfig, parse_config
 from vedette.contract.errors import ConfigError
-from vedette.events import SceneOptions
-from vedette.motion import MotionOptions
-from vedette.steady import SteadyOptions
-from vedette.track import TrackOptions
-from vedette.zones import WireOptions, ZoneOptions
+from vedette.flow.motion import MotionOptions
+from vedette.follow.events import SceneOptions
+from vedette.follow.steady import SteadyOptions
+from vedette.follow.track import TrackOptions
+from vedette.follow.zones import WireOptions, ZoneOptions
 
 PATH = Path("v.toml")
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'

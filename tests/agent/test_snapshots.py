@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real import wait_for
 
-from vedette.album import Album
-from vedette.blur import CELLS, blur_boxes, blur_polygons
 from vedette.contract.errors import StateError
 from vedette.contract.types import Classes, Detections, Frame, Result, UInt8Array
-from vedette.events import Event
-from vedette.following import NOTHING, Followed
-from vedette.snapshots import MAX_MESSAGE, QUEUE, SnapshotOptions, Snapshots, crop, encode, encode_within
+from vedette.follow.events import Event
+from vedette.follow.following import NOTHING, Followed
+from vedette.pictures.album import Album
+from vedette.pictures.blur import CELLS, blur_boxes, blur_polygons
+from vedette.pictures.snapshots import MAX_MESSAGE, QUEUE, SnapshotOptions, Snapshots, crop, encode, encode_within
 
 LABELS = ("person", "traffic light", "face")
 SECOND = 1_000_000_000
@@ -113,7 +113,7 @@ def test_an_event_is_kept_and_published_as_a_jpeg(tmp_path: Path) -> None:
 
 def test_what_is_not_asked_for_is_not_taken_and_costs_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Taken(tmp_path, events=["wire_crossed"], uncertain=0.0) as taken:
-        monkeypatch.setattr("vedette.snapshots._Shot", None)  # whatever is taken would fail
+        monkeypatch.setattr("vedette.pictures.snapshots._Shot", None)  # whatever is taken would fail
         taken.see(found((0, 0.5, (0, 0, 1, 1))))
         taken.see(found((0, 0.9, (0, 0, 1, 1))), happened("track_began"))
     assert taken.snapshots.counts() == {}
@@ -208,7 +208,7 @@ def test_a_fault_while_developing_shows_nothing_and_ends_nothing(
 ) -> None:
     with Taken(tmp_path, mqtt=True, events_every_s=0.0) as taken:
         with monkeypatch.context() as patched:
-            patched.setattr("vedette.snapshots.blur_boxes", lambda *_: 1 / 0)
+            patched.setattr("vedette.pictures.snapshots.blur_boxes", lambda *_: 1 / 0)
             taken.see(found(), happened())
             taken.wait(fault=1)
         taken.see(found(), happened())
@@ -283,7 +283,7 @@ def test_what_is_published_stays_under_128_kb_even_of_noise() -> None:
 
 
 def test_a_picture_that_cannot_be_made_small_enough_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vedette.snapshots.MAX_MESSAGE", 100)
+    monkeypatch.setattr("vedette.pictures.snapshots.MAX_MESSAGE", 100)
     with Taken(None, mqtt=True) as taken:
         taken.see(found(), happened())
         taken.wait(too_large=1)

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping import LogarithmMapping
 
-from vedette.stats import EMPTY, SCALE, STAGES, Buckets, Histogram, Latency, PipelineStats, merge_all, percentile
+from vedette.flow.stats import EMPTY, SCALE, STAGES, Buckets, Histogram, Latency, PipelineStats, merge_all, percentile
 
 LOW, HIGH = 1e-3, 1e6  # milliseconds; what lies below is zero, what lies above falls into the last bucket
 WIDTH = 0.022  # how far a quantile may be from the exact one

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette.contract.types import Anomaly, Classes, Values
-from vedette.events import Event
-from vedette.steady import AnomalyState, SensorState, Steady, SteadyChange, SteadyOptions
+from vedette.follow.events import Event
+from vedette.follow.steady import AnomalyState, SensorState, Steady, SteadyChange, SteadyOptions
 
 LABELS = ("still", "walk", "run")
 SECOND = 1_000_000_000

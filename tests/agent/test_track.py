@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette.contract.types import Detections
-from vedette.track import KEEP_LOOKS, MAX_TRACKS, Tracked, Tracker, TrackOptions
+from vedette.follow.track import KEEP_LOOKS, MAX_TRACKS, Tracked, Tracker, TrackOptions
 
 FRAME_NS = 100_000_000  # ten a second
 START_NS = 5_000_000_000

@@ -18,14 +18,14 @@ from nacl.bindings import crypto_core_ed25519_scalar_add, crypto_core_ed25519_sc
 from real import agent_config, run_cli
 
 from tiny import DATA, fake_parts
-from vedette.compose import prepare
 from vedette.config import load_config
 from vedette.contract import bundle as bundle_module
 from vedette.contract.bundle import open_bundle, with_signature, write_packed
 from vedette.contract.errors import BundleError, KeyFileError, ModelError, UserError
-from vedette.keyring import MAX_KEYS, load_private_key, load_trust
-from vedette.model import PlainModel, read_model
-from vedette.trust import (
+from vedette.models.model import PlainModel, read_model
+from vedette.service.compose import prepare
+from vedette.trust.keyring import MAX_KEYS, load_private_key, load_trust
+from vedette.trust.signatures import (
     SIGNATURE_BYTES,
     PublicKey,
     Trust,
@@ -376,6 +376,6 @@ def test_verify_says_who_signed(tmp_path: Path, bundle: Path) -> None:
 
 
 def test_libsodium_is_loaded_only_where_there_are_keys() -> None:
-    code = "import sys, vedette.compose, vedette.cli; print('nacl' in sys.modules)"
+    code = "import sys, vedette.service.compose, vedette.cli; print('nacl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "False"

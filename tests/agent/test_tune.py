@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from real import ROOT, TINY, Agent, BrokerAddress, Subscriber, agent_config, run_cli, write_pictures
 
-from vedette import tune
 from vedette.contract.errors import ModelError
 from vedette.contract.manifest import ClassifyOutput
 from vedette.engine import load_runtime
-from vedette.latency_plot import HEIGHT, LEFT, RIGHT, WIDTH, plot_latency
-from vedette.model import ModelSpec, PlainModel, read_model
-from vedette.tune import (
+from vedette.models import tune
+from vedette.models.model import ModelSpec, PlainModel, read_model
+from vedette.models.tune import (
     Circumstances,
     Measured,
     Setting,
@@ -31,6 +30,7 @@ from vedette.tune import (
     measure,
     settings,
 )
+from vedette.pictures.latency_plot import HEIGHT, LEFT, RIGHT, WIDTH, plot_latency
 
 HERE = Circumstances("0" * 64, "litert 2.3.0", "cpu", 4)
 

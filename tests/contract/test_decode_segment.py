@@ -18,7 +18,7 @@ from vedette.contract.image import ImagePreprocessor
 from vedette.contract.manifest import ImageInput, SegmentOutput
 from vedette.contract.types import Segments, TensorSpec
 from vedette.engine import TfliteEngine, load_runtime
-from vedette.model import Model, PlainModel, read_model, to_frame
+from vedette.models.model import Model, PlainModel, read_model, to_frame
 
 F32 = np.dtype(np.float32)
 PICTURES = DATA.parents[2] / "models" / "golden"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vedette.contract.manifest import ClassifyOutput
 from vedette.contract.tflite_metadata import Normalization, read_normalization
-from vedette.model import PlainModel, load_model, read_model
+from vedette.models.model import PlainModel, load_model, read_model
 
 DATA = Path(__file__).parent / "data"
 CARRYING = (DATA / "tiny-metadata.tflite").read_bytes()

@@ -25,7 +25,7 @@ from userland import PROJECT, WITHIN, Userland, constraints, requirements, resol
 from vedette.contract.boxes import iou
 from vedette.contract.image import ImagePreprocessor
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.model import load_model, read_model
+from vedette.models.model import load_model, read_model
 
 CLIP = PROJECT / "examples" / "media" / "people-walking.mp4"
 PYTHON = f"{WITHIN}/bin/python3"
@@ -179,7 +179,7 @@ def _same(one: Any, other: Any) -> bool:
 
 INFER = """
 import numpy, sys
-from vedette.model import load_model, read_model
+from vedette.models.model import load_model, read_model
 engine = load_model(read_model(sys.argv[1])).engine
 inputs, outputs = engine.allocate()
 inputs[0][...] = numpy.load("/work/input.npy")
@@ -205,7 +205,7 @@ def test_the_same_input_gives_the_very_same_outputs(arm64: Userland, processor: 
 
 SELF_TESTS = """
 import json, sys
-from vedette.model import load_model, read_model, self_test
+from vedette.models.model import load_model, read_model, self_test
 for name in sys.argv[1:]:
     outcome = self_test(load_model(read_model(name)))
     print(json.dumps([name, outcome.passed, outcome.reason]))

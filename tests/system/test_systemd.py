@@ -110,7 +110,7 @@ class TestWithoutBooting:
 
     def test_stop_timeout_leaves_time_to_flush(self) -> None:
         from vedette.mqtt.connection import CONNECT_TIMEOUT_S
-        from vedette.service import FLUSH_S
+        from vedette.service.service import FLUSH_S
 
         seconds = int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", UNIT.read_text())[1])  # type: ignore[index]
         grabber_s, pipeline_s, goodbye_s = 1.0, 2.0, 2.0

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from vedette.compose import link_options
 from vedette.config import Config, load_config
 from vedette.contract.errors import UserError
 from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.model import find_model
+from vedette.models.model import find_model
 from vedette.mqtt.connection import LinkOptions
 from vedette.mqtt.topics import Topics
+from vedette.service.compose import link_options
 
 from .disk import StateDisk, state_disk
 from .proxy import Proxy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from vedette.health import pss_bytes
+from vedette.service.health import pss_bytes
 
 
 class Usage(NamedTuple):

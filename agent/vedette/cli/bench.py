@@ -12,7 +12,7 @@ from .plain import add_plain_arguments, plain_model
 if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.types import Float32Array, UInt8Array
-    from vedette.model import ModelSpec
+    from vedette.models.model import ModelSpec
 
 HELP = "measure a model's latency on this machine"
 DESCRIPTION = (
@@ -65,9 +65,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vedette.contract.errors import UserError
-    from vedette.health import pss_bytes
-    from vedette.model import load_model, read_model
-    from vedette.stats import percentile
+    from vedette.flow.stats import percentile
+    from vedette.models.model import load_model, read_model
+    from vedette.service.health import pss_bytes
 
     if arguments.seconds is None:
         arguments.seconds = TUNE_SECONDS if arguments.tune else SECONDS
@@ -156,7 +156,7 @@ def _plot(path: Path, times_ms: list[float], title: str, subtitle: str) -> None:
     import cv2
 
     from vedette.contract.errors import PictureError
-    from vedette.latency_plot import plot_latency
+    from vedette.pictures.latency_plot import plot_latency
 
     done, data = cv2.imencode(".png", plot_latency(times_ms, title, subtitle))
     assert done

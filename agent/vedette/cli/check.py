@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vedette.compose import Prepared
+    from vedette.service.compose import Prepared
 
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
@@ -34,14 +34,14 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from vedette.acceleration import try_acceleration
-    from vedette.compose import acceleration, link_options, prepare
     from vedette.config import load_config
     from vedette.contract.errors import VedetteError
     from vedette.engine import load_runtime
-    from vedette.exposure import exposures
-    from vedette.model import load_model, self_test
+    from vedette.models.acceleration import try_acceleration
+    from vedette.models.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
+    from vedette.service.compose import acceleration, link_options, prepare
+    from vedette.trust.exposure import exposures
 
     console = Console(highlight=False, soft_wrap=True)
     config = load_config(arguments.config)

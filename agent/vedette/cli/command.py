@@ -87,7 +87,7 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     from vedette.mqtt.connection import LinkOptions, check_credentials
 
     if arguments.config is not None:
-        from vedette.compose import link_options
+        from vedette.service.compose import link_options
 
         config = load_config(arguments.config)
         return link_options(config), config.mqtt.root

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from vedette.bodies import BodyWriter
 from vedette.contract.types import Detections, Result, UInt8Array, Window
-from vedette.model import Model
+from vedette.flow.regions import Regions
+from vedette.messages.bodies import BodyWriter
+from vedette.models.model import Model
 from vedette.mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
-from vedette.regions import Regions
 
 KINDS: Final = ("objects", "classes", "poses", "segments", "anomaly", "values")
 STAGES: Final = ("preprocess", "infer", "decode")

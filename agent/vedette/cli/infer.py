@@ -12,8 +12,8 @@ from .plain import add_plain_arguments, plain_model
 if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.manifest import SeriesInput
-    from vedette.model import ModelSpec
-    from vedette.regions import Regions
+    from vedette.flow.regions import Regions
+    from vedette.models.model import ModelSpec
 
     from .findings import Finder
 
@@ -65,7 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code."""
     from vedette.contract.errors import UserError
     from vedette.contract.manifest import AnomalyOutput, SeriesInput
-    from vedette.model import read_model
+    from vedette.models.model import read_model
 
     spec = read_model(arguments.model, plain_model(arguments))
     threshold = arguments.threshold
@@ -80,7 +80,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _finder(arguments: argparse.Namespace, spec: ModelSpec) -> Finder:
-    from vedette.model import load_model
+    from vedette.models.model import load_model
 
     from .findings import Finder
 
@@ -97,7 +97,7 @@ def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
 
     from vedette.contract.errors import UserError
     from vedette.contract.manifest import task_of
-    from vedette.regions import RegionOptions, Regions
+    from vedette.flow.regions import RegionOptions, Regions
 
     asked: dict[str, object] = {}
     if arguments.tiles is not None:
@@ -130,7 +130,7 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
 
     from vedette.contract.errors import UserError
     from vedette.contract.types import Detections, Poses, Segments
-    from vedette.pictures import SUFFIXES, draw, read_picture, write_picture
+    from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
 
     from .findings import lines
 

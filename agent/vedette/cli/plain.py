@@ -11,7 +11,7 @@ from vedette.contract.errors import UserError
 if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.manifest import ImageInput, OutputSpec
-    from vedette.model import PlainModel
+    from vedette.models.model import PlainModel
 
 DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "pose", "pose-heatmap", "segment")
 
@@ -44,7 +44,7 @@ def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
     """What the options say, or None where none is given."""
-    from vedette.model import PlainModel
+    from vedette.models.model import PlainModel
 
     if not arguments.decoder:
         return PlainModel(labels_file=arguments.labels) if arguments.labels else None

@@ -37,6 +37,6 @@ def execute(arguments: argparse.Namespace) -> int:
     # lanes and grabbers are the parallelism; a pool that spins beside them only takes their cores
     cv2.setNumThreads(1)
 
-    from vedette.service import Service
+    from vedette.service.service import Service
 
     return Service(config, arguments.config).run()

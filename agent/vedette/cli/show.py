@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from vedette.contract.bundle import has_archive
     from vedette.contract.manifest import AnomalyOutput, SeriesInput, decoder_name
-    from vedette.model import model_folders, read_model
+    from vedette.models.model import model_folders, read_model
 
     console = Console(highlight=False)
     if arguments.model is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vedette.model import ModelSpec
-    from vedette.tune import Tuning, Tunings
+    from vedette.models.model import ModelSpec
+    from vedette.models.tune import Tuning, Tunings
 
 
 def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
@@ -21,7 +21,7 @@ def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     from vedette.config import default_state_dir
     from vedette.contract.errors import StateError
     from vedette.engine import load_runtime, probe
-    from vedette.tune import Tunings, circumstances, conclude, cores, measure, settings
+    from vedette.models.tune import Tunings, circumstances, conclude, cores, measure, settings
 
     runtime = load_runtime(arguments.runtime)
     if spec.bundle is None:
@@ -53,7 +53,7 @@ def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunin
     from rich.console import Console
     from rich.table import Table
 
-    from vedette.tune import TIE
+    from vedette.models.tune import TIE
 
     best = {"latency": tuning.latency, "throughput": tuning.throughput}
     if arguments.json:

@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code."""
     from vedette.contract.bundle import open_bundle
-    from vedette.keyring import load_trust
-    from vedette.model import find_model
-    from vedette.trust import PublicKey
+    from vedette.models.model import find_model
+    from vedette.trust.keyring import load_trust
+    from vedette.trust.signatures import PublicKey
 
     trust = load_trust(arguments.keys)
     assert trust is not None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vedette.contract.errors import FaultError
-from vedette.health import pss_bytes
+from vedette.service.health import pss_bytes
 
 from .child import end_with_parent
 

@@ -14,9 +14,9 @@ from rich.console import RenderableType
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ImageInput, task_of
 from vedette.contract.types import Detections, UInt8Array
-from vedette.model import read_model, share_folder
+from vedette.models.model import read_model, share_folder
 from vedette.mqtt.results import DetectionsMessage
-from vedette.pictures import draw, write_picture
+from vedette.pictures.drawing import draw, write_picture
 from vedette.sources import SourceOptions, make_source, masked_url
 from vedette.sources.registry import Pace
 

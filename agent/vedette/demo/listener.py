@@ -14,9 +14,9 @@ from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from vedette.contract.errors import BrokerUnreachableError
+from vedette.flow.stats import EMPTY, Latency
 from vedette.mqtt.payloads import LedgerMessage, ModelMessage, StatsMessage, StatusMessage
 from vedette.mqtt.topics import Topics
-from vedette.stats import EMPTY, Latency
 
 _RATE_WINDOW_S = 3.0
 

@@ -15,9 +15,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from vedette.contract.errors import FaultError
-from vedette.model import ModelSpec
+from vedette.flow.stats import STAGES
+from vedette.models.model import ModelSpec
 from vedette.mqtt.topics import Topics
-from vedette.stats import STAGES
 
 from .agent import AgentProcess
 from .broker import LOOPBACK, loopback_broker

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vedette.contract.manifest import Task, task_of
-from vedette.model import ModelSpec
+from vedette.follow.steady import SteadyOptions
+from vedette.models.model import ModelSpec
 from vedette.mqtt.events import EVENT_MESSAGES, StateMessage
 from vedette.mqtt.results import RESULT_MESSAGES, FrameLatency
-from vedette.steady import SteadyOptions
 
 from .chart import Axis, axis_of
 from .listener import Heard

@@ -14,8 +14,8 @@ from rich.console import RenderableType
 
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import SeriesInput, task_of
-from vedette.model import read_model, share_folder
-from vedette.pictures import write_picture
+from vedette.models.model import read_model, share_folder
+from vedette.pictures.drawing import write_picture
 from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source, masked_url
 from vedette.sources.registry import Pace
 

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from vedette.contract.manifest import SeriesInput
-from vedette.model import ModelSpec
+from vedette.models.model import ModelSpec
 from vedette.mqtt.events import StateMessage
 
 from .chart import ACROSS, BLANK, DOWN, Axis, Dots, axis_of, cells, dots, envelope, steps

@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from vedette.flow.stats import STAGES, Latency
 from vedette.mqtt.results import DetectionsMessage
-from vedette.stats import STAGES, Latency
 
 from .listener import Heard
 

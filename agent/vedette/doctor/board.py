@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vedette.clock import ClockState
-from vedette.health import THROTTLED_BITS, THROTTLED_FILES, THROTTLED_NOW, throttled_words
+from vedette.service.health import THROTTLED_BITS, THROTTLED_FILES, THROTTLED_NOW, throttled_words
 
 from .host import Finding, Host, Verdict
 

@@ -110,7 +110,7 @@ def look_at_runtimes() -> list[Finding]:
 def _int8(runtime: object) -> Finding:
     from vedette.engine import Runtime, probe
     from vedette.engine.int8 import int8_speed
-    from vedette.model import find_model
+    from vedette.models.model import find_model
 
     assert isinstance(runtime, Runtime)
     try:
@@ -156,9 +156,9 @@ def look_at_unit(host: Host) -> list[Finding]:
 
 def look_at_config(path: Path) -> tuple[list[Finding], str | None]:
     """The configuration and its broker; where it keeps the state, None where nobody can tell."""
-    from vedette.compose import link_options
     from vedette.config import load_config
     from vedette.mqtt.connection import try_connection
+    from vedette.service.compose import link_options
 
     try:
         config = load_config(path)

@@ -73,8 +73,8 @@ def find_broker(
     if config is not None:
         if url is not None:
             raise ConfigError("bad broker", expected="a URL or a configuration", found="both")
-        from vedette.compose import link_options
         from vedette.config import load_config
+        from vedette.service.compose import link_options
 
         settings = load_config(config)
         broker = Broker(link_options(settings), settings.mqtt.root)

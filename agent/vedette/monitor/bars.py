@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from vedette.stats import Buckets
+from vedette.flow.stats import Buckets
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 ASCII: Final = ".:-=+*#@"

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from vedette.health import THROTTLED_NOW, throttled_words
+from vedette.flow.stats import Latency, merge_all
 from vedette.mqtt.inbox import Incoming
 from vedette.mqtt.payloads import HealthMessage, SettingsMessage, StatsMessage, StatusMessage
-from vedette.stats import Latency, merge_all
+from vedette.service.health import THROTTLED_NOW, throttled_words
 
 from .lines import printable, size
 from .place import Place, place_of

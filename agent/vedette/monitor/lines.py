@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from rich.text import Text
 
-from vedette.health import throttled_words
+from vedette.service.health import throttled_words
 
 from .place import Place
 

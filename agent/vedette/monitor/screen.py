@@ -7,8 +7,8 @@ from typing import Final
 
 from rich.text import Text
 
-from vedette.health import THROTTLED_NOW
-from vedette.stats import STAGES, Latency
+from vedette.flow.stats import STAGES, Latency
+from vedette.service.health import THROTTLED_NOW
 
 from .bars import BLOCKS, bars
 from .fleet import DeviceSeen, Fleet, PipelineSeen

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from vedette.events import EventKind
+from vedette.follow.events import EventKind
 
 from .envelope import message_of
 from .results import Box, ModelRef

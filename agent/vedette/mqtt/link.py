@@ -64,7 +64,7 @@ class _Notice:
 
 
 class Link:
-    """See the module. Owned by `vedette.service`."""
+    """See the module. Owned by `vedette.service.service`."""
 
     def __init__(
         self,

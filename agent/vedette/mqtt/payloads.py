@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from vedette.clock import ClockState
 from vedette.delivery import LedgerRow
-from vedette.stats import Latency
+from vedette.flow.stats import Latency
 
 from .envelope import VERSION as VERSION
 from .events import EVENT_MESSAGES

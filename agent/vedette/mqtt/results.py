@@ -1,6 +1,6 @@
 """What one inference found, as it goes over MQTT on ``.../detections``: a body for each kind of result.
 
-A body is written once, by `vedette.bodies`; `vedette.mqtt.envelope` wraps it each time it is sent.
+A body is written once, by `vedette.messages.bodies`; `vedette.mqtt.envelope` wraps it each time it is sent.
 """
 
 from __future__ import annotations

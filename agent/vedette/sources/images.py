@@ -9,7 +9,7 @@ from typing import Final
 
 from vedette.contract.errors import PictureError, SourceError
 from vedette.contract.types import UInt8Array
-from vedette.pictures import SUFFIXES, read_picture
+from vedette.pictures.drawing import SUFFIXES, read_picture
 
 from .base import Pace, Reading
 from .registry import SourceOptions

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 def run_keygen(options: argparse.Namespace) -> int:
     """Writes both files; neither may be there already."""
-    from vedette.trust import new_private_key, public_pem
+    from vedette.trust.signatures import new_private_key, public_pem
 
     private, public = (options.name.with_name(options.name.name + suffix) for suffix in (".key", ".pub"))
     key = new_private_key()
@@ -70,7 +70,7 @@ def run_keygen(options: argparse.Namespace) -> int:
 def run_sign(options: argparse.Namespace) -> int:
     """Signs in place, whole or not at all, or to another file."""
     from vedette.contract.bundle import open_bundle, with_signature, write_packed
-    from vedette.keyring import load_private_key
+    from vedette.trust.keyring import load_private_key
 
     key = load_private_key(options.key)
     bundle = open_bundle(options.bundle)

@@ -1,0 +1,209 @@
+"""What a pipeline is fed with: the newest frame of a camera, or the windows of a sensor."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from vedette.contract.errors import ReadingsError
+from vedette.contract.manifest import SeriesInput
+from vedette.contract.types import Frame, Readings, Window
+from vedette.contract.window import Cadence, WindowBuilder, WindowCounts
+from vedette.sources import Grabber, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus
+
+WINDOWS: Final = (
+    64  # that may wait for a pipeline that is behind; of a live sensor the oldest goes then, and is counted
+)
+
+
+class Feed(Protocol):
+    """Where a pipeline takes its samples from. Any thread may call anything."""
+
+    @property
+    def live(self) -> bool:
+        """Whether time goes on without the pipeline: the newest sample wins. False: every sample waits to be taken."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more samples will come; some may still be there to be taken."""
+        ...
+
+    def start(self) -> None:
+        """Begins. Raises `SourceError` for what cannot be opened at all."""
+        ...
+
+    def take(self, timeout_s: float) -> Frame | Window | None:
+        """The next sample, waiting for it; None when none came in time, or the feed is closed and empty."""
+        ...
+
+    def status(self) -> SourceStatus:
+        """How the source is. ``frames``: samples since the start; ``stale``: those nobody had time for."""
+        ...
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends it; whoever waits in `take` is woken."""
+        ...
+
+
+class FrameFeed:
+    """A camera's grabber as a `Feed`."""
+
+    def __init__(self, grabber: Grabber) -> None:
+        self._grabber = grabber
+
+    @property
+    def live(self) -> bool:
+        """See `Feed.live`."""
+        return self._grabber.live
+
+    @property
+    def closed(self) -> bool:
+        """See `Feed.closed`."""
+        return self._grabber.slot.closed
+
+    def start(self) -> None:
+        """See `Feed.start`."""
+        self._grabber.start()
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """See `Feed.take`."""
+        return self._grabber.slot.get(timeout_s)
+
+    def status(self) -> SourceStatus:
+        """See `Feed.status`."""
+        return self._grabber.status()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """See `Feed.stop`."""
+        self._grabber.stop(timeout_s)
+
+
+class WindowFeed:
+    """A sensor's listener and the windows that are cut from what it hears, as a `Feed`."""
+
+    def __init__(
+        self,
+        source: SensorSource,
+        spec: SeriesInput,
+        *,
+        name: str,
+        stride: int | None,
+        stall_timeout_s: float,
+        on_change: Callable[[Outcome | None, str], None],
+    ) -> None:
+        """``stride``: samples between windows, instead of the model's own. ``on_change``: as of `Listener`."""
+        self._live = source.live
+        self._builder = WindowBuilder(spec, stride=stride)
+        self._changed = threading.Condition()
+        self._windows: deque[Window] = deque()
+        self._closed = False
+        self._stale = 0
+        self._told: dict[str, int] = {}
+        self._unfit = 0  # readings that are none of this model's, and why
+        self._refusal = ""
+        self._on_change = on_change
+        self._listener = Listener(
+            source, name=name, stall_timeout_s=stall_timeout_s, on_readings=self._heard, on_change=self._source_changed
+        )
+
+    @property
+    def live(self) -> bool:
+        """See `Feed.live`. Windows are taken in their order all the same, as long as `WINDOWS` are enough."""
+        return self._live
+
+    @property
+    def closed(self) -> bool:
+        """See `Feed.closed`."""
+        return self._closed and not self._windows
+
+    @property
+    def counts(self) -> WindowCounts:
+        """What became of the readings."""
+        return self._builder.counts
+
+    @property
+    def cadence(self) -> Cadence | None:
+        """How the readings come; None until two have."""
+        return self._builder.cadence
+
+    def news(self) -> list[tuple[str, str]]:
+        """What went wrong since this was last asked: a key for its kind, and words for people. For one thread alone."""
+        heard, counts = self._listener.status(), self._builder.counts
+        ours = {
+            "gap": counts.gaps, "late": counts.late, "clock set back": counts.clock_back, "lost": heard.lost,
+            "unfit": self._unfit,
+        }  # fmt: skip
+        seen = {**heard.malformed, **ours}
+        problems = {**heard.problems, "unfit": self._refusal}
+        found = []
+        for reason, count in seen.items():
+            if count > self._told.get(reason, 0):
+                example = problems.get(reason)
+                found.append((reason, f"{reason}, {count} so far" + (f", first: {example}" if example else "")))
+        self._told = seen
+        return found
+
+    @property
+    def heard(self) -> ListenerStatus:
+        """What the listener says of its source."""
+        return self._listener.status()
+
+    def start(self) -> None:
+        """See `Feed.start`."""
+        self._listener.start()
+
+    def take(self, timeout_s: float) -> Window | None:
+        """See `Feed.take`."""
+        with self._changed:
+            if not self._windows and not self._closed:
+                self._changed.wait(timeout_s)
+            if not self._windows:
+                return None
+            window = self._windows.popleft()
+            self._changed.notify_all()
+            return window
+
+    def status(self) -> SourceStatus:
+        """See `Feed.status`."""
+        heard = self._listener.status()
+        return SourceStatus(self.counts.windows, self._stale, heard.reopened, heard.outcome, heard.why)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """See `Feed.stop`."""
+        self._close()
+        self._listener.stop(timeout_s)
+
+    def _heard(self, readings: Readings) -> None:
+        """On the listener's thread. Of a file that is read flat out, waits until there is room."""
+        try:
+            windows = self._builder.push(readings)
+        except ReadingsError as error:
+            self._unfit += len(readings)
+            self._refusal = str(error)
+            return
+        for window in windows:
+            with self._changed:
+                if not self._live:
+                    self._changed.wait_for(lambda: len(self._windows) < WINDOWS or self._closed)
+                elif len(self._windows) == WINDOWS:
+                    self._windows.popleft()
+                    self._stale += 1
+                if self._closed:
+                    return
+                self._windows.append(window)
+                self._changed.notify_all()
+
+    def _source_changed(self, outcome: Outcome | None, why: str) -> None:
+        if outcome is Outcome.END:
+            self._close()
+        elif outcome is not None:
+            self._builder.reset()  # what comes next is no continuation
+        self._on_change(outcome, why)
+
+    def _close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,223 @@
+"""Who runs when: pipelines share the interpreters of one model, and all models share the cores, by weight.
+
+The rule, in one place:
+
+- *Cores.* At most ``cores // threads`` inferences run at the same moment (at least one), ``threads`` being those of one
+  inference: more would only take turns inside the kernel, where no weight is heard. `Turns` holds to it.
+- *Interpreters.* Pipelines of the same model share a `Lane`: as many interpreters as that bound allows, and no more than
+  pipelines. Each interpreter has a thread of its own, which hands one inference on and begins the next without waking
+  anybody in between.
+- *Turns.* Start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing: A Scheduling Algorithm for Integrated
+  Services Packet Switching Networks", 1996, section 2): each inference gets a start tag ``S = max(v, F)``, ``v`` the tag of
+  the one that began last and ``F`` the finish tag of its pipeline's last one; the least tag goes first; afterwards
+  ``F = S + time / weight``. So over any stretch of time in which two pipelines always have work, the engine time they got
+  is in proportion to their weights, off by at most one inference each; and one that had nothing to do saves up nothing.
+
+A pipeline has one inference under way at most: its frames keep their order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vedette import clock
+from vedette.contract.errors import FaultError, VedetteError
+from vedette.engine import Engine
+
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 0.5  # how long one turn waits for work; a turn is what the watchdog calls progress
+
+Run = Callable[[Engine], None]
+Done = Callable[[FaultError | None], None]
+
+
+def slots(threads: int, cores: int | None = None) -> int:
+    """How many inferences of ``threads`` threads may run at the same moment. ``cores``: those this process may use."""
+    return max(1, (cores or len(os.sched_getaffinity(0))) // threads)
+
+
+class Turns:
+    """The right to compute, for all lanes together. Any thread may call anything."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._changed = threading.Condition()
+        self._running = 0
+        self._waiting: list[float] = []
+        self._virtual = 0.0
+
+    @property
+    def virtual(self) -> float:
+        """The start tag of the inference that began last, seconds of engine time."""
+        return self._virtual
+
+    def enter(self, tag: float) -> None:
+        """Waits until a slot is free and nobody with a smaller tag waits for it."""
+        with self._changed:
+            self._waiting.append(tag)
+            self._changed.wait_for(lambda: self._running < self.slots and tag <= min(self._waiting))
+            self._waiting.remove(tag)
+            self._running += 1
+            self._virtual = max(self._virtual, tag)
+            if self._waiting and self._running < self.slots:
+                self._changed.notify_all()
+
+    def leave(self) -> None:
+        """Gives the slot back."""
+        with self._changed:
+            self._running -= 1
+            if self._waiting:
+                self._changed.notify_all()
+
+
+class Seat:
+    """One pipeline's place in a lane. Made by `Lane.seat`; `submit` may be called by any thread."""
+
+    def __init__(self, lane: Lane, name: str, weight: float) -> None:
+        self.name = name
+        self.weight = weight
+        self.lane = lane
+        self.engine_s = 0.0
+        """Engine time it has had, seconds; for the account of who got how much."""
+        self.inferences = 0
+        # under the lane's lock
+        self._work: deque[tuple[Run, Done]] = deque()
+        self._busy = False
+        self._start = 0.0
+        self._finish = 0.0
+
+    def submit(self, run: Run, done: Done) -> None:
+        """``run`` is called with an engine when this pipeline's turn comes, then ``done``, on the lane's thread.
+
+        ``done`` is told the fault where ``run`` raised one. Neither may block.
+        """
+        self.lane._submit(self, run, done)
+
+
+class Lane:
+    """The interpreters of one model. Owned by the service; its threads end with `stop`."""
+
+    def __init__(self, name: str, engines: Sequence[Engine], turns: Turns) -> None:
+        """``engines``: of the same model, each used by one thread alone from now on."""
+        self.name = name
+        self.engines = tuple(engines)
+        self._turns = turns
+        self._changed = threading.Condition()
+        self._seats: list[Seat] = []
+        self._stopped = False
+        self._turned_ns = [clock.now_ns() for _ in engines]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(number,), name=f"infer-{name}-{number}", daemon=True)
+            for number in range(len(engines))
+        ]
+
+    def seat(self, name: str, weight: float = 1.0) -> Seat:
+        """A place for one more pipeline. ``weight``: above 0; twice the weight, twice the engine time when both want it."""
+        if not weight > 0:
+            raise ValueError(f"weight: expected a number above 0, found {weight}")
+        seat = Seat(self, name, weight)
+        with self._changed:
+            self._seats.append(seat)
+        return seat
+
+    @property
+    def turned_ns(self) -> int:
+        """When the thread that is furthest behind last finished an inference, or found nothing to do."""
+        return min(self._turned_ns)
+
+    @property
+    def crowd(self) -> float:
+        """How many pipelines have work for each interpreter now; at least 1."""
+        return max(1.0, sum(1 for seat in self._seats if seat._work or seat._busy) / len(self.engines))
+
+    def start(self) -> None:
+        """Starts the threads; calling it again does nothing."""
+        for thread in self._threads:
+            if thread.ident is None:
+                thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends the threads after what they are doing; work that waits is handed back undone with a fault."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """After `stop`: lets the interpreters go. One whose thread still hangs in native code is left to it."""
+        for thread, engine in zip(self._threads, self.engines, strict=True):
+            if not thread.is_alive():
+                engine.close()
+
+    def _submit(self, seat: Seat, run: Run, done: Done) -> None:
+        with self._changed:
+            if not self._stopped:
+                if not seat._work and not seat._busy:  # it had nothing to do: what it did not use is gone
+                    seat._start = max(self._turns.virtual, seat._finish)
+                seat._work.append((run, done))
+                self._changed.notify()
+                return
+        done(FaultError("the engine has been stopped", where=self.name))
+
+    def _serve(self, number: int) -> None:
+        engine = self.engines[number]
+        while True:
+            with self._changed:
+                seat = self._next()
+                if seat is None and not self._stopped:
+                    self._changed.wait(IDLE_S)
+                    seat = self._next()
+                if seat is None:
+                    if self._stopped:
+                        return
+                    self._turned_ns[number] = clock.now_ns()
+                    continue
+                seat._busy = True
+                run, done = seat._work.popleft()
+                tag = seat._start
+            self._turns.enter(tag)
+            begun = time.perf_counter()
+            fault: FaultError | None = None
+            try:
+                run(engine)
+            except FaultError as error:
+                fault = error
+            except VedetteError as error:
+                fault = FaultError(error.problem, where=error.where, expected=error.expected, found=error.found)
+            except Exception as error:
+                log.exception("engine of %s", seat.name)
+                fault = FaultError("a fault of ours", where=f"engine of {seat.name}", found=repr(error))
+            finally:
+                took_s = time.perf_counter() - begun
+                self._turns.leave()
+            with self._changed:
+                seat._busy = False
+                seat.engine_s += took_s
+                seat.inferences += 1
+                seat._finish = tag + took_s / seat.weight
+                seat._start = seat._finish  # of what has come meanwhile
+                if seat._work and len(self.engines) > 1:
+                    self._changed.notify()  # another interpreter may be waiting for this very pipeline
+            self._turned_ns[number] = clock.now_ns()
+            done(fault)
+
+    def _next(self) -> Seat | None:
+        """The pipeline whose turn it is; under the lock."""
+        ready = [seat for seat in self._seats if seat._work and not seat._busy]
+        if self._stopped:
+            for seat in ready:
+                while seat._work:
+                    _, done = seat._work.popleft()
+                    done(FaultError("the engine has been stopped", where=self.name))
+            return None
+        return min(ready, key=lambda seat: seat._start, default=None)

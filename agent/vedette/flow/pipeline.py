@@ -1,0 +1,314 @@
+"""One sample, the whole way: feed -> preprocess -> engine -> decode -> reporter. Two threads a pipeline, and a lane's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol
+
+from vedette import clock
+from vedette.contract.errors import FaultError, PictureError, ReadingsError
+from vedette.contract.image import Placement
+from vedette.contract.types import Detections, Frame, Result, UInt8Array, Window
+from vedette.engine import Engine, EngineDescription
+from vedette.messages.reporter import Reporter
+from vedette.models.model import Model
+
+from .feed import Feed
+from .lane import Seat
+from .selection import RateCap
+from .stats import PipelineStats
+
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
+BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
+EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
+AVERAGING: Final = 0.2  # weight of the newest time in a moving average
+
+
+class Views(Protocol):
+    """What a detector is shown of each frame, in the place of all of it. See `vedette.flow.regions`."""
+
+    @property
+    def count(self) -> int:
+        """How many views of every frame."""
+        ...
+
+    def views(self, pixels: UInt8Array) -> Sequence[UInt8Array]:
+        """``count`` of them, of a frame (height, width, 3)."""
+        ...
+
+    def to_frame(self, found: Sequence[Detections], width: int, height: int) -> Detections:
+        """What was found in each view, as fractions of it -> what is in the frame, as fractions of that, each once."""
+        ...
+
+
+class Gate(Protocol):
+    """Says which frames need no look. See `vedette.flow.motion`."""
+
+    def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
+        """Whether this frame may be skipped. ``busy``: what the last one showed moves."""
+        ...
+
+
+@dataclass(slots=True)
+class _Work:
+    """One sample on its way, with the buffers it goes in. Times: time.perf_counter_ns, but ``taken_ns``: CLOCK_BOOTTIME.
+
+    ``models``: buffers for each view of the sample; ``placements``: where these views lie.
+    """
+
+    sample: Frame | Window
+    models: Sequence[Model]
+    placements: Sequence[Placement]
+    taken_ns: int
+    begun: int
+    preprocessed: int
+    entered: int = 0
+    inferred: int = 0
+    engine: EngineDescription | None = None
+    fault: FaultError | None = None
+
+
+class Pipeline:
+    """Runs one model on one feed.
+
+    A thread prepares a sample, a lane that may be shared infers and does nothing else, a thread finishes: decodes and
+    reports. `BUFFERS` sets of tensors go round between them, so that no more samples than that are under way, and they
+    keep their order. All public things may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        feed: Feed,
+        models: Sequence[Sequence[Model]],
+        seat: Seat,
+        reporter: Reporter,
+        stats: PipelineStats,
+        *,
+        max_fps: float = 0.0,
+        regions: Views | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """``models``: `BUFFERS` sets, each with a model for every view that ``regions`` makes of a frame (one without)."""
+        self.name = name
+        self.feed = feed
+        self.model = models[0][0]
+        self.seat = seat
+        self.reporter = reporter
+        self.stats = stats
+        self.gate = gate
+        self.enabled = threading.Event()
+        self.enabled.set()
+        self._models = models
+        self._regions = regions
+        self._cap = RateCap(max_fps)
+        self._stop = threading.Event()
+        self._free: SimpleQueue[Sequence[Model]] = SimpleQueue()
+        for buffers in models:
+            self._free.put(buffers)
+        self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
+        self._submitted = 0  # the first thread's; final once it has said None
+        self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
+        self._infer_ns = 0.0  # moving average of the engine's time
+        self._preprocess_ns = 0.0
+        self._unfit = ""
+        stages = (self._prepare, self._finish)
+        self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
+        self._threads = [
+            threading.Thread(target=self._run, args=(stage,), name=f"{stage.__name__[1:]}-{name}", daemon=True)
+            for stage in stages
+        ]
+        self.first_result = threading.Event()
+        self.ended = threading.Event()
+        self.fault: FaultError | None = None
+
+    @property
+    def turned_ns(self) -> int:
+        """When the thread that is furthest behind last finished a turn, or found nothing to do. The watchdog's food."""
+        return min(*self._turned_ns.values(), self.seat.lane.turned_ns)
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Lets them finish the samples that are under way."""
+        self._stop.set()
+        deadline = clock.now_ns() + int(timeout_s * 1e9)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
+
+    def decide_from(self, score_threshold: float) -> None:
+        """From which score on results are decoded, from the next sample on."""
+        for buffers in self._models:
+            for model in buffers:
+                model.decide_from(score_threshold)
+
+    def _run(self, stage: Callable[[], None]) -> None:
+        """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
+        try:
+            stage()
+        except FaultError as error:
+            self.fault = error
+            log.error("pipeline %s: %s", self.name, error)
+        except Exception as error:
+            self.fault = FaultError("a fault of ours", where=f"pipeline {self.name}", found=repr(error))
+            log.exception("pipeline %s: %s", self.name, self.fault)
+        finally:
+            if self.fault is not None:
+                self._stop.set()
+            if stage == self._finish:
+                self.ended.set()
+
+    def _turned(self, stage: str) -> None:
+        self._turned_ns[stage] = clock.now_ns()
+
+    def _prepare(self) -> None:
+        """The first thread: until it is stopped, or the feed has ended for good."""
+        try:
+            models: Sequence[Model] | None = None
+            while not self._stop.is_set():
+                models = models or _next(self._free)
+                if models is not None:
+                    sample = self._take()
+                    if sample is not None:
+                        work = self._preprocess(sample, models)
+                        if work is not None:
+                            self._submitted += 1
+                            self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
+                            models = None
+                    elif self.feed.closed:
+                        return
+                self._turned("_prepare")
+        finally:
+            self._inferred.put(None)
+
+    def _infer(self, work: _Work, engine: Engine) -> None:
+        """On a lane's thread: nothing stands between one inference and the next."""
+        work.entered = time.perf_counter_ns()
+        self._engine_free_ns = clock.now_ns() + int(self._infer_ns * self.seat.lane.crowd)
+        for model in work.models:
+            model.infer(engine)
+        work.inferred = time.perf_counter_ns()
+        work.engine = engine.description  # an accelerated one's is of whoever ran it this time
+        self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
+
+    def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
+        """On a lane's thread, which must not wait."""
+        work.fault = fault
+        self._inferred.put(work)
+
+    def _finish(self) -> None:
+        """The second thread: until the first has ended, and all that it handed to the lane has come back."""
+        closing = False
+        finished = 0
+        try:
+            while not (closing and finished == self._submitted):
+                try:
+                    work = self._inferred.get(timeout=IDLE_S)
+                except Empty:
+                    self._turned("_finish")
+                    continue
+                if work is None:
+                    closing = True
+                    continue
+                if work.fault is not None:
+                    raise work.fault
+                self._report(work)
+                self._free.put(work.models)
+                finished += 1
+                self._turned("_finish")
+        finally:
+            self.reporter.end(clock.now_ns())
+            for stage in self._turned_ns:
+                self._turned(stage)
+
+    def _take(self) -> Frame | Window | None:
+        """The next sample to work on; None when none came in time, or this one is not wanted, which is counted."""
+        # a camera's frame is taken as late as the engine can have it, so that it is the newest then
+        early_ns = self._engine_free_ns - self._preprocess_ns - EARLY_NS - clock.now_ns()
+        if self.feed.live and early_ns > 0:
+            self._stop.wait(early_ns / 1e9)
+        sample = self.feed.take(IDLE_S)
+        if sample is None:
+            return None
+        if not self.enabled.is_set():
+            self.stats.drop("disabled")
+            return None
+        if not self._cap.due(clock.now_ns()):
+            self.stats.drop("rate_cap")
+            return None
+        if self.gate is None or not isinstance(sample, Frame):
+            return sample
+        if self.gate.skip(sample.pixels, sample.captured_ns, busy=self.reporter.busy):
+            self.stats.drop("no_motion")
+            self.reporter.hold(sample.captured_ns)
+            return None
+        return sample
+
+    def _preprocess(self, sample: Frame | Window, models: Sequence[Model]) -> _Work | None:
+        """None for a frame that cannot be used; counted."""
+        taken_ns = clock.now_ns()
+        begun = time.perf_counter_ns()
+        try:
+            if isinstance(sample, Window):
+                placements = [models[0].preprocess(sample)]
+            else:
+                views = self._regions.views(sample.pixels) if self._regions else (sample.pixels,)
+                placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
+        except (PictureError, ReadingsError) as error:
+            self.stats.drop("unfit_frame" if isinstance(sample, Frame) else "unfit_window")
+            if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
+                self._unfit = str(error)
+                log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
+            return None
+        preprocessed = time.perf_counter_ns()
+        self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
+        return _Work(sample, models, placements, taken_ns, begun, preprocessed)
+
+    def _report(self, work: _Work) -> None:
+        """Decodes, and tells the reporter what was found and how long it took."""
+        sample = work.sample
+        begun = time.perf_counter_ns()
+        found = [model.decode(placement) for model, placement in zip(work.models, work.placements, strict=True)]
+        result = self._merged(sample, found)
+        decoded = time.perf_counter_ns()
+        capture_ns = sample.capture_ns if isinstance(sample, Frame) else 0
+        waited = work.entered - work.preprocessed + begun - work.inferred
+        latency_ms = {
+            "capture": capture_ns / 1e6,
+            "queue": (work.taken_ns - sample.captured_ns + waited) / 1e6,
+            "preprocess": (work.preprocessed - work.begun) / 1e6,
+            "infer": (work.inferred - work.entered) / 1e6,
+            "decode": (decoded - begun) / 1e6,
+        }
+        latency_ms["total"] = sum(latency_ms.values())
+        self.stats.inferred(latency_ms)
+        self.reporter(sample, result, latency_ms, work.engine)
+        if not self.first_result.is_set():
+            self.first_result.set()
+
+    def _merged(self, sample: Frame | Window, found: Sequence[Result]) -> Result:
+        if self._regions is None or isinstance(sample, Window) or not isinstance(found[0], Detections):
+            return found[0]
+        return self._regions.to_frame(
+            [result for result in found if isinstance(result, Detections)], sample.width, sample.height
+        )
+
+
+def _next(queue: SimpleQueue[Sequence[Model]]) -> Sequence[Model] | None:
+    """Waits a while for a free set of buffers."""
+    try:
+        return queue.get(timeout=IDLE_S)
+    except Empty:
+        return None

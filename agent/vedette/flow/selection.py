@@ -1,0 +1,76 @@
+"""Which samples and results are wanted: how many a second, which labels, and from which score on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vedette.contract.types import Float32Array, Int32Array, Result, Scored, Segments
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFilter:
+    """One threshold a class, above 1 for never.
+
+    ``thresholds``: (labels,) float32.
+    """
+
+    thresholds: Float32Array
+
+    def index(self, result: Scored) -> NDArray[np.intp]:
+        """The positions of those that pass, ascending."""
+        return np.flatnonzero(result.scores >= self.thresholds[result.class_ids])
+
+    def __call__(self, result: Scored) -> Scored:
+        """Those that pass, in their order."""
+        return result.take(self.index(result))
+
+    def select(self, result: Result, ids: Int32Array | None = None) -> tuple[Result, Int32Array | None]:
+        """What of any result is reported, and the ids (n,) of those. Of a segmentation, whose shares are no scores, every
+        label that is reported at all; key points, anomalies and values as they are.
+        """
+        if isinstance(result, Scored):
+            index = self.index(result)
+            return result.take(index), None if ids is None else ids[index]
+        if isinstance(result, Segments):
+            return result.take(np.flatnonzero(self.thresholds[result.class_ids] <= 1.0)), ids
+        return result, ids
+
+    @property
+    def lowest(self) -> float:
+        """The score below which nothing needs to be decoded."""
+        return float(min(1.0, self.thresholds.min()))
+
+
+def make_filter(
+    labels: Sequence[str], chosen: Sequence[str], threshold: float, thresholds: Mapping[str, float]
+) -> LabelFilter:
+    """``chosen``: the labels that are reported, none for all. Names must be among ``labels``: the caller has checked."""
+    values = np.full(len(labels), threshold, np.float32)
+    for index, label in enumerate(labels):
+        if label in thresholds:
+            values[index] = thresholds[label]
+        if chosen and label not in chosen:
+            values[index] = 2.0
+    return LabelFilter(values)
+
+
+class RateCap:
+    """Lets at most so many a second pass, evenly: never two at once for having waited. Owned by one thread."""
+
+    def __init__(self, max_hz: float) -> None:
+        """``max_hz``: 0 for no cap."""
+        self._interval_ns = int(1e9 / max_hz) if max_hz else 0
+        self._due_ns = 0
+
+    def due(self, now_ns: int) -> bool:
+        """Whether what comes at this time passes."""
+        if now_ns < self._due_ns:
+            return False
+        # counted on from when it was due, so that the average is kept; from now on where there was a pause
+        late_ns = now_ns - self._due_ns
+        self._due_ns = (self._due_ns if late_ns < self._interval_ns else now_ns) + self._interval_ns
+        return True

@@ -1,0 +1,1 @@
+"""Results over time: identities, zones and wires, hysteresis, events."""

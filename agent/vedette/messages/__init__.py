@@ -1,0 +1,1 @@
+"""From results and conditions to the bodies of messages."""

@@ -1,0 +1,1 @@
+"""An agent's life: configuration into parts, commands, condition, systemd."""

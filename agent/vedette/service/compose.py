@@ -1,0 +1,473 @@
+"""Configuration -> parts: models in lanes, feeds, reporters, pipelines. With `vedette.service.service` all that knows every
+room."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vedette import clock
+from vedette.clock import ClockState
+from vedette.config import Config, EngineConfig, PipelineConfig
+from vedette.contract.errors import BrokerRefusedError, ConfigError, FaultError, ModelError, SourceError, VedetteError
+from vedette.contract.labels import is_used
+from vedette.contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
+from vedette.delivery import Outbox
+from vedette.engine import (
+    AcceleratedEngine,
+    AcceleratorStatus,
+    Engine,
+    Runtime,
+    SelfTest,
+    TfliteEngine,
+    find_delegate,
+    load_runtime,
+)
+from vedette.flow.feed import Feed, FrameFeed, WindowFeed
+from vedette.flow.lane import Lane, Turns, slots
+from vedette.flow.motion import MotionGate
+from vedette.flow.pipeline import BUFFERS, Pipeline
+from vedette.flow.regions import Regions
+from vedette.flow.selection import LabelFilter, make_filter
+from vedette.flow.stats import PipelineStats
+from vedette.follow.events import Scene, SceneOptions
+from vedette.follow.following import FollowedScene, FollowedSignal, Following, Unfollowed
+from vedette.follow.steady import Steady, SteadyOptions
+from vedette.follow.track import Tracker, TrackOptions
+from vedette.messages.bodies import BodyWriter
+from vedette.messages.reporter import Audience, Reporter
+from vedette.models.acceleration import Acceleration, accelerate, check_acceleration
+from vedette.models.model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
+from vedette.models.proofs import Proofs
+from vedette.mqtt import LinkOptions
+from vedette.mqtt.connection import check_credentials
+from vedette.mqtt.results import EngineRef, ModelRef
+from vedette.sources import (
+    Grabber,
+    Outcome,
+    SensorOptions,
+    SensorSource,
+    Source,
+    SourceOptions,
+    is_sensor_url,
+    make_sensor_source,
+    make_source,
+    masked_url,
+)
+from vedette.trust.keyring import load_trust
+from vedette.trust.rollback import Rollback
+
+if TYPE_CHECKING:
+    from vedette.models.tune import Tunings
+
+log = logging.getLogger(__name__)
+
+BLURRED_FROM: Final = 0.2  # score; somebody whom the network hardly sees may still be recognised by people
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pipeline's parts that can be checked without starting anything."""
+
+    name: str
+    config: PipelineConfig
+    spec: ModelSpec
+    threshold: float
+    source: Any  # a Source, or a SensorSource where the model takes readings
+    """Made, not opened."""
+    follows: TrackOptions | None
+    """How its objects are followed; None where they are not."""
+
+    @property
+    def label_filter(self) -> LabelFilter:
+        """What the configuration says is reported."""
+        return make_filter(self.spec.labels, self.config.labels, self.threshold, self.config.thresholds)
+
+    @property
+    def decoded_from(self) -> float:
+        """The score from which on results are decoded, as configured."""
+        return self.decoded_at(self.threshold, self.label_filter)
+
+    def decoded_at(self, threshold: float, label_filter: LabelFilter) -> float:
+        """The score from which on results are decoded with these thresholds: what is reported, what a tracker follows on,
+        what a snapshot may be wanted of, and what must not be recognised in one."""
+        if isinstance(self.spec.output, AnomalyOutput):
+            return threshold
+        lowest = wanted = label_filter.lowest
+        if self.follows is not None:
+            wanted = min(wanted, self.follows.low_score)
+        if (snapshots := self.config.snapshots) is not None:
+            wanted = min(wanted, lowest - snapshots.uncertain, BLURRED_FROM if snapshots.blur_labels else 1.0)
+        return max(0.0, wanted)
+
+
+def prepare(config: Config, config_path: Path) -> list[Prepared]:
+    """Reads and checks every model, and makes every source, against what the configuration says. Raises `UserError`s."""
+    trust = load_trust(config.trust.keys, require=config.trust.require)
+    rollback = Rollback(Path(config.state_dir)) if config.trust.no_rollback else None
+    prepared = []
+    for name, pipeline in config.pipelines.items():
+        where = f"{config_path}: pipeline.{name}"
+        spec = read_model(pipeline.model, _plain(pipeline), trust)
+        if rollback is not None and spec.bundle is not None:
+            rollback.check(spec.name, spec.version, spec.path)
+        # Home Assistant shows how many objects there are
+        prepared.append(_prepare(name, pipeline, spec, where, counted=config.home_assistant.enabled))
+    accelerated = acceleration(config.engine, f"{config_path}: engine")
+    for ready in prepared:
+        if accelerated is not None and ready.config.delegate:
+            check_acceleration(ready.spec, accelerated.delegate)
+    return prepared
+
+
+def remember_versions(config: Config, prepared: Sequence[Prepared]) -> None:
+    """These models have passed their self-test: none that is older shall run after them. Raises `StateError`."""
+    if config.trust.no_rollback:
+        specs = [pipeline.spec for pipeline in prepared if pipeline.spec.bundle is not None]
+        Rollback(Path(config.state_dir)).note((spec.name, spec.version) for spec in specs)
+
+
+def _plain(config: PipelineConfig) -> PlainModel | None:
+    if config.plain is None:
+        return None
+    labels_file = Path(config.plain.labels_file) if config.plain.labels_file else None
+    return PlainModel(config.plain.output, config.plain.input, labels_file)
+
+
+def _prepare(name: str, config: PipelineConfig, spec: ModelSpec, where: str, *, counted: bool) -> Prepared:
+    _check_labels(config, spec, where)
+    _check_task(config, spec, where)
+    threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)
+    follows = config.follows
+    if follows is None and counted and task_of(spec.output) == "detect":
+        follows = TrackOptions()
+    return Prepared(name, config, spec, threshold, _source(config, spec, where), follows)
+
+
+def default_threshold(output: OutputSpec) -> float:
+    """What the manifest says of what is reported."""
+    if isinstance(output, AnomalyOutput):
+        return output.threshold
+    return 0.0 if isinstance(output, RegressOutput) else output.score_threshold
+
+
+def _check_labels(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+    known = [label for label in spec.labels if is_used(label)]
+    named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
+    named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
+    if config.snapshots is not None:
+        named["snapshots.blur_labels"] = config.snapshots.blur_labels
+    named.update({f"wires.{wire}.labels": options.labels for wire, options in config.wires.items()})
+    for key, names in named.items():
+        for label in names:
+            if label not in known:
+                near = difflib.get_close_matches(label, known, n=1)
+                raise ConfigError(
+                    "unknown label", where=f"{where}.{key}", found=repr(label),
+                    expected=f"one of the {len(known)} labels of {spec.name}",
+                    fix=f"did you mean {near[0]!r}?" if near else f"vedette show {config.model} lists them",
+                )  # fmt: skip
+
+
+def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+    """Tables that mean nothing for this model are refused: nobody should believe that they do something."""
+    task = task_of(spec.output)
+    series = isinstance(spec.input, SeriesInput)
+    for table, given, fits in (
+        ("track", config.follows is not None, task == "detect"),
+        ("region", config.region is not None, task == "detect" or (task == "classify" and _views(config) == 1)),
+        ("motion", config.motion is not None, not series),
+        ("snapshots", config.snapshots is not None, not series),
+        ("steady", config.steady is not None, task in ("classify", "anomaly", "regress")),
+        ("stride", config.stride is not None, series),
+        ("labels", bool(config.labels), task in ("detect", "classify", "segment")),
+        ("thresholds", bool(config.thresholds), task in ("detect", "classify")),
+    ):
+        if given and not fits:
+            raise ConfigError(
+                "means nothing for this model", where=f"{where}.{table}", fix="take it out",
+                found=f"{spec.name}, a network of task {task!r} on {'readings' if series else 'pictures'}",
+            )  # fmt: skip
+    if config.threshold is not None and config.threshold > 1 and task != "anomaly":
+        raise ConfigError("bad value", where=f"{where}.threshold", expected="0 to 1", found=f"{config.threshold:g}")
+
+
+def _views(config: PipelineConfig) -> int:
+    return 1 if config.region is None else Regions(config.region).count
+
+
+def _source(config: PipelineConfig, spec: ModelSpec, where: str) -> Source | SensorSource:
+    source = config.source_config
+    sensor = is_sensor_url(source.url)
+    if sensor != isinstance(spec.input, SeriesInput):
+        takes, gives = ("readings", "pictures") if not sensor else ("pictures", "readings")
+        raise ConfigError(
+            f"{spec.name} takes {takes}",
+            where=f"{where}.source",
+            found=f"a source of {gives}: {masked_url(source.url)}",
+        )
+    try:
+        if isinstance(spec.input, SeriesInput):
+            return make_sensor_source(sensor_options(config, spec.input))
+        return make_source(source_options(config))
+    except SourceError as error:
+        raise SourceError(
+            error.problem, where=f"{where}.source: {error.where}", expected=error.expected, found=error.found,
+            fix=error.fix,
+        ) from None  # fmt: skip
+
+
+def source_options(config: PipelineConfig) -> SourceOptions:
+    """What the configuration says of a camera."""
+    source = config.source_config
+    return SourceOptions(
+        url=source.url,
+        loop=source.loop,
+        pace=source.pace,
+        fps=source.fps,
+        rtsp_transport=source.rtsp_transport,
+        open_timeout_s=source.open_timeout_s,
+        read_timeout_s=source.stall_timeout_s,
+        width=source.width,
+        height=source.height,
+        fourcc=source.fourcc,
+        stride=source.stride,
+    )
+
+
+def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
+    """What the configuration says of a sensor, and the channels that the model wants."""
+    source = config.source_config
+    return SensorOptions(
+        url=source.url,
+        channels=tuple(channel.name for channel in spec.channels),
+        loop=source.loop,
+        pace=source.pace,
+        rate_hz=spec.rate_hz,
+        open_timeout_s=source.open_timeout_s,
+    )
+
+
+def link_options(config: Config) -> LinkOptions:
+    """What the configuration says of the broker. Raises `ConfigError` where a file it names cannot be used."""
+    mqtt = config.mqtt
+    options = LinkOptions(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=f"vedette-{config.device}",
+        protocol=mqtt.protocol,
+        username=mqtt.username,
+        password=mqtt.password,
+        password_file=mqtt.password_file,
+        tls=mqtt.tls,
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        alpn=tuple(mqtt.alpn),
+        keepalive_s=mqtt.keepalive_s,
+        in_flight=mqtt.in_flight,
+        replay_age_s=config.outbox.replay_age_s,
+    )
+    try:
+        check_credentials(options)
+    except BrokerRefusedError as error:
+        raise ConfigError(
+            error.problem, where=error.where, expected=error.expected, found=error.found, fix=error.fix
+        ) from None
+    return options
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A pipeline's model in its lane, and what the self-test said of it here."""
+
+    model: Model
+    lane: Lane
+    self_test: SelfTest | None
+
+    @property
+    def accelerator(self) -> AcceleratorStatus | None:
+        """How the model's accelerator is; None where the CPU runs it."""
+        engine = self.model.engine
+        return engine.status() if isinstance(engine, AcceleratedEngine) else None
+
+
+def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration | None:
+    """What the configuration says of an accelerator; None for none. Raises `ConfigError`."""
+    if not config.delegate:
+        return None
+    delegate = find_delegate(config.delegate, config.delegate_options, where=f"{where}.delegate")
+    return Acceleration(delegate, config.deadline_s, config.check_s)
+
+
+def load_models(
+    prepared: Sequence[Prepared],
+    config: EngineConfig,
+    proofs: Proofs | None = None,
+    tunings: Tunings | None = None,
+    on_unfit: Callable[[str, VedetteError], None] | None = None,
+) -> dict[str, Loaded]:
+    """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.flow.lane`.
+
+    ``proofs``: a bundle that is not known to pass its self-test on this machine has to pass it in a child first; None: it
+    is tested here. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured. ``on_unfit``:
+    hears of each pipeline whose model cannot be used on this machine, and why; the others are loaded. None: it is raised.
+    """
+    threads = config.threads if config.threads != "auto" else _auto_threads(prepared, config, proofs, tunings)
+    turns = Turns(slots(threads))
+    accelerated = acceleration(config)
+    alike: dict[tuple[Path, str, str, bool], list[Prepared]] = {}
+    for pipeline in prepared:
+        # a plain model's tables are part of what it is
+        key = (pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain), pipeline.config.delegate)
+        alike.setdefault(key, []).append(pipeline)
+    loaded: dict[str, Loaded] = {}
+    for group in alike.values():
+        try:
+            loaded.update(_load_group(group, config, threads, turns, accelerated, proofs))
+        except (ModelError, FaultError) as error:
+            if on_unfit is None:
+                raise
+            for pipeline in group:
+                on_unfit(pipeline.name, error)
+    return loaded
+
+
+def _load_group(
+    group: Sequence[Prepared],
+    config: EngineConfig,
+    threads: int,
+    turns: Turns,
+    accelerated: Acceleration | None,
+    proofs: Proofs | None,
+) -> dict[str, Loaded]:
+    """Pipelines of the same file."""
+    spec = group[0].spec
+    runtime = load_runtime(config.runtime)
+    proved = proofs.prove(spec, runtime, threads=threads) if proofs is not None else None
+    first = load_model(spec, runtime=config.runtime, threads=threads, score_threshold=group[0].decoded_from)
+    outcome = proved if proved is not None else self_test(first)
+    first.infer()  # warms the network up, where no self-test did
+    if accelerated is not None and group[0].config.delegate:
+        engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=threads)]
+        first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
+    else:
+        count = min(config.interpreters or turns.slots, len(group))
+        more = [TfliteEngine(spec.path, runtime, threads=threads) for _ in range(count - 1)]
+        engines = [first.engine, *more]
+    lane = Lane(spec.name, engines, turns)
+    loaded = {}
+    for number, pipeline in enumerate(group):
+        model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
+        loaded[pipeline.name] = Loaded(model, lane, outcome)
+    return loaded
+
+
+def _auto_threads(
+    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None, tunings: Tunings | None
+) -> int:
+    from vedette.models.tune import auto_threads  # for those who ask for it
+
+    runtime = load_runtime(config.runtime)
+    here = [pipeline for pipeline in prepared if not (config.delegate and pipeline.config.delegate)]
+    specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
+    if proofs is not None:
+        specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
+    return auto_threads(specs, runtime, tunings, single=len(here) == 1)
+
+
+def _is_proved(spec: ModelSpec, runtime: Runtime, proofs: Proofs) -> bool:
+    """Why it is not, whoever loads it finds out."""
+    try:
+        proofs.prove(spec, runtime)
+    except (ModelError, FaultError):
+        return False
+    return True
+
+
+def make_pipeline(
+    prepared: Prepared,
+    loaded: Loaded,
+    outbox: Outbox,
+    audience: Audience,
+    *,
+    clock_state: Callable[[], ClockState],
+    on_source: Callable[[Outcome | None, str], None],
+) -> Pipeline:
+    """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
+    config, spec, model = prepared.config, prepared.spec, loaded.model
+    stats = PipelineStats(clock.now_ns())
+    description = model.engine.description
+    model_ref = ModelRef(spec.name, spec.version, spec.sha256)
+    writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))
+    reporter = Reporter(
+        prepared.name,
+        writer,
+        model_ref,
+        prepared.label_filter,
+        _following(prepared),
+        outbox,
+        stats,
+        audience,
+        detections=config.detections,
+        max_detections_hz=config.max_detections_hz,
+        publish_empty=config.publish_empty,
+        clock_state=clock_state,
+    )
+    regions = Regions(config.region) if config.region is not None else None
+    views = regions.count if regions else 1
+    first = True
+    sets: list[list[Model]] = []
+    for _ in range(BUFFERS):
+        sets.append([])
+        for _ in range(views):
+            sets[-1].append(model if first else model.sibling())
+            first = False
+    return Pipeline(
+        prepared.name,
+        _feed(prepared, on_source),
+        sets,
+        loaded.lane.seat(prepared.name, config.weight),
+        reporter,
+        stats,
+        max_fps=config.max_fps,
+        regions=regions,
+        gate=MotionGate(config.motion) if config.motion is not None else None,
+    )
+
+
+def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Feed:
+    source, spec = prepared.config.source_config, prepared.spec.input
+    if isinstance(spec, ImageInput):
+        return FrameFeed(
+            Grabber(
+                prepared.source,
+                name=prepared.name,
+                stall_timeout_s=source.stall_timeout_s,
+                frozen_timeout_s=source.frozen_timeout_s,
+                on_change=on_source,
+            )
+        )
+    return WindowFeed(
+        prepared.source,
+        spec,
+        name=prepared.name,
+        stride=prepared.config.stride,
+        stall_timeout_s=source.stall_timeout_s,
+        on_change=on_source,
+    )
+
+
+def _following(prepared: Prepared) -> Following:
+    """What becomes of results over time: nothing, unless the configuration or the kind of result asks for it."""
+    config, spec = prepared.config, prepared.spec
+    if prepared.follows is not None:
+        tracker = Tracker(prepared.follows, prepared.label_filter.thresholds)
+        return FollowedScene(tracker, Scene(config.events or SceneOptions(), spec.labels, config.zones, config.wires))
+    if config.steady is not None or isinstance(spec.input, SeriesInput):
+        return FollowedSignal(Steady(config.steady or SteadyOptions(), spec.labels))
+    return Unfollowed()

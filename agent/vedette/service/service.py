@@ -1,0 +1,393 @@
+"""The life of an agent.
+
+::
+
+    load models, self-test -> count the epoch up -> open sources -> connect -> READY
+    -> every second: progress to the watchdog, status; now and then: stats, ledger, health
+    -> SIGTERM: stop sources, flush the outbox, say goodbye
+
+`vedette.service.compose` makes the parts of it, and these two are all that knows every room. Threads: this one (the main
+one), for each pipeline its source's and two of its own, the lanes' and the link's.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from vedette import clock
+from vedette.clock import ClockWatch
+from vedette.config import Config
+from vedette.contract.errors import UserError, VedetteError
+from vedette.contract.types import Frame, Result
+from vedette.delivery import Key, Outbox, Stream
+from vedette.flow.feed import WindowFeed
+from vedette.flow.lane import Lane
+from vedette.flow.pipeline import Pipeline
+from vedette.follow.following import Followed, State
+from vedette.messages.facts import device_facts
+from vedette.messages.reporter import DETECTIONS, EVENTS
+from vedette.messages.voice import Voice
+from vedette.models.proofs import Proofs
+from vedette.mqtt import Link, Subscription, Topics
+from vedette.mqtt.announcer import Announcer
+from vedette.mqtt.commands import Commands
+from vedette.mqtt.discovery import discovery, discovery_topic
+from vedette.mqtt.requests import SettingsMessage
+from vedette.mqtt.requests import Snapshot as SnapshotRequest
+from vedette.outbox import Bounds, Epoch, open_outbox
+from vedette.pictures.snapshots import Snapshots
+from vedette.sources import Outcome
+from vedette.trust.exposure import exposures
+
+from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
+from .condition import Condition
+from .control import Control
+from .notify import Notifier
+
+if TYPE_CHECKING:
+    from vedette.models.tune import Tunings
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.5
+FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
+HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
+
+
+class _PipelineAudience:
+    """See `vedette.messages.reporter.Audience`: what one pipeline tells the service, on the pipeline's thread."""
+
+    def __init__(self, voice: Voice, pipeline: str, snapshots: Snapshots | None) -> None:
+        self._voice = voice
+        self._pipeline = pipeline
+        self._snapshots = snapshots
+
+    def state(self, state: State, captured_ns: int) -> None:
+        """Remembered for the next connection, and published on this one."""
+        self._voice.state(self._pipeline, state, captured_ns)
+
+    def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
+        """A picture may be taken."""
+        if self._snapshots is not None:
+            self._snapshots.seen(frame, result, followed)
+
+
+class Service:
+    """One agent. `run` is its life."""
+
+    def __init__(self, config: Config, config_path: Path) -> None:
+        """Reads the models. Raises `UserError` for everything a user can mend before anything is started."""
+        self._config = config
+        self._config_path = config_path
+        self._topics = Topics(config.mqtt.root, config.device)
+        self._prepared = prepare(config, config_path)
+        self._link_options = link_options(config)
+        self._notifier = Notifier()
+        self._stop = threading.Event()
+        self._clock = ClockWatch()
+        self._condition = Condition(lambda said: self._voice.status(said))
+        self._loaded: dict[str, Loaded] = {}
+        self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
+        self._lanes: list[Lane] = []
+        self._pipelines: list[Pipeline] = []
+        self._snapshots: dict[str, Snapshots] = {}
+        self._shares: dict[str, float] = {}
+        self._accelerators: dict[str, object] = {}  # by pipeline, what was last said of its accelerator
+        self._epoch: Epoch
+        self._outbox: Outbox
+        self._voice: Voice
+        self._control: Control
+        self._announcer: Announcer
+        self._commands = Commands(
+            self._topics,
+            {
+                "enable": lambda request: self._control.enable(request),
+                "threshold": lambda request: self._control.threshold(request),
+                "reload": lambda request: self._control.reload(request),
+                "snapshot": self._snapshot,
+            },
+            lambda topic, payload: self._voice.reply(topic, payload),
+            lambda why: self._note("command", why),
+            clock_state=self._clock,
+        )
+        self._link: Link
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT, or until every source has come to its end. The process's exit code."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: self._stop.set())
+        state_dir = Path(self._config.state_dir)
+        self._loaded = load_models(
+            self._prepared, self._config.engine, Proofs(state_dir), self._tunings(state_dir), self._unfit.__setitem__
+        )
+        fit = [p for p in self._prepared if p.name in self._loaded]
+        if not fit:
+            raise next(iter(self._unfit.values()))
+        for name, error in self._unfit.items():
+            log.error("pipeline %s is left out: %s", name, error)
+        remember_versions(self._config, fit)
+        for line in exposures(self._config, self._config_path):
+            log.warning("%s", line)
+        self._lanes = list({id(loaded.lane): loaded.lane for loaded in self._loaded.values()}.values())
+        streams = [Stream(p.name, topic) for p in fit for topic in (DETECTIONS, EVENTS)]
+        outbox = self._config.outbox
+        self._epoch, self._outbox = open_outbox(
+            Path(self._config.state_dir),
+            streams,
+            Bounds(outbox.max_messages, outbox.max_bytes, outbox.max_age_s, outbox.when_full),
+            durable=outbox.durable,
+            max_memory_bytes=outbox.max_memory_bytes,
+            on_alert=lambda why: self._note("outbox", why),
+        )
+        self_tests = {name: loaded.self_test for name, loaded in self._loaded.items()}
+        self._voice = Voice(self._config, self._topics, self._epoch.number, self._outbox, self_tests, self._clock)
+        self._link = self._voice.link = Link(
+            self._link_options,
+            self._topics,
+            self._outbox,
+            will=self._voice.will,
+            on_connected=self._connected,
+            on_acknowledged=self._acknowledged,
+            on_alert=self._link_alert,
+            subscriptions=self._subscriptions(),
+        )
+        self._announcer = self._announce()
+        self._condition.change("init")
+        self._snapshots = {p.name: made for p in fit if (made := self._take_pictures(p)) is not None}
+        self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
+        self._control = Control(
+            self._config, self._config_path, fit, self._pipelines,
+            lambda name: self._voice.settings(self._settings(name)),
+        )  # fmt: skip
+        try:
+            for snapshots in self._snapshots.values():
+                snapshots.start()
+            for pipeline in self._pipelines:
+                pipeline.feed.start()
+            self._link.start()
+            for lane in self._lanes:
+                lane.start()
+            for pipeline in self._pipelines:
+                pipeline.start()
+            self._condition.change("ready")
+            self._notifier.send(READY="1", STATUS=self._summary())
+            log.info("ready: epoch %d, %s", self._epoch.number, self._summary())
+            return self._watch()
+        finally:
+            self._shut_down()
+
+    def _tunings(self, state_dir: Path) -> Tunings | None:
+        """Where it is kept how many threads are best; None where the configuration says the number."""
+        if self._config.engine.threads != "auto":
+            return None
+        from vedette.models.tune import Tunings
+
+        return Tunings(state_dir)
+
+    def _pipeline(self, prepared: Prepared) -> Pipeline:
+        return make_pipeline(
+            prepared,
+            self._loaded[prepared.name],
+            self._outbox,
+            _PipelineAudience(self._voice, prepared.name, self._snapshots.get(prepared.name)),
+            clock_state=self._clock,
+            on_source=lambda outcome, why: self._source_changed(prepared.name, outcome, why),
+        )
+
+    def _take_pictures(self, prepared: Prepared) -> Snapshots | None:
+        options = prepared.config.snapshots
+        if options is None:
+            return None
+        name = prepared.name
+        return Snapshots(
+            options,
+            name,
+            prepared.spec.labels,
+            lambda: self._control.thresholds(name),
+            lambda jpeg: self._voice.picture(name, jpeg),
+            lambda why: self._note(f"{name} snapshots", f"{name}: {why}"),
+        )
+
+    def _snapshot(self, request: SnapshotRequest) -> None:
+        """The next picture of a pipeline. Raises `UserError` where it takes none."""
+        snapshots = self._snapshots.get(request.pipeline)
+        options = next((p.config.snapshots for p in self._prepared if p.name == request.pipeline), None)
+        if snapshots is None or options is None or not options.command:
+            raise UserError(
+                "no pictures of this pipeline", where=request.pipeline,
+                fix=f"give it a table [pipeline.{request.pipeline}.snapshots], command = true",
+            )  # fmt: skip
+        snapshots.ask()
+
+    def _subscriptions(self) -> list[Subscription]:
+        wanted = [Subscription(self._topics.commands, self._commands.receive)]
+        assistant = self._config.home_assistant
+        if assistant.enabled:
+            wanted.append(Subscription(f"{assistant.prefix}/status", lambda message: self._announcer.heard(message)))
+        return wanted
+
+    def _announce(self) -> Announcer:
+        """Home Assistant is told of this device, or told to forget it where it no longer is to know."""
+        assistant = self._config.home_assistant
+        facts = device_facts(self._config, self._prepared)
+        return Announcer(
+            Path(self._config.state_dir),
+            discovery_topic(assistant.prefix, self._topics),
+            (lambda retired: discovery(facts, self._topics, retired)) if assistant.enabled else None,
+            lambda topic, payload: self._link.publish(topic, payload, qos=1, retain=True),
+            lambda why: self._note("home assistant", why),
+        )
+
+    def _watch(self) -> int:
+        intervals = self._config.intervals
+        due = {
+            self._tell_stats: intervals.stats_s,
+            self._voice.ledger: intervals.ledger_s,
+            self._tell_health: intervals.health_s,
+        }
+        begun = time.monotonic()
+        next_at = {task: begun + seconds for task, seconds in due.items()}
+        while not self._stop.wait(TICK_S):
+            if step_ns := self._clock.refresh():
+                self._clock_set(step_ns)
+            if self._link.refused is not None:
+                raise self._link.refused
+            self._review()
+            self._announcer.turn()
+            self._feed_watchdog()
+            now = time.monotonic()
+            for task, seconds in due.items():
+                if now >= next_at[task]:
+                    next_at[task] = now + seconds
+                    task()
+            if all(p.ended.is_set() for p in self._pipelines):
+                return self._all_ended()
+        log.info("stopping")
+        return 0
+
+    def _all_ended(self) -> int:
+        faults = [*self._unfit.values(), *(p.fault for p in self._pipelines if p.fault is not None)]
+        if faults:
+            raise faults[0]
+        log.info("every source has come to its end")
+        return 0
+
+    def _feed_watchdog(self) -> None:
+        """WATCHDOG=1 only while every pipeline's thread finishes its turns: an engine that hangs starves the watchdog."""
+        limit_s = self._notifier.watchdog_s or HANG_S
+        now = clock.now_ns()
+        hanging = [p.name for p in self._pipelines if not p.ended.is_set() and (now - p.turned_ns) / 1e9 > limit_s / 2]
+        if hanging:
+            log.error("no progress in %s", ", ".join(hanging))
+            return
+        self._notifier.send(WATCHDOG="1", STATUS=self._summary())
+
+    def _review(self) -> None:
+        """What is wrong now, for the status to tell."""
+        problems = {name: f"{name}: {error.line()}" for name, error in self._unfit.items()}
+        for pipeline in self._pipelines:
+            status = pipeline.feed.status()
+            if status.outcome is not None and status.outcome is not Outcome.END:
+                problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
+            if pipeline.fault is not None:
+                problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
+                pipeline.feed.stop(0.0)  # nobody looks at it any more; the other pipelines go on
+            self._review_accelerator(pipeline, problems)
+            if isinstance(pipeline.feed, WindowFeed):
+                for key, text in pipeline.feed.news():
+                    self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
+        problems.update(self._outbox.problems())
+        for topic in self._link.status().unheard:
+            problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
+        self._condition.review(problems, self._shares)
+
+    def _review_accelerator(self, pipeline: Pipeline, problems: dict[str, str]) -> None:
+        """Whether the delegate or the CPU runs this pipeline's model; said anew when that changes."""
+        loaded = self._loaded[pipeline.name]
+        status = loaded.accelerator
+        if status is None:
+            return
+        if not status.trusted:
+            model = pipeline.model.spec.name
+            problems[f"accelerator {model}"] = f"{model}: the CPU runs it in {status.delegate}'s place: {status.why}"
+        seen = (status.trusted, loaded.model.engine.description.delegate, tuple(status.faults.items()))
+        if self._accelerators.get(pipeline.name) != seen:
+            self._accelerators[pipeline.name] = seen
+            self._voice.model(pipeline)
+
+    def _clock_set(self, step_ns: int) -> None:
+        """What is retained says when it began to be so, and is dated anew; what waits is dated when it is sent."""
+        why = clock.step_in_words(step_ns)
+        log.warning("%s", why)
+        self._condition.note(f"clock {'forward' if step_ns > 0 else 'back'}", why)
+        self._voice.connected(self._condition.said, self._settings)
+
+    def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:
+        text = "frames are back" if outcome is None else f"source {outcome.value}: {why}"
+        level = logging.INFO if outcome in (None, Outcome.END) else logging.WARNING
+        log.log(level, "pipeline %s: %s", name, text)
+
+    def _link_alert(self, why: str) -> None:
+        log.warning("%s", why)
+        if self._link.status().connected:  # that there was no connection is no news to whoever hears of it
+            self._condition.note("broker", why)
+
+    def _note(self, key: str, why: str) -> None:
+        """Something happened that the status tells for a while; the log has the first of its kind."""
+        if self._condition.note(key, why):
+            log.warning("%s", why)
+
+    def _settings(self, pipeline: str) -> SettingsMessage:
+        return self._control.settings(self._config.device, self._epoch.number, pipeline)
+
+    def _connected(self) -> None:
+        """On the link's thread, at each connection."""
+        self._voice.connected(self._condition.said, self._settings)
+        self._tell_health()
+        self._announcer.connected()
+
+    def _acknowledged(self, key: Key, captured_ns: int) -> None:
+        for pipeline in self._pipelines:
+            if pipeline.name == key.stream.pipeline:
+                pipeline.stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
+
+    def _tell_stats(self) -> None:
+        self._shares.update(self._voice.stats({name: taken.counts() for name, taken in self._snapshots.items()}))
+
+    def _tell_health(self) -> None:
+        self._voice.health(self._commands.counts())
+
+    def _summary(self) -> str:
+        """One line for ``systemctl status``."""
+        parts = [f"{p.name}: {s.frames} frames" for p in self._pipelines for s in [p.feed.status()]]
+        waiting = self._outbox.depth().messages
+        said = self._condition.said
+        return f"{said.state}; {', '.join(parts)}; {waiting} messages waiting" + (f"; {said.why}" if said.why else "")
+
+    def _shut_down(self) -> None:
+        """In order: no more frames, no more results, then everything that waits, then goodbye."""
+        self._notifier.send(STOPPING="1")
+        for pipeline in self._pipelines:
+            pipeline.feed.stop(1.0)
+        for pipeline in self._pipelines:
+            pipeline.stop(2.0)
+        for lane in self._lanes:
+            lane.stop(1.0)
+        for snapshots in self._snapshots.values():
+            snapshots.stop(1.0)
+        self._outbox.close()
+        if self._link.status().connected:
+            self._tell_stats()
+            if not self._outbox.wait_empty(FLUSH_S):
+                log.warning("stopping with %d messages not acknowledged", self._outbox.depth().messages)
+            self._voice.last_words(self._condition.said.why)
+        self._link.stop()
+        self._outbox.end()
+        self._epoch.end(self._outbox.ledger())
+        for lane in self._lanes:
+            lane.close()

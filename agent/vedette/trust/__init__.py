@@ -1,0 +1,1 @@
+"""Who signed a bundle, which version may run, who may read the secrets."""
