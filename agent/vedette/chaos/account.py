@@ -99,7 +99,13 @@ class Account:
                     self._backlog = msgspec.json.decode(payload, type=StatsMessage).outbox.messages
                 elif last in KEPT:
                     self._hear_kept(pipeline, last, msgspec.json.decode(payload))
-            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+            except (
+                ValueError,
+                RecursionError,
+                KeyError,
+                TypeError,
+                AttributeError,
+            ) as error:  # msgspec's are ValueErrors
                 self._malformed.append(f"{topic}: {error!r}")
 
     def _hear_status(self, status: StatusMessage) -> None:

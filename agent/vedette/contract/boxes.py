@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .types import Float32Array, Int32Array
+
+FEW: Final = (
+    128  # boxes; comparing each with each takes 64 KiB an array at most, and a tenth of the calls of one by one
+)
 
 
 def areas(boxes: Float32Array) -> Float32Array:
@@ -47,10 +53,45 @@ def nms(
         return order[:limit]
     sorted_boxes = boxes[order]
     sorted_ids = class_ids[order]
-    alive = np.ones(len(order), np.bool_)
+    choose = _choose_among_few if len(order) <= FEW else _choose_one_by_one
+    return order[choose(sorted_boxes, sorted_ids, np.float32(iou_threshold), limit)]
+
+
+def _choose_among_few(boxes: Float32Array, class_ids: Int32Array, iou_threshold: np.float32, limit: int) -> list[int]:
+    """Positions of boxes that no better one of their class, which come before them, overlaps too much: all compared with
+    all at once."""
+    x_min, y_min, x_max, y_max = boxes.T
+    width = np.minimum(x_max[:, None], x_max)
+    width -= np.maximum(x_min[:, None], x_min)
+    height = np.minimum(y_max[:, None], y_max)
+    height -= np.maximum(y_min[:, None], y_min)
+    inter = np.maximum(width, 0, out=width)
+    inter *= np.maximum(height, 0, out=height)
+    box_areas = areas(boxes)
+    union = box_areas[:, None] + box_areas
+    union -= inter
+    # inter > threshold * union is IoU > threshold without dividing by an empty union
+    apart = ~(inter > iou_threshold * union)
+    apart |= class_ids[:, None] != class_ids
+    alive = np.ones(len(boxes), np.bool_)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        if alive[i]:
+            kept.append(i)
+            if len(kept) == limit:
+                break
+            alive &= apart[i]
+    return kept
+
+
+def _choose_one_by_one(
+    sorted_boxes: Float32Array, sorted_ids: Int32Array, iou_threshold: np.float32, limit: int
+) -> list[int]:
+    """The same for any number, in memory that grows with it alone."""
+    alive = np.ones(len(sorted_boxes), np.bool_)
     kept: list[int] = []
     box_areas = areas(sorted_boxes)
-    for i in range(len(order)):
+    for i in range(len(sorted_boxes)):
         if not alive[i]:
             continue
         kept.append(i)
@@ -67,4 +108,4 @@ def nms(
         union = box_areas[i] + box_areas[rest] - inter
         # inter > threshold * union is IoU > threshold without dividing by an empty union
         alive[rest[inter > iou_threshold * union]] = False
-    return order[np.asarray(kept, np.intp)]
+    return kept

@@ -41,15 +41,23 @@ class Placement:
 
     def to_frame(self, boxes: Float32Array) -> Float32Array:
         """Boxes (n, 4) in fractions of the input tensor -> fractions of the frame, cut off at its edges."""
-        offset = np.array([self.offset_x, self.offset_y, self.offset_x, self.offset_y], np.float32)
-        scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
-        return np.asarray(np.clip((boxes - offset) * scale, 0.0, 1.0), np.float32)
+        if not self.whole:
+            offset = np.array([self.offset_x, self.offset_y, self.offset_x, self.offset_y], np.float32)
+            scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
+            boxes = (boxes - offset) * scale
+        inside = np.maximum(boxes, np.float32(0.0))
+        return np.minimum(inside, np.float32(1.0), out=inside)
 
     def points_to_frame(self, points: Float32Array) -> Float32Array:
         """Points (..., 2), x and y, in fractions of the input tensor -> fractions of the frame, not cut off."""
         offset = np.array([self.offset_x, self.offset_y], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         return np.asarray((points - offset) * scale, np.float32)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the frame fills the input tensor."""
+        return self.offset_x == 0.0 and self.offset_y == 0.0 and self.scale_x == 1.0 and self.scale_y == 1.0
 
     @property
     def seen(self) -> tuple[float, float, float, float]:

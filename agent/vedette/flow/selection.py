@@ -34,6 +34,8 @@ class LabelFilter:
         """
         if isinstance(result, Scored):
             index = self.index(result)
+            if len(index) == len(result):
+                return result, ids
             return result.take(index), None if ids is None else ids[index]
         if isinstance(result, Segments):
             return result.take(np.flatnonzero(self.thresholds[result.class_ids] <= 1.0)), ids

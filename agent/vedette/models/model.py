@@ -239,7 +239,8 @@ class Model:
                 expected=error.expected, found=error.found, fix=error.fix,
             ) from None  # fmt: skip
         self._inputs, self._outputs = engine.allocate()
-        self._used = np.array([is_used(label) for label in spec.labels])
+        used = np.array([is_used(label) for label in spec.labels])
+        self._used = None if used.all() else used  # by class; None: all of them
 
     def _decoder(self, score_threshold: float | None) -> Decoder:
         return make_decoder(
@@ -292,8 +293,9 @@ class Model:
         else:
             result = decoder(self._outputs, self._inputs)
         result = to_frame(result, placement)
-        if isinstance(result, Detections | Classes | Segments):
-            return result.take(np.flatnonzero(self._used[result.class_ids]))
+        if self._used is not None and isinstance(result, Detections | Classes | Segments):
+            used = self._used[result.class_ids]
+            return result if used.all() else result.take(np.flatnonzero(used))
         return result
 
     def __call__(self, sample: Frame | Window | UInt8Array | Float32Array) -> Result:

@@ -37,7 +37,7 @@ def send_command(
 
     def heard(message: Incoming) -> None:
         if message.topic == topics.reply(command_id):
-            replies.append(msgspec.json.decode(message.payload, type=ReplyMessage))
+            replies.append(parse_reply(message.payload, message.topic))
 
     connection = Connection(
         replace(options, client_id=f"vedette-command-{command_id[:12]}"),
@@ -83,3 +83,13 @@ def send_command(
     finally:
         connection.close(politely=True)
     return replies[0]
+
+
+def parse_reply(payload: bytes, topic: str) -> ReplyMessage:
+    """What was answered on this topic. Raises `RetryableError` where it is no reply: anybody may have sent it."""
+    try:
+        return msgspec.json.decode(payload, type=ReplyMessage)
+    except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, too
+        raise RetryableError(
+            "no reply of an agent", where=topic, expected="JSON as docs/WIRE.md has it", found=error
+        ) from None
