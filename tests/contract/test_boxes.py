@@ -93,6 +93,17 @@ def test_nms_keeps_what_opencv_keeps_in_each_class(
         assert [i for i in kept.tolist() if ids[i] == class_id] == own[np.asarray(theirs)].tolist()
 
 
+@given(scenes(), st.sampled_from([0.31415, 0.5772]), st.integers(1, 20))
+def test_few_boxes_and_many_are_chosen_alike(
+    scene: tuple[np.ndarray, np.ndarray, np.ndarray], threshold: float, limit: int
+) -> None:
+    boxes, scores, ids = scene
+    few = nms(boxes, scores, ids, iou_threshold=threshold, limit=limit).tolist()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vedette.contract.boxes.FEW", 0)
+        assert nms(boxes, scores, ids, iou_threshold=threshold, limit=limit).tolist() == few
+
+
 @given(scenes(), st.integers(1, 10))
 def test_a_limit_keeps_the_best(scene: tuple[np.ndarray, np.ndarray, np.ndarray], limit: int) -> None:
     boxes, scores, ids = scene

@@ -116,6 +116,19 @@ def test_a_grey_picture_stays_exactly_as_grey_as_it_was() -> None:
     np.testing.assert_array_equal(out[0], frame[:, :, :1])
 
 
+@pytest.mark.parametrize("std", [127.5, 127.0, 128.0, 129.5])
+@pytest.mark.parametrize("zero_point", [-2, -1, 0])
+def test_every_pixel_value_becomes_what_the_table_says(std: float, zero_point: int) -> None:
+    """Scales about those of networks trained on -1..1, whose tables are nearly ``p - 128``: by more than one way of
+    filling the tensor."""
+    spec = ImageInput(height=16, width=16, color="bgr", mean=(127.5,), std=(std,))
+    to = tensor(16, 16, 3, "int8", scale=2 / 255, zero_point=zero_point)
+    frame = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    out = to.allocate()
+    ImagePreprocessor(spec, to)(frame, out)
+    np.testing.assert_array_equal(out[0], np.repeat(pixel_table(spec, to).reshape(16, 16, 1), 3, axis=2))
+
+
 def test_a_half_rounds_away_from_zero() -> None:
     spec = ImageInput(height=1, width=1, mean=(2.0,), std=(2.0,))
     table = pixel_table(spec, tensor(1, 1, 3, "int8", scale=1.0, zero_point=3))

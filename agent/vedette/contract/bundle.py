@@ -127,6 +127,17 @@ class Bundle:
             _expect_digest(hashlib.sha256(data).hexdigest(), expected, f"{self.path}: {name}")
         return data
 
+    def flatbuffer(self) -> bytes:
+        """The network, its digest checked once more. Raises `BundleError` where it is not what it was."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(self.manifest.flatbuffer_bytes)
+        except OSError as error:
+            raise BundleError("cannot be read", where=self.path, found=error.strerror or str(error)) from None
+        if hashlib.sha256(data).hexdigest() != self.manifest.flatbuffer_sha256:
+            raise BundleError("changed while it was in use", where=f"{self.path}: flatbuffer")
+        return data
+
 
 def open_bundle(path: str | os.PathLike[str], verify: Verify | None = None) -> Bundle:
     """Opens and checks a bundle. Raises `BundleError`, or `ModelError` where the file is no bundle at all.

@@ -67,7 +67,12 @@ class VedetteError(Exception):
             text += f"{',' if self.expected else ':'} found {_short(self.found)}"
         if self.fix:
             text += f"; {_short(self.fix)}"
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """Control characters and ends of line made visible, so that nobody's text becomes two lines of a log."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _short(part: str) -> str:
