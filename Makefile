@@ -13,7 +13,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
 
 .PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
-  bench-isolation bench-outbox bench-recovery bench-imports chaos fuzz build-models
+  bench-isolation bench-mqtt bench-recovery bench-imports bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
@@ -101,7 +101,7 @@ bench-sharing: .venv-dev/.ready ## four cameras on one detector: throughput agai
 bench-isolation: .venv-dev/.ready ## an accelerator at arm's length: the take-over, starts, memory
 	.venv-dev/bin/python bench/isolation.py
 
-bench-outbox: .venv-dev/.ready ## messages a second and writes, through every kind of outbox and Mosquitto
+bench-mqtt: .venv-dev/.ready ## messages a second and writes, through every kind of outbox and Mosquitto
 	.venv-dev/bin/python bench/outbox.py
 
 bench-recovery: .venv-dev/.ready ## cameras killed and stalled again and again: how soon noticed, how soon back, what leaks
@@ -109,6 +109,18 @@ bench-recovery: .venv-dev/.ready ## cameras killed and stalled again and again: 
 
 bench-imports: .venv-dev/.ready ## what each import of the agent costs
 	.venv-dev/bin/python bench/imports.py
+
+bench-mlperf: .venv-dev/.ready ## MLPerf's LoadGen drives the engine: one query at a time, many, a server's, all at once
+	.venv-dev/bin/python bench/mlperf.py
+
+bench-scale: .venv-dev/.ready ## how cost grows with pipelines, pixels and objects
+	.venv-dev/bin/python bench/scale.py
+
+bench-uptime: .venv-dev/.ready ## half an hour of one agent: memory, latency, descriptors
+	.venv-dev/bin/python bench/uptime.py
+
+bench-compare: .venv-dev/.ready ## which ratio got worse than the committed one
+	.venv-dev/bin/python bench/compare.py
 
 chaos: .venv-dev/.ready ## the fault suite, whole and resumable: kills, lost brokers, lossy links, everything at once (an hour)
 	.venv-dev/bin/python bench/chaos.py
