@@ -1,144 +1,138 @@
-"""The agent's whole pipeline against a bare loop over ``invoke()``: same model, threads, clip and run, interleaved.
+"""The agent's whole pipeline against the bare interpreter, TFLite's C library, the tutorials' loop and MediaPipe Tasks.
 
-The pipeline reads the shipped clip flat out, decodes, preprocesses, infers, decodes boxes, filters, and delivers every
-message at QoS 1 to a real broker in another process. The bare loop calls ``invoke()`` on one picture and nothing else.
+Everybody gets the same model file, clip and threads, runs in a process of its own, and takes turns in one run; ratios are
+made within a round, and what is printed is their median with their quartiles. The agent is ``vedette run``, which decodes
+the clip, finds and delivers at QoS 1 to a real broker; the tutorials' loop delivers at QoS 0, MediaPipe's callback too; the
+other two deliver nothing. Parts: ``loops`` (the first four, and a small detector), ``cores`` (all cores, autotuned),
+``latency`` (cameras of 10 frames a second, and of more than anybody can see), ``threads`` (where the agent's CPU goes),
+``mediapipe``, ``instructions`` (valgrind; needs no quiet machine).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
-import time
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-
-from vedette import clock
-from vedette.cli.run import SWITCH_INTERVAL_S
-from vedette.config import parse_config
-from vedette.delivery import Key, Stream
-from vedette.demo.broker import LOOPBACK, loopback_broker
-from vedette.flow.pipeline import Pipeline
-from vedette.flow.stats import EMPTY, STAGES
-from vedette.messages.reporter import DETECTIONS, NoAudience
-from vedette.models.model import share_folder
-from vedette.mqtt import Link, LinkOptions, Topics
-from vedette.outbox import MemoryOutbox
-from vedette.service.compose import load_models, make_pipeline, prepare
-
-sys.path.insert(0, str(Path(__file__).parent))
+import _instructions
+import _mediapipe
+import _pipeline_rows as rows
+from _agent_turn import Camera, Ear, agent_turn, threads_turn
+from _contest import Contest, loop_turn
+from _native import NotHereError, build
+from _paced import paced
 from _results import Results
 
+from vedette.demo.broker import loopback_broker
+from vedette.models.model import find_model, share_folder
 
-def bare_loop(path: Path, threads: int, seconds: float) -> float:
-    """Inferences a second of the interpreter alone."""
-    interpreter = Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
-    for _ in range(5):
-        interpreter.invoke()
-    count = 0
-    begun = time.perf_counter()
-    while (now := time.perf_counter()) - begun < seconds:
-        interpreter.invoke()
-        count += 1
-    return count / (now - begun)
+MODEL = "coco-ssdlite-mobilenet-v2"
+SMALL = "vtest-person"
+PARTS = ("loops", "cores", "latency", "threads", "mediapipe", "instructions")
+SLOW_FPS = 10.0
+SLOW_SECONDS = 2.5  # times as long as the others, for there are few frames in it
+CAMERA = 3.0  # times as fast as the bare loop: a frame is then at most a third of an inference old when it is taken
 
 
 def main() -> int:
     """Prints the table; 1 when a promise does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="coco-ssdlite-mobilenet-v2")
-    parser.add_argument("--source", default=str(share_folder("media") / "people-walking.mp4"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tables", default="", help="TOML of the pipeline besides, such as [pipeline.b.track]")
-    parser.add_argument("--switch-interval", type=float, default=SWITCH_INTERVAL_S)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each half of a round")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--small", default=SMALL, help="a detector of a few milliseconds")
+    parser.add_argument("--source", type=Path, default=share_folder("media") / "people-walking.mp4")
+    parser.add_argument("--rounds", type=int, default=6, help="of the loops; the other parts get half as many")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--no-write", action="store_true", help="print alone")
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    sys.setswitchinterval(arguments.switch_interval)
-    config = parse_config(
-        f'[engine]\nthreads = {arguments.threads}\n[pipeline.b]\nmodel = "{arguments.model}"\n{arguments.tables}\n'
-        f'[pipeline.b.source]\nurl = "{arguments.source}"\nloop = true\npace = "max"'.encode(),
-        Path("pipeline.toml"),
-    )
-    bare: list[float] = []
-    whole: list[float] = []
-    cpu_ms: list[float] = []
-    stages = dict.fromkeys(STAGES, EMPTY)
-    with loopback_broker() as (broker, port):
-        outbox = MemoryOutbox(1, max_messages=20_000, max_bytes=32 << 20)
-        topics = Topics("vedette", "bench")
-        acknowledging: list[Pipeline] = []  # the last one is the one that speaks
-
-        def acknowledged(key: Key, captured_ns: int) -> None:
-            acknowledging[-1].stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
-
-        link = Link(
-            LinkOptions(LOOPBACK, port, "bench"), topics, outbox, will=lambda: b"{}", on_connected=lambda: None,
-            on_acknowledged=acknowledged, on_alert=print,
-        )  # fmt: skip
-        link.start()
-        for number in range(arguments.rounds):
-            [prepared] = prepare(config, Path("pipeline.toml"))
-            bare.append(bare_loop(prepared.spec.path, arguments.threads, arguments.seconds))
-            loaded = load_models([prepared], config.engine)["b"]
-            pipeline = make_pipeline(
-                prepared, loaded, outbox, NoAudience(), clock_state=lambda: "synced", on_source=lambda *_: None
-            )
-            acknowledging.append(pipeline)
-            loaded.lane.start()
-            pipeline.feed.start()
-            pipeline.start()
-            pipeline.first_result.wait(10)
-            before = pipeline.seat.inferences
-            cpu = time.process_time()
-            begun = time.perf_counter()
-            time.sleep(arguments.seconds)
-            frames = pipeline.seat.inferences - before
-            elapsed = time.perf_counter() - begun
-            whole.append(frames / elapsed)
-            cpu_ms.append((time.process_time() - cpu) / frames * 1e3)
-            pipeline.feed.stop()
-            pipeline.stop()
-            loaded.lane.stop()
-            loaded.lane.close()
-            outbox.wait_empty(10)
-            interval = pipeline.stats.take(clock.now_ns(), 0)
-            stages = {stage: stages[stage].merge(interval.stages[stage]) for stage in STAGES}
-            print(f"round {number + 1}: bare {bare[-1]:.1f}, pipeline {whole[-1]:.1f} a second", file=sys.stderr)
-        outbox.wait_empty(10)
-        row = next(r for r in outbox.ledger() if r.stream == Stream("b", DETECTIONS))
-        link.stop()
-    ratios = [w / b for w, b in zip(whole, bare, strict=True)]
-    ratio = statistics.median(ratios)
-    results = Results("pipeline")
-    quartiles = np.percentile(ratios, [25, 75]).tolist()
-    n = len(ratios)
-    results.row(
-        what="pipeline's throughput over the bare invoke() loop's", value=round(ratio, 4), unit="ratio", n=n,
-        target=">= 0.90", holds=ratio >= 0.90, spread=quartiles,
-    )  # fmt: skip
-    results.row(what="bare loop", value=round(statistics.median(bare), 1), unit="1/s", n=n, spread=_iqr(bare))
-    results.row(what="pipeline", value=round(statistics.median(whole), 1), unit="1/s", n=n, spread=_iqr(whole))
-    results.row(what="CPU a frame", value=round(statistics.median(cpu_ms), 2), unit="ms", n=n, spread=_iqr(cpu_ms))
-    for stage, latency in stages.items():
-        results.row(what=f"{stage} p50", value=latency.p50, unit="ms", n=latency.count)
-        results.row(what=f"{stage} p99", value=latency.p99, unit="ms", n=latency.count)
-    results.row(
-        what=f"messages not acknowledged by {broker}", value=(row.last or 0) - row.acknowledged, unit="messages",
-        n=row.last or 0, target="== 0", holds=row.last == row.acknowledged,
-    )  # fmt: skip
-    return 0 if results.write() else 1
+    with (
+        tempfile.TemporaryDirectory(prefix="vedette-bench-") as folder,
+        # each start compiles everything where an environment forbids Python to keep it, which no installation does
+        _bytecode(Path(folder) / "pycache"),
+        loopback_broker() as (_, port),
+    ):
+        ear = Ear(port)
+        contest = _contest(arguments, ear, Path(folder), port)
+        contest.run(arguments.rounds)
+        ear.close()
+        results = Results("pipeline")
+        rows.write(results, contest, small=arguments.small, camera=CAMERA)
+        if "instructions" in arguments.parts:
+            _instructions.rows(results, arguments.model, arguments.source, Path(folder))
+    return 0 if results.write(keep=not arguments.no_write) else 1
 
 
-def _iqr(values: list[float]) -> float:
-    low, high = np.percentile(values, [25, 75])
-    return round(float(high - low), 3)
+class _bytecode:  # noqa: N801  reads as a function where it is used
+    """A folder for what Python has compiled, for this process's children."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _contest(arguments: argparse.Namespace, ear: Ear, folder: Path, port: int) -> Contest:
+    """Who takes part, and how often."""
+    contest = Contest()
+    clip = arguments.source.resolve()
+    model, small = str(find_model(arguments.model).resolve()), str(find_model(arguments.small).resolve())
+    seconds, cores = arguments.seconds, len(os.sched_getaffinity(0))
+    rivals = Path(__file__).parent / "rivals"
+
+    def python(name: str, file: str, threads: int, *more: str, seconds: float = seconds) -> Callable[[], object]:
+        command = [sys.executable, str(rivals / f"{name}.py"), file, str(threads), str(seconds), *more]
+        return lambda: loop_turn(command)
+
+    def agent(
+        cameras: list[Camera], state: str, threads: int | str = 1, seconds: float = seconds
+    ) -> Callable[[], object]:
+        return lambda: agent_turn(ear, folder / state, port, cameras, threads=threads, seconds=seconds)
+
+    parts = arguments.parts
+    contest.add("bare", python("bare", model, 1))
+    contest.add("agent", agent([Camera(model, clip)], "one"))
+    if "loops" in parts:
+        try:
+            program = str(build())
+            contest.add("native", lambda: loop_turn([program, model, "1", str(seconds)]))
+        except NotHereError as error:
+            contest.absent["native"] = str(error)
+        contest.add("tutorial", python("tutorial", model, 1, str(clip), str(port)))
+        contest.add("small tutorial", python("tutorial", small, 1, str(clip), str(port)), every=2)
+        contest.add("small agent", agent([Camera(small, clip)], "small"), every=2)
+    if "cores" in parts:
+        contest.add("all tutorial", python("tutorial", model, cores, str(clip), str(port)), every=2)
+        contest.add("all agent", agent([Camera(model, clip)], "auto", "auto"), every=2)
+        contest.add("all agent, cameras", agent([Camera(model, clip)] * cores, "cameras", "auto"), every=2)
+    if "latency" in parts:
+        slow = seconds * SLOW_SECONDS
+        slow_clip = paced(clip, SLOW_FPS, folder)
+        contest.add("slow bare", python("bare", model, 1, "--fps", str(SLOW_FPS), seconds=slow), every=2)
+        contest.add("slow agent", agent([Camera(model, slow_clip, "native")], "one", seconds=slow), every=2)
+
+        def full() -> object:
+            camera = Camera(model, paced(clip, CAMERA * contest.turns["bare"][-1].fps, folder), "native")
+            return agent_turn(ear, folder / "one", port, [camera], seconds=seconds)
+
+        contest.add("full agent", full, every=2)
+    if "threads" in parts:
+        contest.add(
+            "threads", lambda: threads_turn(ear, folder / "one", port, Camera(model, clip), seconds=seconds), every=2
+        )
+    if "mediapipe" in parts:
+        try:
+            command, camera = _mediapipe.prepare(model, clip, port, folder)
+            contest.add("mediapipe", lambda: loop_turn([*command, str(seconds)]), every=2)
+            contest.add("mediapipe's agent", agent([camera], "mediapipe"), every=2)
+        except NotHereError as error:
+            contest.absent["mediapipe"] = str(error)
+    return contest
 
 
 if __name__ == "__main__":

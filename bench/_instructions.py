@@ -1,0 +1,2 @@
+def rows(results, model, source, folder):
+    pass

@@ -1,0 +1,204 @@
+"""What a contest came to, as rows: first what was promised, then all that it rests on."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from _agent_turn import STAGES, quantile
+from _contest import Contest, percentile, quartiles
+from _results import Results
+
+from vedette.flow.stats import merge_all
+
+AROUND = ("prepare", "finish", "link", "outbox")
+"""The agent's threads that preprocess; decode and write the message; and publish."""
+
+
+def write(results: Results, contest: Contest, *, small: str, camera: float) -> None:
+    """All rows."""
+    _promises(results, contest, small)
+    _latency(results, contest, camera)
+    _mediapipe(results, contest)
+    _memory_and_start(results, contest)
+    _around(results, contest)
+    for name, words in (
+        ("bare", "bare invoke()"), ("native", "native C"), ("tutorial", "tutorial loop"), ("agent", "agent"),
+        ("small tutorial", f"{small}: tutorial loop"), ("small agent", f"{small}: agent"),
+        ("all tutorial", "all cores: tutorial loop"), ("all agent", "all cores, autotuned: agent, one camera"),
+        ("all agent, cameras", "all cores, autotuned: agent, a camera a core"),
+        ("mediapipe", "MediaPipe"), ("mediapipe's agent", "MediaPipe's model: agent"),
+    ):  # fmt: skip
+        if contest.has(name):
+            figure(results, f"{words}: throughput", contest.values(name, "fps"), "1/s")
+            figure(results, f"{words}: CPU a frame", contest.values(name, "cpu_ms"), "ms")
+    for name, words in (("agent", "flat out"), ("slow agent", "10 fps"), ("full agent", "full load")):
+        if contest.has(name):
+            _stages(results, contest, name, words)
+
+
+def figure(
+    results: Results,
+    what: str,
+    values: Sequence[float],
+    unit: str,
+    target: str | None = None,
+    holds: Callable[[float], bool] | None = None,
+) -> None:
+    """A median with its quartiles."""
+    value = statistics.median(values)
+    results.row(
+        what=what, value=round(value, 4), unit=unit, n=len(values), target=target,
+        holds=None if holds is None else holds(value), spread=quartiles(list(values)),
+    )  # fmt: skip
+
+
+def _fps(turn: Any) -> float:
+    return float(turn.fps)
+
+
+def _cpu(turn: Any) -> float:
+    return float(turn.cpu_ms)
+
+
+def _invoke(turn: Any) -> float:
+    times = turn.stages["infer"] if hasattr(turn, "stages") else turn.invoke_ms
+    return percentile(times, 50)
+
+
+def _promises(results: Results, contest: Contest, small: str) -> None:
+    figure(
+        results, "throughput: agent by the bare invoke() loop", contest.ratios("agent", "bare", _fps), "ratio",
+        ">= 0.97", lambda x: x >= 0.97,
+    )  # fmt: skip
+    if contest.has("native"):
+        figure(
+            results, "infer, p50: agent by native C", contest.ratios("agent", "native", _invoke), "ratio", "<= 1.05",
+            lambda x: x <= 1.05,
+        )  # fmt: skip
+        figure(results, "invoke(), p50: bare loop by native C", contest.ratios("bare", "native", _invoke), "ratio")
+    elif "native" in contest.absent:
+        _absent(results, "infer, p50: agent by native C", "<= 1.05", contest.absent["native"])
+    if contest.has("tutorial"):
+        figure(
+            results, "throughput: agent by the tutorial loop", contest.ratios("agent", "tutorial", _fps), "ratio",
+            ">= 1.2", lambda x: x >= 1.2,
+        )  # fmt: skip
+        figure(
+            results, "CPU a frame: agent by the tutorial loop", contest.ratios("agent", "tutorial", _cpu), "ratio",
+            "<= 1.0", lambda x: x <= 1.0,
+        )  # fmt: skip
+    if contest.has("small agent"):
+        infer = percentile([ms for turn in contest.turns["small tutorial"] for ms in turn.invoke_ms], 50)
+        figure(
+            results, f"throughput, {small} ({infer:.1f} ms): agent by the tutorial loop".replace(f" ({infer:.1f} ms)", ""),
+            contest.ratios("small agent", "small tutorial", _fps), "ratio", ">= 1.5", lambda x: x >= 1.5,
+        )  # fmt: skip
+        results.row(
+            what=f"{small}: invoke() p50 in the tutorial loop",
+            value=infer,
+            unit="ms",
+            n=len(contest.turns["small tutorial"]),
+        )
+    if contest.has("all agent, cameras"):
+        cores = len(os.sched_getaffinity(0))
+        figure(
+            results, "all cores, autotuned, a camera a core: inferences a second by cores / CPU seconds a frame",
+            [turn.fps * turn.cpu_ms / 1e3 / cores for turn in contest.turns["all agent, cameras"]], "ratio", ">= 0.90",
+            lambda x: x >= 0.90,
+        )  # fmt: skip
+        figure(
+            results, "all cores: agent, autotuned, one camera by the tutorial loop",
+            contest.ratios("all agent", "all tutorial", _fps), "ratio",
+        )  # fmt: skip
+        if contest.has("tutorial"):
+            best = max(("tutorial", "all tutorial"), key=lambda name: statistics.median(contest.values(name, "fps")))
+            figure(
+                results, "all cores: agent, autotuned, a camera a core by the tutorial loop at its best thread count",
+                contest.ratios("all agent, cameras", best, _fps), "ratio",
+            )  # fmt: skip
+
+
+def _latency(results: Results, contest: Contest, camera: float) -> None:
+    """Capture to publish is taken at a subscriber, which is later than publishing."""
+    for name, bare, words in (
+        ("slow agent", "slow bare", "10 fps"), ("full agent", "bare", f"full load (a camera {camera:g} times as fast)"),
+    ):  # fmt: skip
+        if not contest.has(name):
+            continue
+        for q, most in ((50, 2.0), (99, 5.0)):
+            beyond = [
+                percentile(turn.delivered, q) - percentile(than.invoke_ms, q)
+                for turn, than in contest.pairs(name, bare)
+            ]
+            figure(
+                results, f"{words}: capture to a subscriber, beyond the bare invoke(), p{q}", beyond, "ms",
+                f"<= {most:g}", lambda x, most=most: x <= most,
+            )  # fmt: skip
+
+
+def _mediapipe(results: Results, contest: Contest) -> None:
+    ahead = "throughput: agent by MediaPipe Tasks, live stream, one model", ">= 1.0"
+    cpu = "CPU a frame: agent by MediaPipe Tasks, live stream, one model", "<= 1.0"
+    if contest.has("mediapipe"):
+        ours, theirs = "mediapipe's agent", "mediapipe"
+        figure(results, ahead[0], contest.ratios(ours, theirs, _fps), "ratio", ahead[1], lambda x: x >= 1.0)
+        figure(results, cpu[0], contest.ratios(ours, theirs, _cpu), "ratio", cpu[1], lambda x: x <= 1.0)
+    elif "mediapipe" in contest.absent:
+        _absent(results, *ahead, contest.absent["mediapipe"])
+        _absent(results, *cpu, contest.absent["mediapipe"])
+
+
+def _absent(results: Results, what: str, target: str, why: str) -> None:
+    results.row(what=what, value="not measured", unit="", n=0, target=target, holds=False, reason=why)
+
+
+def _memory_and_start(results: Results, contest: Contest) -> None:
+    # the first turn proves the bundle, which a device does once
+    turns = [turn for name in ("agent", "slow agent", "full agent") for turn in contest.turns.get(name, [])]
+    pss = [turn.pss_mb for turn in turns]
+    ready = [turn.ready_s for turn in turns[1:] or turns]
+    figure(results, "PSS with all children", pss, "MB", "<= 100", lambda _: max(pss) <= 100)
+    figure(results, "start to READY, warm", ready, "s", "<= 1.0", lambda x: x <= 1.0)
+    missing = sum(turn.missing for turn in turns)
+    results.row(
+        what="messages missing at the subscriber", value=missing, unit="messages",
+        n=sum(len(turn.delivered) for turn in turns), target="== 0", holds=missing == 0,
+    )  # fmt: skip
+
+
+def _around(results: Results, contest: Contest) -> None:
+    """CPU of whole threads, their waiting and waking included."""
+    if contest.has("threads"):
+        turns = contest.turns["threads"]
+        around = [sum(turn.get(room, 0.0) for room in AROUND) for turn in turns]
+        figure(
+            results,
+            "preprocess, decode and publish: CPU a frame at 768x576",
+            around,
+            "ms",
+            "<= 0.8",
+            lambda x: x <= 0.8,
+        )
+        for room in sorted({room for turn in turns for room in turn} - {"watch"}):
+            figure(results, f"thread {room}: CPU a frame", [turn.get(room, 0.0) for turn in turns], "ms")
+    if contest.has("tutorial"):
+        figure(
+            results, "tutorial loop: CPU a frame outside of reading and invoke()", contest.values("tutorial", "around_ms"),
+            "ms",
+        )  # fmt: skip
+
+
+def _stages(results: Results, contest: Contest, name: str, words: str) -> None:
+    turns = contest.turns[name]
+    merged = {stage: [ms for turn in turns for ms in turn.stages[stage]] for stage in STAGES}
+    merged["capture to a subscriber"] = [ms for turn in turns for ms in turn.delivered]
+    for stage, times in merged.items():
+        for q in (50, 90, 99):
+            results.row(what=f"{words}: {stage} p{q}", value=percentile(times, q), unit="ms", n=len(times))
+    acknowledged = merge_all(turn.acknowledged for turn in turns)
+    for q in (50, 90, 99):
+        value = round(quantile(acknowledged, q / 100), 4)
+        results.row(what=f"{words}: capture to PUBACK p{q}", value=value, unit="ms", n=acknowledged.count)
