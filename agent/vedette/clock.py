@@ -7,13 +7,14 @@ rendered, so that what was captured before the clock was set is dated right afte
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
+
+from vedette import timedate
 
 ClockState: TypeAlias = Literal["synced", "unsynced", "stepped"]
 """``stepped``: disciplined, but set within the last `STEPPED_S`."""
@@ -23,10 +24,15 @@ STEP_NS: Final = 400_000_000
 what chrony does."""
 SLEW: Final = 0.1  # of the time that passes; chrony slews by a twelfth at most (its maxslewrate)
 STEPPED_S: Final = 60.0
+ASK_S: Final = 20.0
+"""How long timedated's word is believed, where the kernel may not be asked; less than the 30 s after which timedated ends,
+so that it need not be started, and the journal told, at each question."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
-_STA_UNSYNC: Final = 0x0040
+_MAX_ERROR_US: Final = 16_000_000
+"""adjtimex(2): the kernel's NTP_PHASE_LIMIT. The error may be that large from the boot, or from a setting of the clock, on
+until somebody disciplines it, and again 9 h after that was done last. STA_UNSYNC is not looked at, as timedated does not:
+chrony without ``rtcsync`` leaves it set, to keep the kernel from the hardware clock."""
 
 
 def now_ns() -> int:
@@ -53,15 +59,19 @@ def rfc3339(unix_ns: int) -> str:
 
 
 def clock_state() -> ClockState:
-    """Whether the kernel's clock is disciplined by NTP, PTP or the like (adjtimex(2), which asks and changes nothing)."""
+    """Whether the clock is disciplined by NTP, PTP or the like. The kernel is asked, which changes nothing, or where that is
+    forbidden, as in the systemd unit, timedated; where neither answers, nobody vouches for the clock: ``unsynced``."""
+    max_error_us = _max_error_us()
+    disciplined = timedate.ntp_synchronized() if max_error_us is None else max_error_us < _MAX_ERROR_US
+    return "synced" if disciplined else "unsynced"
+
+
+def _max_error_us() -> int | None:
+    """By adjtimex(2); None where it may not be called."""
     buffer = ctypes.create_string_buffer(512)  # struct timex is 208 bytes on 64-bit Linux; modes = 0 reads only
-    libc = ctypes.CDLL(None, use_errno=True)
-    state = libc.adjtimex(buffer)
-    if state < 0:
-        # a sandbox may forbid the call; then nobody vouches for the clock
-        return "unsynced"
-    status = int.from_bytes(buffer.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], sys.byteorder)
-    return "unsynced" if state == _TIME_ERROR or status & _STA_UNSYNC else "synced"
+    if ctypes.CDLL(None, use_errno=True).adjtimex(buffer) < 0:
+        return None
+    return ctypes.c_long.from_buffer(buffer, _MAX_ERROR_OFFSET).value
 
 
 class ClockWatch:
@@ -75,14 +85,24 @@ class ClockWatch:
         state: Callable[[], ClockState] | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         mono_ns: Callable[[], int] = now_ns,
+        ask_s: float | None = None,
     ) -> None:
-        """``state``: what the kernel says; `clock_state`. ``wall_ns``: since 1970. ``mono_ns``: of CLOCK_BOOTTIME."""
+        """``state``: whether it is disciplined; `clock_state`. ``wall_ns``: since 1970. ``mono_ns``: of CLOCK_BOOTTIME.
+
+        ``ask_s``: how long the answer is believed unless the clock is set meanwhile; `ASK_S` where the kernel may not be
+        asked, else not at all.
+        """
         self._look = state or clock_state
+        if ask_s is None:
+            ask_s = 0.0 if state or _max_error_us() is not None else ASK_S
+        self._ask_ns = ask_s * 1e9
         self._wall_ns = wall_ns
         self._mono_ns = mono_ns
         self._ahead_ns, self._looked_ns = self._ahead()
         self._stepped_ns: int | None = None
-        self._state: ClockState = self._look()
+        self._answer: ClockState = self._look()
+        self._asked_ns = self._looked_ns
+        self._state = self._answer
 
     def __call__(self) -> ClockState:
         return self._state
@@ -97,10 +117,11 @@ class ClockWatch:
         else:
             self._stepped_ns = now
         self._ahead_ns, self._looked_ns = ahead_ns, now
-        state = self._look()
+        if step_ns or now - self._asked_ns >= self._ask_ns:
+            self._answer, self._asked_ns = self._look(), now
         if self._stepped_ns is not None and now - self._stepped_ns > STEPPED_S * 1e9:
             self._stepped_ns = None
-        self._state = "stepped" if state == "synced" and self._stepped_ns is not None else state
+        self._state = "stepped" if self._answer == "synced" and self._stepped_ns is not None else self._answer
         return step_ns
 
     def _ahead(self) -> tuple[int, int]:
@@ -121,5 +142,5 @@ def step_in_words(step_ns: int) -> str:
     return f"the clock was set {'forward' if step_ns > 0 else 'back'} by {abs(step_ns) / 1e9:.1f} s"
 
 
-# struct timex: modes (int, padded to a long), offset, freq, maxerror, esterror (longs), status (int)
-_STATUS_OFFSET: Final = 5 * ctypes.sizeof(ctypes.c_long)
+# struct timex: modes (int, padded to a long), offset, freq, maxerror (longs)
+_MAX_ERROR_OFFSET: Final = 3 * ctypes.sizeof(ctypes.c_long)

@@ -58,5 +58,6 @@ int adjtimex(struct timex *timex)
 {
     memset(timex, 0, sizeof *timex);
     timex->status = said[1] ? STA_PLL : STA_UNSYNC;
+    timex->maxerror = said[1] ? 1000 : 16000000; /* microseconds; the latter is the kernel's NTP_PHASE_LIMIT */
     return said[1] ? TIME_OK : TIME_ERROR;
 }

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vedette import clock
-from vedette.clock import SLEW, STEP_NS, STEPPED_S, ClockState, ClockWatch
+from vedette import clock, timedate
+from vedette.clock import ASK_S, SLEW, STEP_NS, STEPPED_S, ClockState, ClockWatch
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 SECOND = 1_000_000_000
@@ -71,22 +71,35 @@ def test_the_clocks_state_is_known_or_unknown_and_never_an_error() -> None:
     assert clock.clock_state() in ("synced", "unsynced")
 
 
-def test_a_forbidden_call_means_that_nobody_vouches(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forbidden:
-        @staticmethod
-        def adjtimex(_: object) -> int:
-            return -1
+class Forbidden:
+    """The C library in a sandbox."""
 
+    @staticmethod
+    def adjtimex(_: object) -> int:
+        return -1
+
+
+@pytest.mark.parametrize(("said", "expected"), [(True, "synced"), (False, "unsynced"), (None, "unsynced")])
+def test_where_the_kernel_may_not_be_asked_timedated_is(
+    monkeypatch: pytest.MonkeyPatch, said: bool | None, expected: str
+) -> None:
     monkeypatch.setattr(clock.ctypes, "CDLL", lambda *_, **__: Forbidden())
-    assert clock.clock_state() == "unsynced"
+    monkeypatch.setattr(timedate, "ntp_synchronized", lambda: said)
+    assert clock.clock_state() == expected
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "expected"),
-    [(0, 0, "synced"), (0, 0x2001, "synced"), (5, 0, "unsynced"), (0, 0x40, "unsynced"), (1, 0, "synced")],
+    ("answer", "status", "max_error_us", "expected"),
+    [
+        (0, 0x2001, 1_500, "synced"),
+        (0, 0x2001, 15_999_999, "synced"),
+        (5, 0x40, 16_000_000, "unsynced"),
+        (5, 0x40, 3_000, "synced"),  # chrony without rtcsync: disciplined, and keeps the kernel from the hardware clock
+        (1, 0, 0, "synced"),  # a leap second is near
+    ],
 )
 def test_the_kernels_answer_is_read_from_the_right_place(
-    monkeypatch: pytest.MonkeyPatch, answer: int, status: int, expected: str
+    monkeypatch: pytest.MonkeyPatch, answer: int, status: int, max_error_us: int, expected: str
 ) -> None:
     class Timex(clock.ctypes.Structure):
         # the head of struct timex as <sys/timex.h> declares it
@@ -105,6 +118,7 @@ def test_the_kernels_answer_is_read_from_the_right_place(
             timex = Timex.from_buffer(buffer)
             assert timex.modes == 0, "asks, and sets nothing"
             timex.status = status
+            timex.maxerror = max_error_us
             return answer
 
     monkeypatch.setattr(clock.ctypes, "CDLL", lambda *_, **__: Kernel())
@@ -174,6 +188,26 @@ def test_a_clock_that_nobody_vouches_for_stays_so_when_it_is_set() -> None:
     watched.state = "synced"
     watched.after(1.0)
     assert watched.watch() == "stepped", "what was sent before had another clock's times"
+
+
+def test_an_answer_is_believed_for_a_while_and_asked_for_anew_when_the_clock_is_set() -> None:
+    watched = Watched()
+    asked = 0
+
+    def look() -> ClockState:
+        nonlocal asked
+        asked += 1
+        return watched.state
+
+    watched.watch = ClockWatch(look, lambda: watched.mono_ns + watched.ahead_ns, lambda: watched.mono_ns, ask_s=ASK_S)
+    watched.state = "unsynced"
+    watched.after(ASK_S - 1.0)
+    assert (asked, watched.watch()) == (1, "synced")
+    watched.after(1.0)
+    assert (asked, watched.watch()) == (2, "unsynced")
+    watched.state = "synced"
+    watched.after(1.0, ahead_s=3600.0)
+    assert (asked, watched.watch()) == (3, "stepped")
 
 
 def test_a_thread_that_waits_between_two_readings_sees_no_step() -> None:
