@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from vedette import clock
 from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import SeriesInput
 from vedette.contract.types import Frame, Readings, Window
 from vedette.contract.window import Cadence, WindowBuilder, WindowCounts
 from vedette.sources import Grabber, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus
+
+from .selection import RateCap
 
 WINDOWS: Final = (
     64  # that may wait for a pipeline that is behind; of a live sensor the oldest goes then, and is counted
@@ -49,10 +52,15 @@ class Feed(Protocol):
 
 
 class FrameFeed:
-    """A camera's grabber as a `Feed`."""
+    """A camera's grabber as a `Feed`. Frames above a cap that may change at any time are passed over, and counted."""
 
     def __init__(self, grabber: Grabber) -> None:
         self._grabber = grabber
+        self._cap = RateCap(0.0)
+        self.cap_fps: float | None = None
+        """At most so many frames a second are given; None for all of them. See `vedette.flow.governor`."""
+        self.slowed = 0
+        """Frames that the cap held back, since the start; counted by whoever takes."""
 
     @property
     def live(self) -> bool:
@@ -69,8 +77,17 @@ class FrameFeed:
         self._grabber.start()
 
     def take(self, timeout_s: float) -> Frame | None:
-        """See `Feed.take`."""
-        return self._grabber.slot.get(timeout_s)
+        """See `Feed.take`. None, too, for a frame that the cap holds back."""
+        frame = self._grabber.slot.get(timeout_s)
+        if frame is None or self._cap.due(clock.now_ns()):
+            return frame
+        self.slowed += 1
+        return None
+
+    def limit(self, max_fps: float) -> None:
+        """At most so many frames a second from now on, above 0; 0 for all of them."""
+        self._cap.change(max_fps)
+        self.cap_fps = max_fps or None
 
     def status(self) -> SourceStatus:
         """See `Feed.status`."""

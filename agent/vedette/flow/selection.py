@@ -65,14 +65,19 @@ class RateCap:
 
     def __init__(self, max_hz: float) -> None:
         """``max_hz``: 0 for no cap."""
-        self._interval_ns = int(1e9 / max_hz) if max_hz else 0
+        self.change(max_hz)
         self._due_ns = 0
+
+    def change(self, max_hz: float) -> None:
+        """Another cap from now on. Any thread may call it."""
+        self._interval_ns = int(1e9 / max_hz) if max_hz else 0
 
     def due(self, now_ns: int) -> bool:
         """Whether what comes at this time passes."""
-        if now_ns < self._due_ns:
+        interval_ns = self._interval_ns
+        late_ns = now_ns - self._due_ns
+        if -interval_ns <= late_ns < 0:  # further off than an interval, it was due under a lower cap
             return False
         # counted on from when it was due, so that the average is kept; from now on where there was a pause
-        late_ns = now_ns - self._due_ns
-        self._due_ns = (self._due_ns if late_ns < self._interval_ns else now_ns) + self._interval_ns
+        self._due_ns = (self._due_ns if 0 <= late_ns < interval_ns else now_ns) + interval_ns
         return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 _THERMAL: Final = Path("/sys/class/thermal")
-_PLATFORM: Final = Path("/sys/devices/platform")
+PLATFORM: Final = Path("/sys/devices/platform")
 THROTTLED_FILES: Final = "soc*/soc*:firmware/get_throttled"
 """Below /sys/devices/platform: the Raspberry Pi firmware's bits, hex. A Pi 5's soc has its address in its name."""
 
@@ -42,7 +42,7 @@ def read_health(state_dir: Path) -> Health:
     return Health(
         uptime_s=float(Path("/proc/uptime").read_text().split()[0]),
         temperature_c=_temperature_c(),
-        throttled=_throttled(),
+        throttled=read_throttled(),
         load_1m=os.getloadavg()[0],
         memory_available_bytes=_memory_available_bytes(),
         agent_pss_bytes=pss_bytes(os.getpid()),
@@ -96,8 +96,9 @@ def throttled_words(bits: int) -> list[str]:
     return now + [w for bit, w in THROTTLED_BITS.items() if bit >= 16 and bits & 1 << bit and not bits & 1 << bit - 16]
 
 
-def _throttled() -> int | None:
-    for file in _PLATFORM.glob(THROTTLED_FILES):
+def read_throttled(platform: Path = PLATFORM) -> int | None:
+    """The Raspberry Pi firmware's bits as they are now; None where there are none."""
+    for file in platform.glob(THROTTLED_FILES):
         try:
             return int(file.read_text(), 16)
         except (OSError, ValueError):
