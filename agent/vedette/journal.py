@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Final
 
+from .contract.errors import one_line
+
 ERROR: Final = 3  # syslog(3), as are the others
 _LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: ERROR, logging.CRITICAL: 2}
 
@@ -32,7 +34,11 @@ class Formatter(logging.Formatter):
         super().__init__("%(levelname)s %(message)s")
         self._journal = is_stderr()
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
+        """One line, whatever is in the names that it repeats; a traceback comes after it."""
+        return one_line(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """The level, the line, and a traceback where there is one."""
         line = super().format(record)
         return f"<{_LEVELS.get(record.levelno, 6)}>{line}" if self._journal else line

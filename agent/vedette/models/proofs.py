@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[Circumstances, SelfTest]:
         proofs = msgspec.json.decode(raw, type=list[_Proof])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, too
         log.warning("%s cannot be read, so bundles are tested again: %s", path, error)
         return {}
     return {proof.circumstances: proof.outcome for proof in proofs if proof.outcome.passed is not False}

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from rich.text import Text
 
+from vedette.contract.errors import one_line
 from vedette.service.health import throttled_words
 
 from .place import Place
@@ -63,7 +64,7 @@ def printable(text: object, most: int = MAX_TEXT) -> str:
     """Without what a terminal would obey, and no longer than ``most`` characters."""
     shown = str(text)
     shown = f"{shown[:most]}..." if len(shown) > most else shown
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    return one_line(shown)
 
 
 def clock_text(stamp: str, *, unsure: bool = False) -> str:
@@ -200,11 +201,12 @@ def _status(body: Any, place: Place) -> list[Part]:
 
 
 def _stats(body: Any, place: Place) -> list[Part]:
-    share = body.get("load", {}).get("share")
+    share, cap = (body.get("load", {}).get(name) for name in ("share", "cap_fps"))
     total = body["latency_ms"]["total"]
     parts: list[Part] = [
         (f"in {body['fps_in']:.1f}/s, out {body['fps_out']:.1f}/s", ""),
         (f", share {share:.0%}" if share is not None else "", "yellow" if share is not None and share < 0.9 else ""),
+        (f", slowed to {cap:.1f}/s" if cap is not None else "", "yellow"),
         (f", total p50 {total['p50']:.1f}, p99 {total['p99']:.1f} ms", ""),
     ]
     waiting = body["outbox"]["messages"]

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from vedette import clock
-from vedette.contract.errors import StateError
+from vedette.contract.errors import StateError, one_line
 from vedette.durable import write_durably
 
 from .discovery import platforms
@@ -74,14 +74,32 @@ class Announcer:
                 current = message(retired) if retired else current
             self._payload = msgspec.json.encode(current)
             self._record = _Announced(topic, platforms(current))
+        self._retired = retired
         self.retired = tuple(retired)
         """Ids of components that are taken back in this run."""
 
+    def change(self, message: Callable[[dict[str, str]], dict[str, Any]]) -> None:
+        """What there is to be announced is another now: what it has no longer is taken back. As of the constructor."""
+        current = message({})
+        now = platforms(current)
+        with self._lock:
+            before = {} if self._record is None else self._record.components
+            gone = {name: platform for name, platform in {**self._retired, **before}.items() if name not in now}
+            payload = msgspec.json.encode(message(gone) if gone else current)
+            if payload == self._payload:
+                return
+            self._retired = gone
+            self._payload = payload
+            self._record = _Announced(self._topic, now)
+        self.connected()
+
     def connected(self) -> None:
         """A connection has come up."""
+        with self._lock:
+            payload = self._payload
         if self._withdrawn is not None and not self._publish(self._withdrawn, b""):
             return  # the next connection will do
-        if self._payload and not self._publish(self._topic, self._payload):
+        if payload and not self._publish(self._topic, payload):
             return
         self._remember()
 
@@ -108,8 +126,9 @@ class Announcer:
             return msgspec.json.decode(self._path.read_bytes(), type=_Announced)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, msgspec.DecodeError) as error:
-            self._alert(f"{self._path}: what Home Assistant was told cannot be read, nothing is taken back: {error}")
+        except (OSError, ValueError, RecursionError) as error:
+            why = one_line(str(error))  # which may repeat a part of the file
+            self._alert(f"{self._path}: what Home Assistant was told cannot be read, nothing is taken back: {why}")
             return None
 
     def _remember(self) -> None:

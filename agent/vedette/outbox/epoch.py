@@ -28,7 +28,7 @@ from typing import Final
 
 import msgspec
 
-from vedette.contract.errors import StateError
+from vedette.contract.errors import StateError, one_line
 from vedette.delivery import LedgerRow, Stream
 from vedette.durable import write_durably
 
@@ -162,7 +162,7 @@ def _read(path: Path, on_alert: Callable[[str], None]) -> _Record | None:
             return record
         why = f"epoch {record.epoch}"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        why = str(error)
+        why = one_line(str(error))  # which may repeat a part of the file
     kept = put_aside(path)
     on_alert(f"{path} is broken and was put aside as {kept.name}: {why}; the epoch is not counted on from it")
     return None

@@ -41,7 +41,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vedette.clock import ClockState
-from vedette.contract.errors import StateError
+from vedette.contract.errors import StateError, one_line
 from vedette.delivery import Dropped, Stream
 
 FILE: Final = "outbox.sqlite"
@@ -395,6 +395,6 @@ class _Explained:
             if code in _PASSING:
                 raise DiskError(str(error)) from None
             # tables that are not there, text that is no UTF-8, values of a wrong type: all of it is no file of ours
-            raise BrokenFileError(str(error)) from None
+            raise BrokenFileError(one_line(str(error))) from None
         if isinstance(error, OSError):
             raise DiskError(error.strerror or str(error)) from None

@@ -112,8 +112,16 @@ def make_source(options: SourceOptions) -> Source:
     )  # fmt: skip
 
 
+def _is_folder(path: Path) -> bool:
+    """False of a path that cannot be, too: whoever opens it says why."""
+    try:
+        return path.is_dir()
+    except OSError:  # too long, say
+        return False
+
+
 def _path_source(path: Path, options: SourceOptions) -> Source:
-    if path.is_dir():
+    if _is_folder(path):
         from .images import ImagesSource
 
         return ImagesSource(path, options)

@@ -1,0 +1,74 @@
+"""Every entrance takes what is good and refuses what is not: no traceback, no hang. No fuzzer is needed.
+
+A few dozen inputs of each kind; VEDETTE_FUZZ=2000 for a thorough run. ``make fuzz`` adds what atheris finds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from entrances import ENTRANCES, UnfitError, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutations import mutated
+
+from vedette.contract.errors import ConfigError, UserError, VedetteError
+
+EXAMPLES = int(os.environ.get("VEDETTE_FUZZ", "25"))
+UNHURRIED = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("name", ENTRANCES)
+def test_what_is_good_and_what_is_not(name: str, tmp_path: Path) -> None:
+    entrance = ENTRANCES[name]
+    for part in ("seeds", "used"):
+        (tmp_path / part).mkdir()
+    seeds = entrance.seeds(tmp_path / "seeds")
+    take = entrance.made(tmp_path / "used")
+    for raw in (b"", *seeds):
+        take(raw)
+
+    @UNHURRIED
+    @given(mutated(seeds))
+    def take_what_hypothesis_likes(data: bytes) -> None:
+        take(data)
+
+    take_what_hypothesis_likes()
+
+
+def test_the_seeds_are_what_an_entrance_lets_pass(tmp_path: Path) -> None:
+    """Or nothing behind it would be tried."""
+    from entrances import SAID, _sayings
+
+    from vedette.config import parse_config
+    from vedette.monitor.lines import line
+    from vedette.monitor.place import place_of
+
+    for seed in ENTRANCES["configuration"].seeds(tmp_path):
+        assert parse_config(seed, Path("x.toml")).pipelines
+    for seed in _sayings(tmp_path):
+        topic, names = SAID[seed[0]]
+        place = place_of(f"vedette/{topic}", "vedette")
+        assert place is not None and "not as documented" not in line(place, seed[1:], retained=False).plain, names
+
+
+def test_an_error_of_another_kind_is_a_find() -> None:
+    def fails_with(error: Exception) -> None:
+        raise error
+
+    assert refused(lambda: fails_with(ConfigError("a")), UserError) == "ConfigError"
+    for error in (VedetteError("a fault"), UserError("of the wrong class")):
+        with pytest.raises(UnfitError):
+            refused(lambda error=error: fails_with(error), ConfigError)
+    with pytest.raises(ValueError, match="a bug"):
+        refused(lambda: fails_with(ValueError("a bug")), VedetteError)
+
+
+@settings(UNHURRIED, max_examples=50)
+@given(st.data())
+def test_mutations_change_something_now_and_then(data: st.DataObject) -> None:
+    assert isinstance(data.draw(mutated([b"abc", b"def"])), bytes)
