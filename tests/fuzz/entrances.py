@@ -16,6 +16,7 @@ import socket
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +71,13 @@ from vedette.mqtt.credentials import certificate_expires, read_password
 from vedette.mqtt.inbox import Inbox
 from vedette.mqtt.payloads import MESSAGES
 from vedette.mqtt.send import parse_reply
-from vedette.outbox import Bounds, open_outbox
+from vedette.outbox import Bounds, open_outbox, tally
 from vedette.outbox import epoch as epoch_module
 from vedette.outbox.epoch import FILE as EPOCH
 from vedette.outbox.recovery import recovered
 from vedette.outbox.store import FILE as OUTBOX
 from vedette.outbox.store import Store
 from vedette.outbox.tally import FILE as TALLY
-from vedette.outbox.tally import Tally
 from vedette.pictures.drawing import read_picture
 from vedette.recordings import read_recording
 from vedette.sources import (
@@ -350,9 +350,9 @@ def _lines(folder: Path) -> Take:
     def take(data: bytes) -> None:
         which, raw = choice(data, 12)
         form: Any = ("any", "ndjson", "csv")[which % 3]
-        tally = sensor_lines.Tally()
-        cutter = sensor_lines.LineCutter(tally, joined_midway=which % 2 == 0)
-        parser = sensor_lines.LineParser(CHANNELS, tally, format=form)
+        said = sensor_lines.Tally()
+        cutter = sensor_lines.LineCutter(said, joined_midway=which % 2 == 0)
+        parser = sensor_lines.LineParser(CHANNELS, said, format=form)
         windows = WindowBuilder(spec)
         middle = len(raw) // 2
         for piece in (cutter.feed(raw[:middle]), cutter.feed(raw[middle:]), cutter.end(broken=which > 5)):
@@ -361,7 +361,7 @@ def _lines(folder: Path) -> Take:
             times = parsed.times_ns if parsed.times_ns is not None else np.zeros(len(parsed), np.int64)
             for window in windows.push(Readings(parsed.values, times, 10**9, parsed.times_ns is not None)):
                 assert np.isfinite(window.values).all()
-        assert all(example.isprintable() for example in tally.problems.values())
+        assert all(example.isprintable() for example in said.problems.values())
 
     return take
 
@@ -609,12 +609,24 @@ def _kept(name: str) -> Callable[[Path], Take]:
             for file in state.iterdir():
                 file.unlink()
             for other, raw in originals.items():
-                (state / other).write_bytes(data if other == name else raw)
+                (state / other).write_bytes(_sealed(data) if other == name == TALLY else data if other == name else raw)
             refused(lambda: _use_outbox(state), StateError)
 
         return take
 
     return made
+
+
+def _sealed(data: bytes) -> bytes:
+    """A tally with checksums that are right, where its first byte is not the magic's: then its numbers are looked at."""
+    if data[:1] == b"v":
+        return data
+    raw = bytearray(b"v" + data[1:])
+    for form, at in ((tally._HEAD, 0), *((tally._RECORD, at) for at in range(64, len(raw) - 63, 64))):
+        if at + form.size <= len(raw):
+            values = form.unpack_from(raw, at)[:-1]
+            form.pack_into(raw, at, *values, zlib.crc32(form.pack(*values, 0)))
+    return bytes(raw)
 
 
 def _use_outbox(state: Path) -> None:
@@ -646,18 +658,22 @@ def _outbox_files(folder: Path) -> dict[str, bytes]:
     state = store.state
     found = recovered(store, None, clock.boot_id())
     store.close()
-    tally = Tally(folder, state.kept, clock.boot_id(), state.generation)
+    written = tally.Tally(folder, state.kept, clock.boot_id(), state.generation)
     for account in found.accounts:
-        tally.note(account)
+        written.note(account)
     tally_raw = (folder / TALLY).read_bytes()
-    tally.close()
+    written.close()
     with contextlib.closing(sqlite3.connect(folder / OUTBOX)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")  # all of it in one file
     return {EPOCH: (folder / EPOCH).read_bytes(), OUTBOX: (folder / OUTBOX).read_bytes(), TALLY: tally_raw}
 
 
 def _outbox_seed(name: str) -> Callable[[Path], Sequence[bytes]]:
-    return lambda folder: [_outbox_files(folder)[name]]
+    def seeds(folder: Path) -> Sequence[bytes]:
+        raw = _outbox_files(folder)[name]
+        return [raw, b"V" + raw[1:]] if name == TALLY else [raw]
+
+    return seeds
 
 
 EPOCHS: Final = (b'{"epoch":7,"streams":[["door","detections"]],"ended":null}', typical(epoch_module._Record))

@@ -68,6 +68,9 @@ CREATE TABLE messages (
   number INTEGER PRIMARY KEY, account INTEGER, seq INTEGER, boot INTEGER, captured_ns INTEGER, synced INTEGER,
   body BLOB, seal INTEGER) STRICT;
 """
+# by name: what a broken schema says of them must not decide how many there are
+_ACCOUNT: Final = "id, epoch, pipeline, topic, last, lease, acknowledged, rejected, dropped, lost, ranges, ranges_cut"
+_MESSAGE: Final = "number, account, seq, boot, captured_ns, synced, body, seal"
 
 
 class BrokenFileError(Exception):
@@ -218,7 +221,7 @@ class Store:
 
     def _read_accounts(self, connection: sqlite3.Connection) -> list[AccountRow]:
         accounts = []
-        for *values, seal in connection.execute("SELECT * FROM accounts ORDER BY id"):
+        for *values, seal in connection.execute(f"SELECT {_ACCOUNT}, seal FROM accounts ORDER BY id"):
             if _seal(*values) != seal:
                 raise BrokenFileError(f"account {values[0]!r} is not as it was written")
             number, epoch, pipeline, topic, last, lease, acknowledged, rejected, dropped, lost, ranges, cut = values
@@ -240,7 +243,7 @@ class Store:
 
     def _select(self, rest: str, values: tuple[int, ...], known: set[int] | None = None) -> Iterator[MessageRow | Bad]:
         assert self._reader is not None
-        for row in self._reader.execute(f"SELECT * FROM messages {rest}", values):
+        for row in self._reader.execute(f"SELECT {_MESSAGE} FROM messages {rest}", values):
             number, account, seq, boot, captured_ns, synced, body, seal = row
             good = isinstance(body, bytes) and len(body) <= MAX_BODY_BYTES and boot in self.boots
             good = good and _message_seal(*row[:7]) == seal and synced < len(_CLOCKS)
@@ -396,5 +399,7 @@ class _Explained:
                 raise DiskError(str(error)) from None
             # tables that are not there, text that is no UTF-8, values of a wrong type: all of it is no file of ours
             raise BrokenFileError(one_line(str(error))) from None
+        if isinstance(error, UnicodeDecodeError):  # of a message that repeats a broken schema
+            raise BrokenFileError(str(error)) from None
         if isinstance(error, OSError):
             raise DiskError(error.strerror or str(error)) from None

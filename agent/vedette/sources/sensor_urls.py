@@ -115,6 +115,8 @@ class _Url:
         topic = unquote(topic)
         parts = topic.split("/")
         bad = any(("#" in p and p != "#") or ("+" in p and p != "+") for p in parts) or "#" in parts[:-1]
+        if any("\ud800" <= c <= "\udfff" for c in self._rest):  # a command line that is no UTF-8
+            self._malformed("UTF-8")
         if not topic or "\0" in topic or len(topic.encode()) > 65_535 or bad:
             self._malformed("a topic, in which # stands alone at the end, and + alone between slashes")
         return MqttSource(
