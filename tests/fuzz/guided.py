@@ -1,6 +1,6 @@
 """One entrance under atheris (libFuzzer), which grows its inputs by what they reach in vedette's own code and paho's.
 
-``guided.py NAME CORPUS [libFuzzer's options]``; what it tells, libFuzzer tells on stderr. ``bench/fuzz.py`` runs it.
+``guided.py NAME CORPUS [libFuzzer's options, more folders of inputs]``; what it tells, libFuzzer tells on stderr. ``bench/fuzz.py`` runs it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     def take_one(data: bytes) -> None:
         take(data)
 
-    arguments = [f"-max_len={entrance.max_bytes}", f"-dict={words}", "-print_final_stats=1", *options, corpus]
+    arguments = [f"-max_len={entrance.max_bytes}", f"-dict={words}", "-print_final_stats=1", corpus, *options]
     atheris.Setup([sys.argv[0], *arguments], take_one)
     atheris.Fuzz()
 
