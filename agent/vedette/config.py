@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from vedette.flow.governor import GovernorOptions
 from vedette.flow.motion import MotionOptions
 from vedette.flow.regions import RegionOptions
 from vedette.follow.events import SceneOptions
@@ -161,6 +162,7 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     weight: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
     delegate: bool = True
     max_fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    deadline_ms: Annotated[float, Meta(ge=0.0, le=3_600_000.0)] = 0.0
     stride: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     detections: bool = True
     max_detections_hz: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
@@ -197,13 +199,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     trust: TrustConfig
     outbox: OutboxConfig
     engine: EngineConfig
+    governor: GovernorOptions
     intervals: IntervalsConfig
     home_assistant: HomeAssistantConfig
     pipelines: dict[str, PipelineConfig]
 
 
 _TOP: Final = (
-    "device", "state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "intervals", "home_assistant", "pipeline",
+    "device", "state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "governor", "intervals", "home_assistant",
+    "pipeline",
 )  # fmt: skip
 _T = TypeVar("_T")
 
@@ -263,6 +267,7 @@ def parse_config(raw: bytes, path: Path) -> Config:
         trust=_convert(document.get("trust", {}), TrustConfig, ("trust",), places),
         outbox=_convert(document.get("outbox", {}), OutboxConfig, ("outbox",), places),
         engine=_convert(document.get("engine", {}), EngineConfig, ("engine",), places),
+        governor=_convert(document.get("governor", {}), GovernorOptions, ("governor",), places),
         intervals=_convert(document.get("intervals", {}), IntervalsConfig, ("intervals",), places),
         home_assistant=_convert(document.get("home_assistant", {}), HomeAssistantConfig, ("home_assistant",), places),
         pipelines=pipelines,

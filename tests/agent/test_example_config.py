@@ -39,7 +39,8 @@ def test_parses_as_it_is() -> None:
 def test_active_lines_are_those_of_one_pipeline() -> None:
     document = tomllib.loads(EXAMPLE.read_text())
     pipelines = document.pop("pipeline")
-    assert document == {"mqtt": {}, "trust": {}, "outbox": {}, "engine": {}, "intervals": {}, "home_assistant": {}}
+    tables = ("mqtt", "trust", "outbox", "engine", "governor", "intervals", "home_assistant")
+    assert document == {table: {} for table in tables}
     assert pipelines == {
         "door": {"model": "coco-ssdlite-mobilenet-v2", "source": {"url": "rtsp://camera.example:554/stream"}}
     }
@@ -61,7 +62,9 @@ def test_every_option_uncommented_is_its_default(uncommented: str, monkeypatch: 
     bare = parse_config(b'[pipeline.door]\nmodel = "m"\nsource = "s"\n', Path("bare.toml"))
     full = parse_config(uncommented.encode(), EXAMPLE)
     assert full.device == "front-door"
-    for name in ("state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "intervals", "home_assistant"):
+    for name in (
+        "state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "governor", "intervals", "home_assistant",
+    ):  # fmt: skip
         assert getattr(full, name) == getattr(bare, name), name
     wrong = [f"{where}: {found!r} is not the default {default!r}" for where, found, default in _differences(full)]
     assert wrong == []
@@ -145,7 +148,7 @@ def _keys_by_struct(text: str) -> dict[type[msgspec.Struct], set[str]]:
             if isinstance(inner, dict) and isinstance(found_there, msgspec.Struct | dict):
                 walk(inner, found_there)
 
-    for name in ("mqtt", "trust", "outbox", "engine", "intervals", "home_assistant"):
+    for name in ("mqtt", "trust", "outbox", "engine", "governor", "intervals", "home_assistant"):
         walk(document[name], getattr(config, name))
     for name, table in document["pipeline"].items():
         assert isinstance(config.pipelines[name], PipelineConfig)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real import BrokerAddress, Subscriber, agent_config, wait_for, write_pictures
 
 from vedette import clock
 from vedette.contract.types import Frame
@@ -459,13 +464,14 @@ def board(folder: Path, files: dict[str, str]) -> Path:
         ({**PI, PI_4_BITS: "50005"}, 0.0, Heat(slowed="under-voltage, throttled")),
         ({**PI, PI_5_BITS: "2"}, 0.0, Heat(slowed="frequency capped")),
         ({**PI, PI_4_BITS: "80008"}, 0.0, Heat()),
+        ({**PI, PI_4_BITS: "10001"}, 0.0, Heat()),
         ({**PI, PI_4_BITS: "f0000"}, 0.0, Heat()),
         ({**PI, PI_4_BITS: "?"}, 0.0, Heat()),
         ({}, 0.0, Heat()),
     ],
     ids=[
         "a Pi", "a kernel that cools passively", "nobody says", "configured", "the hottest", "zones that are off",
-        "now", "a Pi 5", "the soft limit", "since boot", "rubbish", "nothing",
+        "now", "a Pi 5", "the soft limit", "under-voltage alone", "since boot", "rubbish", "nothing",
     ],
 )  # fmt: skip
 def test_what_a_board_says_of_its_heat(tmp_path: Path, files: dict[str, str], max_celsius: float, heat: Heat) -> None:
@@ -480,3 +486,86 @@ def test_each_zone_is_beside_its_own_limit(tmp_path: Path) -> None:
         "sys/class/thermal/thermal_zone1/trip_point_0_temp": "60000",
     }  # fmt: skip
     assert Thermometer(root=board(tmp_path, files)).read() == Heat(58.0, 57.0)
+
+
+AGENT = """
+import logging
+import sys
+from pathlib import Path
+
+from vedette.config import load_config
+from vedette.service.heat import Thermometer
+from vedette.service.service import Service
+
+logging.basicConfig(level=logging.INFO)
+path, root = map(Path, sys.argv[1:])
+config = load_config(path)
+thermometer = Thermometer(config.governor.max_celsius, root)
+raise SystemExit(Service(config, path, thermometer.read).run())
+"""
+GOVERNOR = "[governor]\nstep_s = 1.0\ndecrease = 0.5\nincrease = 0.5\nmin_fps = 2.0\n"
+
+
+def write(file: Path, text: str) -> None:
+    """In one piece, for it may be read at any time."""
+    new = file.with_name("new")
+    new.write_text(text)
+    new.replace(file)
+
+
+@pytest.fixture
+def hot_agent(tmp_path: Path, broker: BrokerAddress) -> Iterator[Callable[[str], tuple[Path, Path, Subscriber]]]:
+    """Starts an agent with a camera of 20 frames a second on a folder laid out like a Raspberry Pi's /proc and /sys. The
+    pipeline's options -> the file of its temperature, its log, a subscriber."""
+    with ExitStack() as stack:
+
+        def start(pipeline: str) -> tuple[Path, Path, Subscriber]:
+            root = board(tmp_path / "board", {**PI, f"{ZONE}/temp": "60000", PI_4_BITS: "0"})
+            source = f'url = "{write_pictures(tmp_path / "pictures")}"\nfps = 20.0\nloop = true'
+            protocol = f'protocol = "{broker.protocols[0]}"'
+            config = agent_config(tmp_path, broker.port, source, top=GOVERNOR, mqtt=protocol, pipeline=pipeline)
+            subscriber = stack.enter_context(Subscriber(broker.port, "vedette/dev-1/#"))
+            log = stack.enter_context(config.with_suffix(".log").open("wb"))
+            agent = subprocess.Popen([sys.executable, "-c", AGENT, config, root], stdout=log, stderr=log)
+            stack.callback(agent.wait, 10)
+            stack.callback(agent.kill)
+            return root / ZONE / "temp", config.with_suffix(".log"), subscriber
+
+        yield start
+
+
+def test_an_agent_on_a_board_that_gets_hot_and_cools_down(
+    hot_agent: Callable[[str], tuple[Path, Path, Subscriber]],
+) -> None:
+    celsius, log, subscriber = hot_agent("deadline_ms = 3600000")
+    free = subscriber.wait("door/stats", lambda stats: stats["inferred"] > 0).json
+    assert free["load"]["cap_fps"] is None
+    assert free["load"]["late"] == 0
+    assert "slowed" not in free["dropped"]
+
+    write(celsius, "84000")
+    hot = subscriber.wait("/status", lambda status: status["state"] == "alert").json
+    assert re.fullmatch(r"door: [\d.]+ of [\d.]+ frames/s, for the board is at 84\.0 °C, limit 80 °C", hot["why"])
+    least = subscriber.wait("door/stats", lambda stats: stats["load"]["cap_fps"] == 2.0).json
+    assert least["dropped"]["slowed"] > 0
+    settled = len(subscriber.messages("door/stats")) + 1
+    wait_for("more statistics", lambda: len(subscriber.messages("door/stats")) > settled + 5)
+    lately = [message.json for message in subscriber.messages("door/stats")[settled:]]
+    looks = sum(stats["inferred"] for stats in lately)
+    assert looks <= 2.0 * sum(stats["interval_s"] for stats in lately) + 1
+    wait_for("a look, for it is never zero", lambda: subscriber.messages("door/stats")[-1].json["inferred"] > 0)
+
+    write(celsius, "60000")
+    wait_for("the agent to be well", lambda: subscriber.messages("/status")[-1].json["state"] == "ready")
+    subscriber.wait("door/stats", lambda stats: stats["load"]["cap_fps"] is None and "slowed" in stats["dropped"])
+    states = [m.json["state"] for m in subscriber.messages("/status")]
+    assert states.count("ready") == 2, "as it began, and once when the rate is back"
+    assert log.read_text().count("cameras are looked at as often as before") == 1
+
+
+def test_an_agent_whose_results_are_late(hot_agent: Callable[[str], tuple[Path, Path, Subscriber]]) -> None:
+    _, _, subscriber = hot_agent("deadline_ms = 0.001")
+    late = subscriber.wait("/status", lambda status: status["state"] == "alert").json
+    assert late["why"].endswith("frames/s, for 100% of the results of door are later than 0.001 ms")
+    stats = subscriber.wait("door/stats", lambda stats: stats["load"]["cap_fps"] == 2.0).json
+    assert stats["load"]["late"] > 0

@@ -9,7 +9,8 @@ from vedette import clock
 from vedette.clock import ClockState
 from vedette.delivery import Depth, LedgerRow
 from vedette.engine import AcceleratedEngine, Engine, SelfTest
-from vedette.flow.feed import WindowFeed
+from vedette.flow.feed import FrameFeed, WindowFeed
+from vedette.flow.governor import TimelyStats
 from vedette.flow.pipeline import Pipeline
 from vedette.flow.stats import Interval
 from vedette.mqtt import payloads as wire
@@ -73,6 +74,7 @@ def stats(
     dropped = pipeline.stats.dropped()
     counts = {
         "stale": source.stale,
+        "slowed": pipeline.feed.slowed if isinstance(pipeline.feed, FrameFeed) else 0,
         "outbox_full": sum(row.dropped for row in rows),
         "rejected": sum(row.rejected for row in rows),
     }
@@ -106,7 +108,14 @@ def load(pipeline: Pipeline, interval: Interval) -> wire.LoadInfo:
     """How much of what the pipeline wanted in this interval it got. Of a source that waits, nobody can say."""
     wanted = interval.frames_in - interval.unwanted
     share = min(1.0, interval.inferred / wanted) if wanted > 0 and pipeline.feed.live else None
-    return wire.LoadInfo(pipeline.seat.weight, None if share is None else round(share, 4))
+    cap_fps = pipeline.feed.cap_fps if isinstance(pipeline.feed, FrameFeed) else None
+    stats = pipeline.stats
+    return wire.LoadInfo(
+        weight=pipeline.seat.weight,
+        share=None if share is None else round(share, 4),
+        cap_fps=None if cap_fps is None else round(cap_fps, 3),
+        late=stats.late if isinstance(stats, TimelyStats) and stats.deadline_ms else None,
+    )
 
 
 def sensor(feed: WindowFeed) -> wire.SensorInfo:

@@ -123,6 +123,8 @@ def _pipeline(name: str, pipeline: PipelineSeen, device: DeviceSeen) -> Text:
     text.append(f"  in {stats.fps_in:.1f}/s  out {stats.fps_out:.1f}/s")
     if stats.load.share is not None:
         text.append(f"  share {stats.load.share:.0%}", "yellow" if stats.load.share < 0.9 else "")
+    if stats.load.cap_fps is not None:
+        text.append(f"  slowed to {stats.load.cap_fps:.1f}/s", "yellow")
     if stats.dropped:
         text.append("  dropped ")
         lately = pipeline.dropped_lately

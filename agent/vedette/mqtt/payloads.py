@@ -55,10 +55,14 @@ class SourceInfo(Struct, frozen=True):
 
 class LoadInfo(Struct, frozen=True):
     """``weight``: the pipeline's, as configured. ``share``: of the samples that it wanted in this interval, how many were
-    inferred, 0 to 1; null where none came, or its source waits for it."""
+    inferred, 0 to 1; null where none came, or its source waits for it. ``cap_fps``: frames a second that a camera is
+    looked at now while the board is too hot or results come too late; null for all of them. ``late``: results since the
+    start that came later than the pipeline's ``deadline_ms``; null without one."""
 
     weight: float
     share: float | None
+    cap_fps: float | None = None
+    late: int | None = None
 
 
 class SensorInfo(Struct, frozen=True):

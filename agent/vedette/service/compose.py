@@ -28,12 +28,12 @@ from vedette.engine import (
     load_runtime,
 )
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
+from vedette.flow.governor import TimelyStats
 from vedette.flow.lane import Lane, Turns, slots
 from vedette.flow.motion import MotionGate
 from vedette.flow.pipeline import BUFFERS, Pipeline
 from vedette.flow.regions import Regions
 from vedette.flow.selection import LabelFilter, make_filter
-from vedette.flow.stats import PipelineStats
 from vedette.follow.events import Scene, SceneOptions
 from vedette.follow.following import FollowedScene, FollowedSignal, Following, Unfollowed
 from vedette.follow.steady import Steady, SteadyOptions
@@ -400,7 +400,7 @@ def make_pipeline(
 ) -> Pipeline:
     """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
     config, spec, model = prepared.config, prepared.spec, loaded.model
-    stats = PipelineStats(clock.now_ns())
+    stats = TimelyStats(clock.now_ns(), config.deadline_ms)
     description = model.engine.description
     model_ref = ModelRef(spec.name, spec.version, spec.sha256)
     writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))

@@ -18,9 +18,10 @@ from .health import PLATFORM, read_throttled, throttled_words
 MARGIN: Final = 3.0  # degrees Celsius below the point from which on the kernel slows the processor down
 PI_CELSIUS: Final = 80.0
 PLAUSIBLE: Final = (40.0, 120.0)  # of trip points: those that can be set stand at 0 or below until somebody does
-HELD_BACK: Final = 0b111
-"""Of the firmware's bits: too little voltage, and a clock that is capped or throttled. The soft limit of a Pi 3B+ is not
-one of them: it takes a seventh of the clock from 60 °C on, and that is all that need be done about it."""
+HELD_BACK: Final = 0b110
+"""Of the firmware's bits: a clock that is capped or throttled, for heat or for too little voltage. The soft limit of a Pi
+3B+ is not one of them: it takes a seventh of the clock from 60 °C on, and that is all that need be done about it."""
+UNDER_VOLTAGE: Final = 0b001
 
 
 class Thermometer:
@@ -39,7 +40,8 @@ class Thermometer:
         """As it is now. What cannot be read now, is left out."""
         readings = [(celsius, limit) for file, limit in self._zones if (celsius := _celsius(file)) is not None]
         celsius, limit = max(readings, key=lambda reading: reading[0] - reading[1], default=(None, None))
-        bits = (read_throttled(self._platform) or 0) & HELD_BACK
+        bits = read_throttled(self._platform) or 0
+        bits = bits & (HELD_BACK | UNDER_VOLTAGE) if bits & HELD_BACK else 0
         return Heat(celsius, limit, ", ".join(words.removesuffix(" now") for words in throttled_words(bits)))
 
 

@@ -16,6 +16,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from vedette.contract.errors import UserError, VedetteError
 from vedette.contract.types import Frame, Result
 from vedette.delivery import Key, Outbox, Stream
 from vedette.flow.feed import WindowFeed
+from vedette.flow.governor import Governor, Heat
 from vedette.flow.lane import Lane
 from vedette.flow.pipeline import Pipeline
 from vedette.follow.following import Followed, State
@@ -47,6 +49,7 @@ from vedette.trust.exposure import exposures
 from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
 from .condition import Condition
 from .control import Control
+from .heat import Thermometer
 from .notify import Notifier
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
+GOVERN_S: Final = 1.0
 FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
 HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
 
@@ -80,8 +84,11 @@ class _PipelineAudience:
 class Service:
     """One agent. `run` is its life."""
 
-    def __init__(self, config: Config, config_path: Path) -> None:
-        """Reads the models. Raises `UserError` for everything a user can mend before anything is started."""
+    def __init__(self, config: Config, config_path: Path, read_heat: Callable[[], Heat] | None = None) -> None:
+        """Reads the models. Raises `UserError` for everything a user can mend before anything is started.
+
+        ``read_heat``: how hot the board is; None: this one's /sys says it.
+        """
         self._config = config
         self._config_path = config_path
         self._topics = Topics(config.mqtt.root, config.device)
@@ -90,6 +97,7 @@ class Service:
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._clock = ClockWatch()
+        self._read_heat = read_heat or Thermometer(config.governor.max_celsius).read
         self._condition = Condition(lambda said: self._voice.status(said))
         self._loaded: dict[str, Loaded] = {}
         self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
@@ -101,6 +109,7 @@ class Service:
         self._epoch: Epoch
         self._outbox: Outbox
         self._voice: Voice
+        self._governor: Governor
         self._control: Control
         self._announcer: Announcer
         self._commands = Commands(
@@ -160,6 +169,8 @@ class Service:
         self._condition.change("init")
         self._snapshots = {p.name: made for p in fit if (made := self._take_pictures(p)) is not None}
         self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
+        max_fps = {p.name: p.config.max_fps for p in fit}
+        self._governor = Governor(self._config.governor, self._read_heat, max_fps, clock.now_ns())
         self._control = Control(
             self._config, self._config_path, fit, self._pipelines,
             lambda name: self._voice.settings(self._settings(name)),
@@ -246,6 +257,7 @@ class Service:
     def _watch(self) -> int:
         intervals = self._config.intervals
         due = {
+            self._govern: GOVERN_S,
             self._tell_stats: intervals.stats_s,
             self._voice.ledger: intervals.ledger_s,
             self._tell_health: intervals.health_s,
@@ -301,10 +313,15 @@ class Service:
             if isinstance(pipeline.feed, WindowFeed):
                 for key, text in pipeline.feed.news():
                     self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
+        problems.update(self._governor.problems())
         problems.update(self._outbox.problems())
         for topic in self._link.status().unheard:
             problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
         self._condition.review(problems, self._shares)
+
+    def _govern(self) -> None:
+        """Cameras are looked at less often while the board is too hot or results come too late."""
+        self._governor.turn(clock.now_ns(), self._pipelines)
 
     def _review_accelerator(self, pipeline: Pipeline, problems: dict[str, str]) -> None:
         """Whether the delegate or the CPU runs this pipeline's model; said anew when that changes."""
