@@ -1,2 +1,77 @@
-def rows(results, model, source, folder):
-    pass
+"""How many instructions the agent spends on a frame outside of ``invoke()``, as valgrind's callgrind counts them.
+
+They do not depend on who else uses the machine. Valgrind 3.19 shows programs a processor without AVX-512, so OpenCV and
+numpy take their AVX2 paths there; Python's own instructions are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from _native import NotHereError
+from _results import ROOT, Results
+
+from vedette.demo.broker import loopback_broker
+
+FRAMES = 20
+STAGES = {
+    "preprocess": "preprocess", "decode": "decode", "report": "write the message into the outbox",
+    "publish": "publish, and hear PUBACK", "read": "read and decode the clip's frame",
+}  # fmt: skip
+AROUND = ("preprocess", "decode", "report", "publish")
+
+
+def rows(results: Results, model: str, clip: Path, folder: Path) -> None:
+    """A row a stage, millions of instructions a frame; where it cannot be counted, a row that says why."""
+    try:
+        counted = count(model, clip, folder)
+    except NotHereError as error:
+        results.row(what="instructions a frame outside invoke()", value="not counted", unit="", n=0, reason=str(error))
+        return
+    total = sum(counted[stage] for stage in AROUND)
+    for what, value in {
+        "preprocess, decode, report and publish": total, **{STAGES[stage]: counted[stage] for stage in STAGES},
+    }.items():  # fmt: skip
+        results.row(what=f"instructions a frame: {what}", value=round(value / 1e6, 3), unit="million", n=FRAMES)
+
+
+def count(model: str, clip: Path, folder: Path) -> dict[str, float]:
+    """Instructions a frame, by stage of ``_frame_work.py``. Raises `NotHereError` without valgrind or a C compiler."""
+    valgrind, compiler = shutil.which("valgrind"), shutil.which("cc")
+    if valgrind is None or compiler is None:
+        raise NotHereError(f"{'valgrind' if valgrind is None else 'cc'} is not installed")
+    bench, marks, out = ROOT / "bench", folder / "marks.so", folder / "callgrind.out"
+    made = subprocess.run(
+        [compiler, "-O2", "-shared", "-fPIC", "-o", str(marks), str(bench / "marks.c")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        raise NotHereError(f"valgrind's headers are not installed: {made.stderr.strip().splitlines()[0]}")
+    callgrind = [valgrind, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={out}"]
+    with loopback_broker() as (_, port):
+        program = [
+            sys.executable, str(bench / "_frame_work.py"), str(marks), model, str(clip), str(port), str(FRAMES),
+            str(folder / "instructions"),
+        ]  # fmt: skip
+        for command in (program, [*callgrind, *program]):  # the first proves the bundle, which valgrind makes slow
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=300,
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+            )  # fmt: skip
+            if done.returncode:
+                raise NotHereError(f"{Path(command[0]).name}: {done.stderr.strip().splitlines()[-1]}")
+    found = {}
+    for file in folder.glob("callgrind.out.*"):
+        text = file.read_text()
+        name = re.search(r"^desc: Trigger: Client Request: (\w+)", text, re.MULTILINE)
+        total = re.search(r"^totals: (\d+)", text, re.MULTILINE)
+        if name and total:
+            found[name[1]] = int(total[1]) / FRAMES
+    if set(found) != set(STAGES):
+        raise NotHereError(f"callgrind counted {', '.join(sorted(found)) or 'nothing'}, expected {', '.join(STAGES)}")
+    return found
