@@ -1,8 +1,8 @@
 """What the agent does with one frame outside of ``invoke()``, stage by stage, on one thread, for valgrind to count.
 
-Arguments: MARKS (a library made of ``marks.c``), MODEL, CLIP, PORT of a broker, FRAMES, STATE (a folder). The objects are the
-agent's own, put together by its own `make_pipeline`; only the threads that hand work on to one another are not there. Prints
-how many objects were found in the frame.
+Arguments: MARKS (a library made of ``marks.c``), MODEL, CLIP, PORT of a broker, FRAMES, STATE (a folder). The objects are
+the agent's own, put together by its own `make_pipeline`; only the threads that hand work on to one another are not there.
+Prints how many objects were found in the frame.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from vedette.mqtt import LinkOptions, Topics
 from vedette.mqtt.connection import Connection
 from vedette.mqtt.envelope import render
 from vedette.outbox import MemoryOutbox
-from vedette.service.compose import load_models, make_pipeline, prepare
+from vedette.service.compose import make_pipeline, prepare
+from vedette.service.lanes import load_models
 from vedette.sources import SourceOptions, make_source
 
 WARM = 5  # frames before counting

@@ -34,7 +34,8 @@ START = """
 import sys, time
 begun = time.perf_counter()
 from pathlib import Path
-from vedette.service.compose import load_models, prepare
+from vedette.service.compose import prepare
+from vedette.service.lanes import load_models
 from vedette.config import parse_config
 from vedette.models.proofs import Proofs
 source = 'source = "' + sys.argv[2] + '"'

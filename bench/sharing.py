@@ -23,7 +23,8 @@ from vedette.config import parse_config
 from vedette.messages.reporter import NoAudience
 from vedette.models.model import share_folder
 from vedette.outbox import MemoryOutbox
-from vedette.service.compose import load_models, make_pipeline, prepare
+from vedette.service.compose import make_pipeline, prepare
+from vedette.service.lanes import load_models
 
 WEIGHTS = (1.0, 1.0, 2.0, 4.0)
 

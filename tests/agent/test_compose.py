@@ -9,7 +9,8 @@ from real import BUNDLE, CLIP, TINY
 
 from vedette.config import Config, parse_config
 from vedette.contract.errors import ConfigError, ModelError
-from vedette.service.compose import Prepared, load_models, prepare
+from vedette.service.compose import Prepared, prepare
+from vedette.service.lanes import load_models
 
 PLAIN = """
 [pipeline.NAME.plain]

@@ -21,7 +21,8 @@ from vedette.engine import load_runtime, probe_bundle
 from vedette.models import proofs
 from vedette.models.model import ModelSpec, PlainModel, load_model, read_model, self_test
 from vedette.models.proofs import Proofs
-from vedette.service.compose import load_models, prepare
+from vedette.service.compose import prepare
+from vedette.service.lanes import load_models
 
 
 @pytest.fixture

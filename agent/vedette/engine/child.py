@@ -54,7 +54,7 @@ def describe(detail: dict[str, Any]) -> dict[str, Any]:
 
 def main(connection: socket.socket, lifeline: int) -> int:
     """Until the other end of the socket is closed. The exit code."""
-    _end_with(lifeline)
+    end_with(lifeline)
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a service; when to go, the parent says
         signal.signal(number, signal.SIG_IGN)
     job = json.loads(connection.recv(MAX_MESSAGE))
@@ -86,7 +86,7 @@ def main(connection: socket.socket, lifeline: int) -> int:
     return 0
 
 
-def _end_with(lifeline: int) -> None:
+def end_with(lifeline: int) -> None:
     """SIGKILL to this process as soon as the other end of this pipe is closed, however its owner came to his end.
 
     The kernel sends it (fcntl(2), F_SETSIG), so that a delegate that hangs does not stand in the way; unlike

@@ -7,6 +7,7 @@ whole, not that this machine's runtime survives it: it is self-tested there.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,10 @@ from .selftest import SelfTest
 
 TIMEOUT_S: Final = 120.0  # a large float network's first run on a slow device
 # not "-m vedette.engine.probe": runpy warns of a module that its package has imported already, and -W error heeds it
-_CHILD: Final = "import sys; from vedette.engine.probe import {0}; sys.exit({0}(*sys.argv[1:]))"
+_CHILD: Final = (
+    "import sys; from vedette.engine.child import end_with; end_with(int(sys.argv[1])); "
+    "from vedette.engine.probe import {0}; sys.exit({0}(*sys.argv[2:]))"
+)
 _REFUSED: Final = 3  # the child's exit code for "the runtime said no", its last line saying why
 
 
@@ -40,12 +44,18 @@ def probe_bundle(path: Path, sha256: str, runtime: str = "auto", threads: int = 
 
 
 def _run(path: Path, function: str, *arguments: str) -> str:
-    """What a function of this module prints, called in a child."""
-    command = [sys.executable, "-c", _CHILD.format(function), *arguments]
+    """What a function of this module prints, called in a child. The child ends with this process, however that ends."""
+    lifeline, alive = os.pipe()
+    command = [sys.executable, "-c", _CHILD.format(function), str(lifeline), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, pass_fds=(lifeline,)
+        )
     except subprocess.TimeoutExpired:
         raise ModelError("does not finish one run", where=path, expected=f"at most {TIMEOUT_S:g} s") from None
+    finally:
+        os.close(lifeline)
+        os.close(alive)
     if done.returncode == 0:
         return done.stdout
     if done.returncode == _REFUSED:

@@ -28,9 +28,19 @@ MAX_THREADS = 64
 class TfliteEngine:
     """See `vedette.engine.base.Engine`, which this is."""
 
-    def __init__(self, path: Path, runtime: Runtime, *, threads: int = 1, kernels: Kernels = "default") -> None:
+    def __init__(
+        self,
+        path: Path,
+        runtime: Runtime,
+        *,
+        threads: int = 1,
+        kernels: Kernels = "default",
+        content: bytes | None = None,
+    ) -> None:
         """Loads the flatbuffer at the start of ``path`` and allocates its tensors.
 
+        ``content``: the flatbuffer, as somebody has read and checked it; several engines may share it. None: the file is
+        mapped into memory, so that it must not be written to while the engine is there.
         ``kernels``: ``default`` is XNNPACK where the runtime has it, ``builtin`` TFLite's own optimised kernels,
         ``reference`` its slow, plain ones. Raises `ModelError` when the runtime will not have the file.
         """
@@ -46,7 +56,10 @@ class TfliteEngine:
         try:
             with captured_stderr() as native:
                 interpreter = module.Interpreter(
-                    model_path=os.fspath(path), num_threads=threads, experimental_op_resolver_type=resolver
+                    model_path=None if content is not None else os.fspath(path),
+                    model_content=content,
+                    num_threads=threads,
+                    experimental_op_resolver_type=resolver,
                 )
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError, TypeError, MemoryError) as error:

@@ -107,16 +107,17 @@ class Lane:
     def __init__(self, name: str, engines: Sequence[Engine], turns: Turns) -> None:
         """``engines``: of the same model, each used by one thread alone from now on."""
         self.name = name
-        self.engines = tuple(engines)
+        self.engines: tuple[Engine, ...] = ()
         self._turns = turns
         self._changed = threading.Condition()
         self._seats: list[Seat] = []
+        self._wanted = 0  # interpreters
+        self._started = False
         self._stopped = False
-        self._turned_ns = [clock.now_ns() for _ in engines]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(number,), name=f"infer-{name}-{number}", daemon=True)
-            for number in range(len(engines))
-        ]
+        self._turned_ns: list[int] = []
+        self._threads: list[threading.Thread] = []
+        for engine in engines:
+            self.add(engine)
 
     def seat(self, name: str, weight: float = 1.0) -> Seat:
         """A place for one more pipeline. ``weight``: above 0; twice the weight, twice the engine time when both want it."""
@@ -126,6 +127,49 @@ class Lane:
         with self._changed:
             self._seats.append(seat)
         return seat
+
+    def leave(self, seat: Seat) -> None:
+        """Takes a pipeline's place away. Nothing of it may be under way."""
+        with self._changed:
+            self._seats.remove(seat)
+
+    @property
+    def seats(self) -> int:
+        """How many pipelines have a place."""
+        return len(self._seats)
+
+    def add(self, engine: Engine) -> None:
+        """One more interpreter of the model."""
+        with self._changed:
+            number = len(self.engines)
+            self.engines = (*self.engines, engine)
+            self._wanted = number + 1
+            self._turned_ns.append(clock.now_ns())
+            thread = threading.Thread(
+                target=self._serve, args=(number,), name=f"infer-{self.name}-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            if self._started:
+                thread.start()
+
+    def trim(self, count: int, timeout_s: float = 5.0) -> None:
+        """Lets all interpreters but the first ``count`` go, after what they are doing; at least one stays."""
+        with self._changed:
+            self._wanted = min(self._wanted, max(1, count))
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_s
+        while len(self.engines) > self._wanted:
+            last = self._threads[-1]
+            if last.ident is not None:
+                last.join(max(0.0, deadline - time.monotonic()))
+            if last.is_alive():  # it hangs; the watchdog sees it
+                return
+            with self._changed:
+                *rest, engine = self.engines
+                self.engines = tuple(rest)
+                self._threads.pop()
+                self._turned_ns.pop()
+            engine.close()
 
     @property
     def turned_ns(self) -> int:
@@ -139,9 +183,11 @@ class Lane:
 
     def start(self) -> None:
         """Starts the threads; calling it again does nothing."""
-        for thread in self._threads:
-            if thread.ident is None:
-                thread.start()
+        with self._changed:
+            self._started = True
+            for thread in self._threads:
+                if thread.ident is None:
+                    thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends the threads after what they are doing; work that waits is handed back undone with a fault."""
@@ -173,12 +219,15 @@ class Lane:
         engine = self.engines[number]
         while True:
             with self._changed:
-                seat = self._next()
-                if seat is None and not self._stopped:
+                seat = self._next(number)
+                if seat is None and not self._stopped and number < self._wanted:
                     self._changed.wait(IDLE_S)
-                    seat = self._next()
+                    seat = self._next(number)
                 if seat is None:
                     if self._stopped:
+                        return
+                    if number >= self._wanted:
+                        self._changed.notify()  # it may have been woken for work, which is another's now
                         return
                     self._turned_ns[number] = clock.now_ns()
                     continue
@@ -211,13 +260,15 @@ class Lane:
             self._turned_ns[number] = clock.now_ns()
             done(fault)
 
-    def _next(self) -> Seat | None:
-        """The pipeline whose turn it is; under the lock."""
+    def _next(self, number: int) -> Seat | None:
+        """The pipeline whose turn it is; none for an interpreter that is to go. Under the lock."""
         ready = [seat for seat in self._seats if seat._work and not seat._busy]
         if self._stopped:
             for seat in ready:
                 while seat._work:
                     _, done = seat._work.popleft()
                     done(FaultError("the engine has been stopped", where=self.name))
+            return None
+        if number >= self._wanted:
             return None
         return min(ready, key=lambda seat: seat._start, default=None)

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -114,6 +115,9 @@ class Pipeline:
         self._free: SimpleQueue[Sequence[Model]] = SimpleQueue()
         for buffers in models:
             self._free.put(buffers)
+        self._lock = threading.Lock()
+        self._asked: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()  # see `between`
+        self._over = False  # under the lock: nobody looks there any more
         self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
         self._submitted = 0  # the first thread's; final once it has said None
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
@@ -154,6 +158,28 @@ class Pipeline:
             for model in buffers:
                 model.decide_from(score_threshold)
 
+    def between(self, action: Callable[[], None]) -> Future[None]:
+        """``action`` is called once between two samples, when nothing is under way: all that was taken is reported, and
+        whoever takes the next one is who calls. It must not wait.
+
+        The future says when that was, or what it raised; cancelled where the pipeline ends before.
+        """
+        done: Future[None] = Future()
+        with self._lock:
+            if self._over:
+                done.cancel()
+            else:
+                self._asked.put((action, done))
+        return done
+
+    def equip(self, models: Sequence[Sequence[Model]], seat: Seat) -> None:
+        """Another model, for the samples to come; the buffers are as of the constructor. Only in an action of `between`."""
+        self.model = models[0][0]
+        self.seat = seat
+        self._models = models
+        self._engine_free_ns = 0
+        self._infer_ns = self._preprocess_ns = 0.0
+
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
         try:
@@ -178,6 +204,9 @@ class Pipeline:
         try:
             models: Sequence[Model] | None = None
             while not self._stop.is_set():
+                if not self._asked.empty():
+                    self._interlude(models)
+                    models = None
                 models = models or _next(self._free)
                 if models is not None:
                     sample = self._take()
@@ -192,6 +221,35 @@ class Pipeline:
                 self._turned("_prepare")
         finally:
             self._inferred.put(None)
+            with self._lock:
+                self._over = True
+            while not self._asked.empty():
+                _, done = self._asked.get()
+                done.cancel()
+
+    def _interlude(self, models: Sequence[Model] | None) -> None:
+        """Does what was asked for between two samples, once all buffers have come back. ``models``: those that are here."""
+        action, done = self._asked.get()
+        held = [models] if models is not None else []
+        while len(held) < len(self._models) and not done.cancelled():
+            if self._stop.is_set():
+                done.cancel()
+                break
+            buffers = _next(self._free)
+            if buffers is not None:
+                held.append(buffers)
+            self._turned("_prepare")
+        if done.set_running_or_notify_cancel():
+            try:
+                action()
+            except Exception as error:
+                log.exception("pipeline %s: between two samples", self.name)
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+            held = list(self._models)
+        for buffers in held:
+            self._free.put(buffers)
 
     def _infer(self, work: _Work, engine: Engine) -> None:
         """On a lane's thread: nothing stands between one inference and the next."""

@@ -37,6 +37,11 @@ class Following(Protocol):
         """Whether something moves that must not be lost sight of."""
         ...
 
+    @property
+    def last_id(self) -> int:
+        """The newest id of a track; 0 where there is none."""
+        ...
+
     def __call__(self, result: Result, captured_ns: int) -> Followed:
         """Takes a result, poor detections included."""
         ...
@@ -61,6 +66,11 @@ class Unfollowed:
     def busy(self) -> bool:
         """Never."""
         return False
+
+    @property
+    def last_id(self) -> int:
+        """None."""
+        return 0
 
     def __call__(self, result: Result, captured_ns: int) -> Followed:
         """See `Following`."""
@@ -88,6 +98,11 @@ class FollowedScene:
     def busy(self) -> bool:
         """See `Following`."""
         return self._tracker.busy
+
+    @property
+    def last_id(self) -> int:
+        """See `Following`."""
+        return self._tracker.last_id
 
     def __call__(self, result: Result, captured_ns: int) -> Followed:
         """See `Following`."""
@@ -122,6 +137,11 @@ class FollowedSignal:
     def busy(self) -> bool:
         """Never: a sensor's windows are all looked at."""
         return False
+
+    @property
+    def last_id(self) -> int:
+        """None."""
+        return 0
 
     def __call__(self, result: Result, captured_ns: int) -> Followed:
         """See `Following`."""

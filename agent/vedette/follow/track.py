@@ -106,13 +106,13 @@ class Tracker:
     states, exactly.
     """
 
-    def __init__(self, options: TrackOptions, thresholds: Float32Array | float = 0.5) -> None:
+    def __init__(self, options: TrackOptions, thresholds: Float32Array | float = 0.5, *, last_id: int = 0) -> None:
         """``thresholds``: the score from which on a detection is good, one for all or (labels,), one a class; of a class
-        above 1, nothing is tracked."""
+        above 1, nothing is tracked. ``last_id``: that of the tracker in whose place this one comes."""
         self._options = options
         self.retune(thresholds)
         self._keep_ns = int(options.keep_s * 1e9)
-        self._last_id = 0
+        self._last_id = last_id
         self._now_ns = 0
         self._ints: Int64Array = np.empty((0, 6), np.int64)
         self._reals: Float64Array = np.empty((5, 0, 4))
@@ -124,6 +124,11 @@ class Tracker:
         moving = np.abs(self._reals[_SPEED, :, :2]) > FAST * self._reals[_AT, :, 2:]
         seen = (self._ints[:, _MISSES] == 0) & (self._ints[:, _ID] > 0)
         return bool(moving[seen].any())
+
+    @property
+    def last_id(self) -> int:
+        """The newest id that was given; 0 for none."""
+        return self._last_id
 
     def retune(self, thresholds: Float32Array | float) -> None:
         """Other thresholds, as of the constructor, from the next frame on."""

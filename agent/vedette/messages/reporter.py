@@ -91,6 +91,23 @@ class Reporter:
         self._filter = chosen
         self._retuned = True
 
+    @property
+    def last_id(self) -> int:
+        """The newest id of a track; 0 where there is none."""
+        return self._following.last_id
+
+    def change(
+        self, writer: BodyWriter, model: ModelRef, label_filter: LabelFilter, following: Following | None, now_ns: int
+    ) -> None:
+        """From the next result on, those of another model. ``following``: what is open ends, and this one begins; None: the
+        labels are the same, and so are the things that they were given to. No result may be on its way."""
+        if following is not None:
+            self.end(now_ns)
+            self._following = following
+        self._writer = writer
+        self._model = model
+        self.label_filter = label_filter
+
     def hold(self, until_ns: int) -> None:
         """Nothing moved until then, CLOCK_BOOTTIME, and nobody looked. Any thread may call it."""
         self._held_ns = until_ns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +10,7 @@ from typing import Final
 import msgspec
 
 from vedette.contract import golden
-from vedette.contract.bundle import Bundle
-from vedette.contract.errors import BundleError, EngineWrongError, ModelError
+from vedette.contract.errors import EngineWrongError, ModelError
 from vedette.contract.manifest import EngineClass, Manifest, Tolerance
 from vedette.engine import (
     EDGETPU_MEMBER,
@@ -94,7 +92,7 @@ def _parts(
     delegate = acceleration.delegate
     check_acceleration(spec, delegate)
     assert spec.bundle is not None
-    network = spec.bundle.read(EDGETPU_MEMBER) if delegate.compiled else _flatbuffer(spec.bundle)
+    network = spec.bundle.read(EDGETPU_MEMBER) if delegate.compiled else spec.bundle.flatbuffer()
     vectors = spec.bundle.read("golden.npz")
 
     def start(cancel_fd: int | None) -> Engine:
@@ -124,15 +122,3 @@ def _bound(stated: Mapping[EngineClass, Tolerance], engine_class: EngineClass) -
         max_mean_score_error=max(bound.max_mean_score_error for bound in stated.values()),
     )
     return {engine_class: widest}
-
-
-def _flatbuffer(bundle: Bundle) -> bytes:
-    manifest = bundle.manifest
-    try:
-        with bundle.path.open("rb") as file:
-            data = file.read(manifest.flatbuffer_bytes)
-    except OSError as error:
-        raise BundleError("cannot be read", where=bundle.path, found=error.strerror or str(error)) from None
-    if hashlib.sha256(data).hexdigest() != manifest.flatbuffer_sha256:
-        raise BundleError("changed while it was in use", where=f"{bundle.path}: flatbuffer")
-    return data

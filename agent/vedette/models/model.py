@@ -350,13 +350,39 @@ def _input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
     )  # fmt: skip
 
 
+def read_network(spec: ModelSpec) -> bytes:
+    """The flatbuffer that was checked when the spec was read, whatever is being written to its path meanwhile.
+
+    Raises `ModelError` where it is another one by now.
+    """
+    if spec.bundle is not None:
+        return spec.bundle.flatbuffer()
+    try:
+        data = spec.path.read_bytes()
+    except OSError as error:
+        raise ModelError("cannot be read", where=spec.path, found=error.strerror or str(error)) from None
+    if hashlib.sha256(data).hexdigest() != spec.sha256:
+        raise ModelError("changed while it was in use", where=spec.path)
+    return data
+
+
 def load_model(
-    spec: ModelSpec, *, runtime: str = "auto", threads: int = 1, score_threshold: float | None = None
+    spec: ModelSpec,
+    *,
+    runtime: str = "auto",
+    threads: int = 1,
+    score_threshold: float | None = None,
+    content: bytes | None = None,
 ) -> Model:
-    """Loads the network into an engine in this process, a plain file only after a child process has survived it."""
+    """Loads the network into an engine in this process, a plain file only after a child process has survived it.
+
+    ``content``: what `read_network` gave, for whoever shares it among engines; None: it is read.
+    """
     if spec.bundle is None:
         probe(spec.path, runtime)
-    engine = TfliteEngine(spec.path, load_runtime(runtime), threads=threads)
+    if content is None:
+        content = read_network(spec)
+    engine = TfliteEngine(spec.path, load_runtime(runtime), threads=threads, content=content)
     try:
         return Model(spec, engine, score_threshold=score_threshold)
     except VedetteError:

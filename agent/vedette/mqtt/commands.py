@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypedDict, cast
 
@@ -51,6 +52,8 @@ MAX_ANSWER: Final = 16 * 1024  # bytes of a reply
 
 Answer: TypeAlias = Mapping[str, Any] | None
 """What goes into the reply's ``result``: what JSON can hold."""
+Later: TypeAlias = "Answer | Future[Answer]"
+"""An answer, or one that comes when the work is done: the reply waits for it, the link does not."""
 
 
 class Handlers(TypedDict, total=False):
@@ -59,11 +62,11 @@ class Handlers(TypedDict, total=False):
     A command without a handler is answered with ``not_supported``. ``ping`` is answered without one.
     """
 
-    ping: Callable[[Ping], Answer]
-    reload: Callable[[Reload], Answer]
-    enable: Callable[[Enable], Answer]
-    threshold: Callable[[Threshold], Answer]
-    snapshot: Callable[[Snapshot], Answer]
+    ping: Callable[[Ping], Later]
+    reload: Callable[[Reload], Later]
+    enable: Callable[[Enable], Later]
+    threshold: Callable[[Threshold], Later]
+    snapshot: Callable[[Snapshot], Later]
 
 
 class _Head(Struct, frozen=True):
@@ -87,7 +90,8 @@ class _RefusedError(Exception):
 
 
 class Commands:
-    """See the module. `receive` belongs to the link's thread; `counts` may be called by any."""
+    """See the module. `receive` belongs to the link's thread; `counts` may be called by any. A reply that comes later is
+    sent by the thread that did the work."""
 
     def __init__(
         self,
@@ -106,8 +110,9 @@ class Commands:
         self._alert = alert
         self._clock_state = clock_state
         self._wall_s = wall_s
-        self._answered: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()  # id -> digest of the command, reply
         self._lock = threading.Lock()
+        # id -> digest of the command, reply: None while it is being carried out
+        self._answered: OrderedDict[str, tuple[bytes, bytes | None]] = OrderedDict()
         self._counts: Counter[str] = Counter()
 
     def counts(self) -> dict[str, int]:
@@ -132,39 +137,73 @@ class Commands:
             self._send(command_id, self._refuse(command_id, name, _RefusedError("retained", text)))
             return
         digest = hashlib.blake2b(name.encode() + b"\0" + message.payload, digest_size=16).digest()
-        before = self._answered.get(command_id)
+        with self._lock:
+            before = self._answered.get(command_id)
         if before is not None:
             reused = _RefusedError(
                 "reused", f"the id {command_id} was that of another command; each needs one of its own"
             )
             if before[0] == digest:
                 self._count("repeated")
-            self._send(command_id, before[1] if before[0] == digest else self._refuse(command_id, name, reused))
+            reply = before[1] if before[0] == digest else self._refuse(command_id, name, reused)
+            if reply is not None:  # else it comes once the work is done
+                self._send(command_id, reply)
             return
-        reply = self._carry_out(command_id, name, message.payload)
-        self._answered[command_id] = (digest, reply)
-        if len(self._answered) > REMEMBERED:
-            self._answered.popitem(last=False)
+        try:
+            answer = self._call(self._checked(name, message.payload), name)
+        except (VedetteError, _RefusedError) as error:
+            self._settle(command_id, digest, self._failed(command_id, name, error))
+            return
+        except Exception as error:
+            log.exception("command %s", name)
+            self._settle(command_id, digest, self._failed(command_id, name, error))
+            return
+        if not isinstance(answer, Future):
+            self._settle(command_id, digest, self._answer(command_id, name, answer))
+            return
+        self._remember(command_id, digest, None)
+
+        def settle(done: Future[Answer]) -> None:
+            error = done.exception()
+            if error is None:
+                reply = self._answer(command_id, name, done.result())
+            else:
+                reply = self._failed(command_id, name, error)
+            self._settle(command_id, digest, reply)
+
+        answer.add_done_callback(settle)
+
+    def _settle(self, command_id: str, digest: bytes, reply: bytes) -> None:
+        self._remember(command_id, digest, reply)
         self._send(command_id, reply)
 
-    def _carry_out(self, command_id: str, name: str, payload: bytes) -> bytes:
-        """The reply."""
+    def _remember(self, command_id: str, digest: bytes, reply: bytes | None) -> None:
+        with self._lock:
+            self._answered[command_id] = (digest, reply)
+            if len(self._answered) > REMEMBERED:
+                self._answered.popitem(last=False)
+
+    def _answer(self, command_id: str, name: str, answer: Answer) -> bytes:
+        """The reply to what was done."""
         try:
-            answer = self._call(self._checked(name, payload), name)
             reply = ReplyMessage(VERSION, command_id, name, True, None, dict(answer or {}))
             encoded = msgspec.json.encode(reply)
             if len(encoded) > MAX_ANSWER:
                 raise ValueError(f"a reply of {len(encoded)} bytes")
-        except _RefusedError as refused:
-            return self._refuse(command_id, name, refused)
-        except VedetteError as error:
-            return self._refuse(command_id, name, _RefusedError("refused", error.line()))
         except Exception as error:
             log.exception("command %s", name)
-            return self._refuse(command_id, name, _RefusedError("fault", f"a fault of ours: {error!r}"[:500]))
+            return self._failed(command_id, name, error)
         self._count("done")
         log.info("command %s %s: done", name, command_id)
         return encoded
+
+    def _failed(self, command_id: str, name: str, error: BaseException) -> bytes:
+        """The reply to what was not."""
+        if isinstance(error, _RefusedError):
+            return self._refuse(command_id, name, error)
+        if isinstance(error, VedetteError):
+            return self._refuse(command_id, name, _RefusedError("refused", error.line()))
+        return self._refuse(command_id, name, _RefusedError("fault", f"a fault of ours: {error!r}"[:500]))
 
     def _checked(self, name: str, payload: bytes) -> Request:
         kind = REQUESTS.get(name)
@@ -204,8 +243,8 @@ class Commands:
                 f"expires: expected within {MAX_LIFE_S:g} s, found in {left_s:.6g} s (seconds, not milliseconds)",
             )
 
-    def _call(self, request: Request, name: str) -> Answer:
-        handler = cast("Mapping[str, Callable[[Request], Answer]]", self._handlers).get(name)
+    def _call(self, request: Request, name: str) -> Later:
+        handler = cast("Mapping[str, Callable[[Request], Later]]", self._handlers).get(name)
         if handler is None and isinstance(request, Ping):
             return {"clock": self._clock_state()}
         if handler is None:

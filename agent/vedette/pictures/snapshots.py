@@ -101,6 +101,7 @@ class _Shot:
     focus: tuple[float, float, float, float] | None
     private: Float32Array
     drawn: Detections | Poses | Segments | None
+    labels: Sequence[str]
 
 
 class Snapshots:
@@ -120,12 +121,11 @@ class Snapshots:
         """``thresholds``: (labels,) as they are now, above 1 for never. ``publish``: one JPEG; False where it cannot be
         sent now. ``alert``: hears of a folder that cannot be written to, once until it can again."""
         self._options = options
-        self._labels = labels
         self._thresholds = thresholds
         self._publish = publish
         self._alert = alert
         self._unix_ns = unix_ns
-        self._private = np.array([label in options.blur_labels for label in labels], bool)
+        self.relabel(labels)
         self._album = (
             Album(Path(options.folder) / pipeline, max_files=options.max_files, max_bytes=options.max_bytes)
             if options.folder
@@ -139,6 +139,11 @@ class Snapshots:
         self._counts: Counter[str] = Counter()
         self._queue: Queue[_Shot | None] = Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name=f"snapshots-{pipeline}", daemon=True)
+
+    def relabel(self, labels: Sequence[str]) -> None:
+        """Another model comes, with these. No frame may be on its way to `seen`."""
+        self._labels = labels
+        self._private = np.array([label in self._options.blur_labels for label in labels], bool)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -218,7 +223,7 @@ class Snapshots:
         shown, _ = LabelFilter(self._thresholds()).select(result)
         drawn = shown if isinstance(shown, Detections | Poses | Segments) and self._options.draw and not plain else None
         # the pipeline's buffer is used again as soon as this returns
-        shot = _Shot(frame.pixels.copy(), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn)
+        shot = _Shot(frame.pixels.copy(), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
         try:
             self._queue.put_nowait(shot)
         except Full:
@@ -261,7 +266,7 @@ class Snapshots:
         blur_boxes(pixels, shot.private)
         blur_polygons(pixels, self._options.blur_zones)
         if shot.drawn is not None:
-            pixels = draw(pixels, shot.drawn, self._labels)
+            pixels = draw(pixels, shot.drawn, shot.labels)
         if self._options.crop and shot.focus is not None:
             pixels = crop(pixels, shot.focus, self._options.margin)
         longest = max(pixels.shape[:2])

@@ -1,10 +1,8 @@
-"""Configuration -> parts: models in lanes, feeds, reporters, pipelines. With `vedette.service.service` all that knows every
-room."""
+"""Configuration -> parts: feeds, reporters, pipelines. With `vedette.service.service` all that knows every room."""
 
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from vedette import clock
 from vedette.clock import ClockState
 from vedette.config import Config, EngineConfig, PipelineConfig
-from vedette.contract.errors import BrokerRefusedError, ConfigError, FaultError, ModelError, SourceError, VedetteError
+from vedette.contract.errors import BrokerRefusedError, ConfigError, SourceError
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
 from vedette.delivery import Outbox
-from vedette.engine import (
-    AcceleratedEngine,
-    AcceleratorStatus,
-    Engine,
-    Runtime,
-    SelfTest,
-    TfliteEngine,
-    find_delegate,
-    load_runtime,
-)
+from vedette.engine import find_delegate
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
 from vedette.flow.governor import TimelyStats
-from vedette.flow.lane import Lane, Turns, slots
+from vedette.flow.lane import Seat
 from vedette.flow.motion import MotionGate
 from vedette.flow.pipeline import BUFFERS, Pipeline
 from vedette.flow.regions import Regions
@@ -40,9 +29,8 @@ from vedette.follow.steady import Steady, SteadyOptions
 from vedette.follow.track import Tracker, TrackOptions
 from vedette.messages.bodies import BodyWriter
 from vedette.messages.reporter import Audience, Reporter
-from vedette.models.acceleration import Acceleration, accelerate, check_acceleration
-from vedette.models.model import Model, ModelSpec, PlainModel, load_model, read_model, self_test
-from vedette.models.proofs import Proofs
+from vedette.models.acceleration import Acceleration, check_acceleration
+from vedette.models.model import Model, ModelSpec, PlainModel, read_model
 from vedette.mqtt import LinkOptions
 from vedette.mqtt.connection import check_credentials
 from vedette.mqtt.results import EngineRef, ModelRef
@@ -62,9 +50,7 @@ from vedette.trust.keyring import load_trust
 from vedette.trust.rollback import Rollback
 
 if TYPE_CHECKING:
-    from vedette.models.tune import Tunings
-
-log = logging.getLogger(__name__)
+    from .lanes import Loaded
 
 BLURRED_FROM: Final = 0.2  # score; somebody whom the network hardly sees may still be recognised by people
 
@@ -281,21 +267,6 @@ def link_options(config: Config) -> LinkOptions:
     return options
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A pipeline's model in its lane, and what the self-test said of it here."""
-
-    model: Model
-    lane: Lane
-    self_test: SelfTest | None
-
-    @property
-    def accelerator(self) -> AcceleratorStatus | None:
-        """How the model's accelerator is; None where the CPU runs it."""
-        engine = self.model.engine
-        return engine.status() if isinstance(engine, AcceleratedEngine) else None
-
-
 def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration | None:
     """What the configuration says of an accelerator; None for none. Raises `ConfigError`."""
     if not config.delegate:
@@ -304,89 +275,39 @@ def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration
     return Acceleration(delegate, config.deadline_s, config.check_s)
 
 
-def load_models(
-    prepared: Sequence[Prepared],
-    config: EngineConfig,
-    proofs: Proofs | None = None,
-    tunings: Tunings | None = None,
-    on_unfit: Callable[[str, VedetteError], None] | None = None,
-) -> dict[str, Loaded]:
-    """Every pipeline's model, by the pipeline's name. Pipelines of the same file share a lane, see `vedette.flow.lane`.
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What of a pipeline is its model's. ``models``: as `vedette.flow.pipeline.Pipeline` takes them."""
 
-    ``proofs``: a bundle that is not known to pass its self-test on this machine has to pass it in a child first; None: it
-    is tested here. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured. ``on_unfit``:
-    hears of each pipeline whose model cannot be used on this machine, and why; the others are loaded. None: it is raised.
-    """
-    threads = config.threads if config.threads != "auto" else _auto_threads(prepared, config, proofs, tunings)
-    turns = Turns(slots(threads))
-    accelerated = acceleration(config)
-    alike: dict[tuple[Path, str, str, bool], list[Prepared]] = {}
-    for pipeline in prepared:
-        # a plain model's tables are part of what it is
-        key = (pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain), pipeline.config.delegate)
-        alike.setdefault(key, []).append(pipeline)
-    loaded: dict[str, Loaded] = {}
-    for group in alike.values():
-        try:
-            loaded.update(_load_group(group, config, threads, turns, accelerated, proofs))
-        except (ModelError, FaultError) as error:
-            if on_unfit is None:
-                raise
-            for pipeline in group:
-                on_unfit(pipeline.name, error)
-    return loaded
+    prepared: Prepared
+    models: Sequence[Sequence[Model]]
+    seat: Seat
+    model_ref: ModelRef
+    writer: BodyWriter
 
 
-def _load_group(
-    group: Sequence[Prepared],
-    config: EngineConfig,
-    threads: int,
-    turns: Turns,
-    accelerated: Acceleration | None,
-    proofs: Proofs | None,
-) -> dict[str, Loaded]:
-    """Pipelines of the same file."""
-    spec = group[0].spec
-    runtime = load_runtime(config.runtime)
-    proved = proofs.prove(spec, runtime, threads=threads) if proofs is not None else None
-    first = load_model(spec, runtime=config.runtime, threads=threads, score_threshold=group[0].decoded_from)
-    outcome = proved if proved is not None else self_test(first)
-    first.infer()  # warms the network up, where no self-test did
-    if accelerated is not None and group[0].config.delegate:
-        engines: list[Engine] = [accelerate(spec, first.engine, runtime, accelerated, threads=threads)]
-        first = Model(spec, engines[0], score_threshold=group[0].decoded_from)
-    else:
-        count = min(config.interpreters or turns.slots, len(group))
-        more = [TfliteEngine(spec.path, runtime, threads=threads) for _ in range(count - 1)]
-        engines = [first.engine, *more]
-    lane = Lane(spec.name, engines, turns)
-    loaded = {}
-    for number, pipeline in enumerate(group):
-        model = Model(spec, first.engine, score_threshold=pipeline.decoded_from) if number else first
-        loaded[pipeline.name] = Loaded(model, lane, outcome)
-    return loaded
+def make_fitting(prepared: Prepared, loaded: Loaded) -> Fitting:
+    """Buffers, and a seat in the model's lane."""
+    spec, model = prepared.spec, loaded.model
+    views = _views(prepared.config)
+    sets = [[model.sibling() for _ in range(views)] for _ in range(BUFFERS)]
+    sets[0][0] = model
+    description = model.engine.description
+    model_ref = ModelRef(spec.name, spec.version, spec.sha256)
+    writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))
+    return Fitting(prepared, sets, loaded.lane.seat(prepared.name, prepared.config.weight), model_ref, writer)
 
 
-def _auto_threads(
-    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None, tunings: Tunings | None
-) -> int:
-    from vedette.models.tune import auto_threads  # for those who ask for it
-
-    runtime = load_runtime(config.runtime)
-    here = [pipeline for pipeline in prepared if not (config.delegate and pipeline.config.delegate)]
-    specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
-    if proofs is not None:
-        specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
-    return auto_threads(specs, runtime, tunings, single=len(here) == 1)
-
-
-def _is_proved(spec: ModelSpec, runtime: Runtime, proofs: Proofs) -> bool:
-    """Why it is not, whoever loads it finds out."""
-    try:
-        proofs.prove(spec, runtime)
-    except (ModelError, FaultError):
-        return False
-    return True
+def refit(pipeline: Pipeline, old: Prepared, fitting: Fitting) -> None:
+    """Another model in a running pipeline, in an action of its `between`. What is followed goes on where the labels are the
+    same; else it ends, and what comes begins anew, with ids that were never given."""
+    new = fitting.prepared
+    following = None
+    if new.spec.labels != old.spec.labels:
+        following = make_following(new, pipeline.reporter.last_id)
+    now_ns = clock.now_ns()
+    pipeline.reporter.change(fitting.writer, fitting.model_ref, new.label_filter, following, now_ns)
+    pipeline.equip(fitting.models, fitting.seat)
 
 
 def make_pipeline(
@@ -399,17 +320,15 @@ def make_pipeline(
     on_source: Callable[[Outcome | None, str], None],
 ) -> Pipeline:
     """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
-    config, spec, model = prepared.config, prepared.spec, loaded.model
+    config = prepared.config
     stats = TimelyStats(clock.now_ns(), config.deadline_ms)
-    description = model.engine.description
-    model_ref = ModelRef(spec.name, spec.version, spec.sha256)
-    writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))
+    fitting = make_fitting(prepared, loaded)
     reporter = Reporter(
         prepared.name,
-        writer,
-        model_ref,
+        fitting.writer,
+        fitting.model_ref,
         prepared.label_filter,
-        _following(prepared),
+        make_following(prepared),
         outbox,
         stats,
         audience,
@@ -418,24 +337,15 @@ def make_pipeline(
         publish_empty=config.publish_empty,
         clock_state=clock_state,
     )
-    regions = Regions(config.region) if config.region is not None else None
-    views = regions.count if regions else 1
-    first = True
-    sets: list[list[Model]] = []
-    for _ in range(BUFFERS):
-        sets.append([])
-        for _ in range(views):
-            sets[-1].append(model if first else model.sibling())
-            first = False
     return Pipeline(
         prepared.name,
         _feed(prepared, on_source),
-        sets,
-        loaded.lane.seat(prepared.name, config.weight),
+        fitting.models,
+        fitting.seat,
         reporter,
         stats,
         max_fps=config.max_fps,
-        regions=regions,
+        regions=Regions(config.region) if config.region is not None else None,
         gate=MotionGate(config.motion) if config.motion is not None else None,
     )
 
@@ -462,11 +372,12 @@ def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) 
     )
 
 
-def _following(prepared: Prepared) -> Following:
-    """What becomes of results over time: nothing, unless the configuration or the kind of result asks for it."""
+def make_following(prepared: Prepared, last_id: int = 0) -> Following:
+    """What becomes of results over time: nothing, unless the configuration or the kind of result asks for it. ``last_id``:
+    the newest id of a track that was given before."""
     config, spec = prepared.config, prepared.spec
     if prepared.follows is not None:
-        tracker = Tracker(prepared.follows, prepared.label_filter.thresholds)
+        tracker = Tracker(prepared.follows, prepared.label_filter.thresholds, last_id=last_id)
         return FollowedScene(tracker, Scene(config.events or SceneOptions(), spec.labels, config.zones, config.wires))
     if config.steady is not None or isinstance(spec.input, SeriesInput):
         return FollowedSignal(Steady(config.steady or SteadyOptions(), spec.labels))

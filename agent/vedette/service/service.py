@@ -4,6 +4,7 @@
 
     load models, self-test -> count the epoch up -> open sources -> connect -> READY
     -> every second: progress to the watchdog, status; now and then: stats, ledger, health
+    -> SIGHUP, or a command: what the files say now, see `vedette.service.reload`
     -> SIGTERM: stop sources, flush the outbox, say goodbye
 
 `vedette.service.compose` makes the parts of it, and these two are all that knows every room. Threads: this one (the main
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vedette import clock
 from vedette.clock import ClockWatch
@@ -26,9 +29,9 @@ from vedette.config import Config
 from vedette.contract.errors import UserError, VedetteError
 from vedette.contract.types import Frame, Result
 from vedette.delivery import Key, Outbox, Stream
+from vedette.engine import SelfTest
 from vedette.flow.feed import WindowFeed
 from vedette.flow.governor import Governor, Heat
-from vedette.flow.lane import Lane
 from vedette.flow.pipeline import Pipeline
 from vedette.follow.following import Followed, State
 from vedette.messages.facts import device_facts
@@ -37,7 +40,7 @@ from vedette.messages.voice import Voice
 from vedette.models.proofs import Proofs
 from vedette.mqtt import Link, Subscription, Topics
 from vedette.mqtt.announcer import Announcer
-from vedette.mqtt.commands import Commands
+from vedette.mqtt.commands import Answer, Commands
 from vedette.mqtt.discovery import discovery, discovery_topic
 from vedette.mqtt.requests import SettingsMessage
 from vedette.mqtt.requests import Snapshot as SnapshotRequest
@@ -46,11 +49,13 @@ from vedette.pictures.snapshots import Snapshots
 from vedette.sources import Outcome
 from vedette.trust.exposure import exposures
 
-from .compose import Loaded, Prepared, link_options, load_models, make_pipeline, prepare, remember_versions
+from .compose import Prepared, link_options, make_pipeline, prepare, remember_versions
 from .condition import Condition
 from .control import Control
 from .heat import Thermometer
+from .lanes import Lanes, threads_for
 from .notify import Notifier
+from .reload import Reload
 
 if TYPE_CHECKING:
     from vedette.models.tune import Tunings
@@ -59,6 +64,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.5
 GOVERN_S: Final = 1.0
+RELOAD_S: Final = 1.0  # how long a reload may hold a stop up; a model that is being proved is left alone
 FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
 HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
 
@@ -96,12 +102,13 @@ class Service:
         self._link_options = link_options(config)
         self._notifier = Notifier()
         self._stop = threading.Event()
+        self._hangup = threading.Event()  # SIGHUP
         self._clock = ClockWatch()
         self._read_heat = read_heat or Thermometer(config.governor.max_celsius).read
         self._condition = Condition(lambda said: self._voice.status(said))
-        self._loaded: dict[str, Loaded] = {}
+        self._lanes: Lanes
+        self._self_tests: dict[str, SelfTest | None] = {}
         self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
-        self._lanes: list[Lane] = []
         self._pipelines: list[Pipeline] = []
         self._snapshots: dict[str, Snapshots] = {}
         self._shares: dict[str, float] = {}
@@ -111,13 +118,14 @@ class Service:
         self._voice: Voice
         self._governor: Governor
         self._control: Control
+        self._reload: Reload
         self._announcer: Announcer
         self._commands = Commands(
             self._topics,
             {
                 "enable": lambda request: self._control.enable(request),
                 "threshold": lambda request: self._control.threshold(request),
-                "reload": lambda request: self._control.reload(request),
+                "reload": lambda request: self._reload.begin(),
                 "snapshot": self._snapshot,
             },
             lambda topic, payload: self._voice.reply(topic, payload),
@@ -128,13 +136,15 @@ class Service:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT, or until every source has come to its end. The process's exit code."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: self._stop.set())
+        self._heed_signals()
         state_dir = Path(self._config.state_dir)
-        self._loaded = load_models(
-            self._prepared, self._config.engine, Proofs(state_dir), self._tunings(state_dir), self._unfit.__setitem__
-        )
-        fit = [p for p in self._prepared if p.name in self._loaded]
+        proofs = Proofs(state_dir)
+        threads = threads_for(self._prepared, self._config.engine, proofs, self._tunings(state_dir))
+        self._lanes = Lanes(self._config.engine, threads, proofs)
+        for name, loaded in self._lanes.load(self._prepared, self._unfit.__setitem__).items():
+            self._lanes.take(name, loaded)
+            self._self_tests[name] = loaded.self_test
+        fit = [p for p in self._prepared if p.name not in self._unfit]
         if not fit:
             raise next(iter(self._unfit.values()))
         for name, error in self._unfit.items():
@@ -142,7 +152,6 @@ class Service:
         remember_versions(self._config, fit)
         for line in exposures(self._config, self._config_path):
             log.warning("%s", line)
-        self._lanes = list({id(loaded.lane): loaded.lane for loaded in self._loaded.values()}.values())
         streams = [Stream(p.name, topic) for p in fit for topic in (DETECTIONS, EVENTS)]
         outbox = self._config.outbox
         self._epoch, self._outbox = open_outbox(
@@ -153,8 +162,7 @@ class Service:
             max_memory_bytes=outbox.max_memory_bytes,
             on_alert=lambda why: self._note("outbox", why),
         )
-        self_tests = {name: loaded.self_test for name, loaded in self._loaded.items()}
-        self._voice = Voice(self._config, self._topics, self._epoch.number, self._outbox, self_tests, self._clock)
+        self._voice = Voice(self._config, self._topics, self._epoch.number, self._outbox, self._self_tests, self._clock)
         self._link = self._voice.link = Link(
             self._link_options,
             self._topics,
@@ -171,9 +179,10 @@ class Service:
         self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
         max_fps = {p.name: p.config.max_fps for p in fit}
         self._governor = Governor(self._config.governor, self._read_heat, max_fps, clock.now_ns())
-        self._control = Control(
-            self._config, self._config_path, fit, self._pipelines,
-            lambda name: self._voice.settings(self._settings(name)),
+        self._control = Control(fit, self._pipelines, lambda name: self._voice.settings(self._settings(name)))
+        self._reload = Reload(
+            self._config, self._config_path, self._pipelines, self._control, self._lanes,
+            on_exchange=self._exchanged, on_taken=self._taken, on_alert=lambda why: self._note("reload", why),
         )  # fmt: skip
         try:
             for snapshots in self._snapshots.values():
@@ -181,8 +190,7 @@ class Service:
             for pipeline in self._pipelines:
                 pipeline.feed.start()
             self._link.start()
-            for lane in self._lanes:
-                lane.start()
+            self._lanes.start()
             for pipeline in self._pipelines:
                 pipeline.start()
             self._condition.change("ready")
@@ -191,6 +199,13 @@ class Service:
             return self._watch()
         finally:
             self._shut_down()
+
+    def _heed_signals(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: self._stop.set())
+        # of somebody's terminal it says that this was closed
+        closed = sys.stdin is not None and sys.stdin.isatty()
+        signal.signal(signal.SIGHUP, lambda *_: (self._stop if closed else self._hangup).set())
 
     def _tunings(self, state_dir: Path) -> Tunings | None:
         """Where it is kept how many threads are best; None where the configuration says the number."""
@@ -203,7 +218,7 @@ class Service:
     def _pipeline(self, prepared: Prepared) -> Pipeline:
         return make_pipeline(
             prepared,
-            self._loaded[prepared.name],
+            self._lanes[prepared.name],
             self._outbox,
             _PipelineAudience(self._voice, prepared.name, self._snapshots.get(prepared.name)),
             clock_state=self._clock,
@@ -242,14 +257,18 @@ class Service:
             wanted.append(Subscription(f"{assistant.prefix}/status", lambda message: self._announcer.heard(message)))
         return wanted
 
+    def _announcement(self) -> Callable[[dict[str, str]], dict[str, Any]]:
+        """What Home Assistant is told of this device."""
+        facts = device_facts(self._config, self._prepared)
+        return lambda retired: discovery(facts, self._topics, retired)
+
     def _announce(self) -> Announcer:
         """Home Assistant is told of this device, or told to forget it where it no longer is to know."""
         assistant = self._config.home_assistant
-        facts = device_facts(self._config, self._prepared)
         return Announcer(
             Path(self._config.state_dir),
             discovery_topic(assistant.prefix, self._topics),
-            (lambda retired: discovery(facts, self._topics, retired)) if assistant.enabled else None,
+            self._announcement() if assistant.enabled else None,
             lambda topic, payload: self._link.publish(topic, payload, qos=1, retain=True),
             lambda why: self._note("home assistant", why),
         )
@@ -271,6 +290,9 @@ class Service:
                 raise self._link.refused
             self._review()
             self._announcer.turn()
+            if self._hangup.is_set():
+                self._hangup.clear()
+                self._hung_up()
             self._feed_watchdog()
             now = time.monotonic()
             for task, seconds in due.items():
@@ -281,6 +303,40 @@ class Service:
                 return self._all_ended()
         log.info("stopping")
         return 0
+
+    def _hung_up(self) -> None:
+        """SIGHUP: nobody waits for a reply, so the log has it, and the status where it went wrong."""
+
+        def tell(done: Future[Answer]) -> None:
+            error = done.exception()
+            if error is None:
+                log.info("reloaded: %s", done.result())
+            elif isinstance(error, VedetteError):
+                self._note("reload", f"not reloaded: {error.line()}")
+            else:
+                log.error("not reloaded: a fault of ours", exc_info=error)
+                self._note("reload", f"not reloaded: a fault of ours: {error!r}"[:500])
+
+        try:
+            self._reload.begin().add_done_callback(tell)
+        except UserError as error:
+            self._note("reload", f"not reloaded: {error.line()}")
+
+    def _exchanged(self, prepared: Prepared) -> None:
+        """A pipeline has another model, from its next sample on. On the pipeline's thread."""
+        self._self_tests[prepared.name] = self._lanes[prepared.name].self_test
+        if (snapshots := self._snapshots.get(prepared.name)) is not None:
+            snapshots.relabel(prepared.spec.labels)
+
+    def _taken(self, name: str, exchanged: bool) -> None:
+        """A pipeline's settings, or its model, are others now; everybody who was told hears of it."""
+        now = self._control.prepared(name)
+        self._prepared = [now if now is not None and p.name == name else p for p in self._prepared]
+        if exchanged:
+            self._voice.model(next(pipeline for pipeline in self._pipelines if pipeline.name == name))
+            self._voice.settings(self._settings(name))
+        if self._config.home_assistant.enabled:
+            self._announcer.change(self._announcement())
 
     def _all_ended(self) -> int:
         faults = [*self._unfit.values(), *(p.fault for p in self._pipelines if p.fault is not None)]
@@ -325,7 +381,7 @@ class Service:
 
     def _review_accelerator(self, pipeline: Pipeline, problems: dict[str, str]) -> None:
         """Whether the delegate or the CPU runs this pipeline's model; said anew when that changes."""
-        loaded = self._loaded[pipeline.name]
+        loaded = self._lanes[pipeline.name]
         status = loaded.accelerator
         if status is None:
             return
@@ -389,12 +445,12 @@ class Service:
     def _shut_down(self) -> None:
         """In order: no more frames, no more results, then everything that waits, then goodbye."""
         self._notifier.send(STOPPING="1")
+        self._reload.stop(RELOAD_S)
         for pipeline in self._pipelines:
             pipeline.feed.stop(1.0)
         for pipeline in self._pipelines:
             pipeline.stop(2.0)
-        for lane in self._lanes:
-            lane.stop(1.0)
+        self._lanes.stop(1.0)
         for snapshots in self._snapshots.values():
             snapshots.stop(1.0)
         self._outbox.close()
@@ -406,5 +462,4 @@ class Service:
         self._link.stop()
         self._outbox.end()
         self._epoch.end(self._outbox.ledger())
-        for lane in self._lanes:
-            lane.close()
+        self._lanes.close()
