@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from real import BrokerAddress, Subscriber, agent_config, wait_for, write_pictures
+from test_monitor import stats
 
 from vedette import clock
 from vedette.contract.types import Frame
@@ -35,6 +36,12 @@ from vedette.flow.governor import (
     divide,
     least_share,
 )
+from vedette.monitor import screen
+from vedette.monitor.fleet import Fleet
+from vedette.monitor.lines import line
+from vedette.monitor.place import Place
+from vedette.mqtt.inbox import Incoming
+from vedette.mqtt.payloads import LoadInfo
 from vedette.service.heat import MARGIN, PI_CELSIUS, Thermometer
 from vedette.sources.base import Slot, SourceStatus
 
@@ -360,7 +367,9 @@ def test_results_that_come_too_late_lower_the_rate(monkeypatch: pytest.MonkeyPat
     why = "of 10.0 frames/s, for 20% of the results of door are later than 100 ms"
     assert site.said == [f"door: 7.0 {why}", f"yard: 7.0 {why}"], "all cameras give way, by weight"
     door.latency_ms = lambda: 50.0
-    site.run(90)
+    site.run(10)
+    assert door.feed.cap_fps == pytest.approx(7.5), "what came late under the other rate does not count again"
+    site.run(80)
     assert site.said == []
 
 
@@ -389,6 +398,12 @@ def test_a_file_read_flat_out_has_neither_rate_nor_deadline(monkeypatch: pytest.
     site = Site(monkeypatch, clip)
     site.run(100, HOT)
     assert (site.said, clip.feed.cap_fps, clip.feed.slowed, clip.seat.inferences) == ([], None, 0, 1000)
+
+
+def test_a_file_read_flat_out_slows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(monkeypatch, Camera(), Camera("clip", live=False, deadline_ms=1.0))
+    site.run(100)
+    assert site.said == []
 
 
 def test_a_pipeline_that_is_off_has_no_part_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,12 +503,27 @@ def test_each_zone_is_beside_its_own_limit(tmp_path: Path) -> None:
     assert Thermometer(root=board(tmp_path, files)).read() == Heat(58.0, 57.0)
 
 
+def test_top_and_watch_show_the_rate() -> None:
+    said = stats({"slowed": 9}, load=LoadInfo(1.0, 0.4, cap_fps=4.9))
+    assert "share 40%, slowed to 4.9/s, " in line(Place("eye", "door", "stats"), said, retained=False).plain
+    fleet = Fleet("vedette")
+    fleet.heard(Incoming("vedette/eye/door/stats", said))
+    shown = [row.plain for row in screen.lines(fleet, "", width=120, height=None)]
+    assert any("share 40%  slowed to 4.9/s  dropped slowed 9" in row for row in shown)
+
+
 AGENT = """
 import logging
 import sys
 from pathlib import Path
 
 from vedette.config import load_config
+from vedette.monitor import screen
+from vedette.monitor.fleet import Fleet
+from vedette.monitor.lines import line
+from vedette.monitor.place import Place
+from vedette.mqtt.inbox import Incoming
+from vedette.mqtt.payloads import LoadInfo
 from vedette.service.heat import Thermometer
 from vedette.service.service import Service
 

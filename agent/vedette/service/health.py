@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -96,9 +97,10 @@ def throttled_words(bits: int) -> list[str]:
     return now + [w for bit, w in THROTTLED_BITS.items() if bit >= 16 and bits & 1 << bit and not bits & 1 << bit - 16]
 
 
-def read_throttled(platform: Path = PLATFORM) -> int | None:
-    """The Raspberry Pi firmware's bits as they are now; None where there are none."""
-    for file in platform.glob(THROTTLED_FILES):
+def read_throttled(files: Iterable[Path] | None = None) -> int | None:
+    """The Raspberry Pi firmware's bits as they are now; None where there are none. ``files``: where they stand; None: to be
+    looked for."""
+    for file in PLATFORM.glob(THROTTLED_FILES) if files is None else files:
         try:
             return int(file.read_text(), 16)
         except (OSError, ValueError):

@@ -13,7 +13,7 @@ from typing import Final
 
 from vedette.flow.governor import Heat
 
-from .health import PLATFORM, read_throttled, throttled_words
+from .health import PLATFORM, THROTTLED_FILES, read_throttled, throttled_words
 
 MARGIN: Final = 3.0  # degrees Celsius below the point from which on the kernel slows the processor down
 PI_CELSIUS: Final = 80.0
@@ -29,7 +29,7 @@ class Thermometer:
 
     def __init__(self, max_celsius: float = 0.0, root: Path = Path("/")) -> None:
         """``max_celsius``: the limit of every zone; 0: of each what it says itself. ``root``: where /proc and /sys are."""
-        self._platform = root / PLATFORM.relative_to("/")
+        self._flags = list((root / PLATFORM.relative_to("/")).glob(THROTTLED_FILES))
         self._zones = [
             (zone / "temp", limit)
             for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"))
@@ -40,7 +40,7 @@ class Thermometer:
         """As it is now. What cannot be read now, is left out."""
         readings = [(celsius, limit) for file, limit in self._zones if (celsius := _celsius(file)) is not None]
         celsius, limit = max(readings, key=lambda reading: reading[0] - reading[1], default=(None, None))
-        bits = read_throttled(self._platform) or 0
+        bits = read_throttled(self._flags) or 0
         bits = bits & (HELD_BACK | UNDER_VOLTAGE) if bits & HELD_BACK else 0
         return Heat(celsius, limit, ", ".join(words.removesuffix(" now") for words in throttled_words(bits)))
 
