@@ -144,7 +144,7 @@ class Running:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Stops the agent, then listening."""
+        """Stops the agent, then listening. Calling it again does nothing."""
         self.agent.stop()
         self.account.stopped.wait(5)
         self._client.disconnect()

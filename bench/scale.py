@@ -11,7 +11,8 @@ squares fit; "linear" means that the largest point costs at most 1.15 times what
 (a reshape and nothing else), and pictures of 8x64 pixels, 10 a second, are drawn so that they say which boxes are to be
 detected. All after it is the agent's own: decoder, tracker, events, messages, outbox. Each object drifts for 0.6 s.
 
-*Four pipelines flat out*, with the agent's own settings and with each setting of threads and interpreters, and one alone.
+*Four pipelines flat out*, with the agent's own setting (an interpreter a core, of one thread) against one and two
+interpreters of one and two threads, and against one pipeline alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from vedette.demo.broker import loopback_broker
+from vedette.flow.lane import slots
 from vedette.models.model import share_folder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -162,8 +164,9 @@ def in_turns(rounds: int, points: Sequence[tuple[object, str, int]], measure: Me
         for name, tables, pipelines in [*points[shift:], *points[:shift]]:
             span = measure(tables, pipelines)
             found[name].append(span)
+            said = f"{name[0]}x{name[1]}" if isinstance(name, tuple) else name
             print(
-                f"round {number + 1}, {name}: {span.inferred / span.wall_s:.1f} frames a second, {span.cores:.3f} cores",
+                f"round {number + 1}, {said}: {span.inferred / span.wall_s:.1f} frames a second, {span.cores:.3f} cores",
                 file=sys.stderr,
             )
     return found
@@ -260,24 +263,26 @@ def together(results: Results, clip: Path, rounds: int, measure: Measure) -> Non
     own = "four pipelines, the agent's own setting"
     points = [(own, four, 4)]
     for threads in (1, 2):
-        points.append(
-            (f"one pipeline, {threads} thread{'s' * (threads > 1)}", _engine(threads, 0) + table("p0", clip, "max"), 1)
-        )
+        alone = f"one pipeline, {threads} thread{'s' * (threads > 1)}"
+        points.append((alone, _engine(threads, 0) + table("p0", clip, "max"), 1))
         for interpreters in (1, 2):
+            if threads == 1 and interpreters == min(slots(1), 4):
+                continue  # that is the agent's own setting
             name = f"four pipelines, {interpreters} interpreter{'s' * (interpreters > 1)} of {threads}"
             points.append((name, _engine(threads, interpreters) + four, 4))
     found = in_turns(rounds, points, measure)
     rates = {name: [span.inferred / span.wall_s for span in spans] for name, spans in found.items()}
     for name, values in rates.items():
         row(results, f"{name}: inferences a second", values, "1/s", 1)
-    others = {name: statistics.median(values) for name, values in rates.items() if name != own}
+    others = {name: statistics.median(values) for name, values in rates.items() if name != own}  # itself would be 1
     best = max(others, key=lambda name: others[name])
     ratios = [mine / other for mine, other in zip(rates[own], rates[best], strict=True)]
     ratio = statistics.median(ratios)
     results.row(
         what=f"four pipelines on {cores} cores: the agent's own setting by the best single setting", value=round(ratio, 3),
         unit="ratio", n=len(ratios), target=f">= {SHARE}", holds=ratio >= SHARE,
-        spread=[round(min(ratios), 3), round(max(ratios), 3)], reason=f"the best: {best}",
+        spread=[round(min(ratios), 3), round(max(ratios), 3)],
+        reason=f"the best of the others: {best}; its own: {min(slots(1), 4)} of 1 thread",
     )  # fmt: skip
 
 
@@ -291,7 +296,6 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, default=share_folder("media") / "people-walking.mp4")
     parser.add_argument("--rounds", type=int, default=2, help="of each series; the four pipelines get one more")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, at least 2")
-    parser.add_argument("--warm", type=float, default=1.0, help="seconds before each")
     parser.add_argument("--only", choices=("pipelines", "pixels", "objects", "together"))
     parser.add_argument("--no-keep", action="store_true", help="print alone")
     arguments = parser.parse_args()
@@ -303,8 +307,9 @@ def main() -> int:
 
         def measure(tables: str, pipelines: int) -> Span:
             with running(tables, port, folder) as agent:
-                agent.span(arguments.warm, pipelines)
-                return agent.span(arguments.seconds, pipelines)
+                return agent.span(
+                    arguments.seconds, pipelines
+                )  # from the first statistics on, a second after the start
 
         if arguments.only in (None, "pipelines"):
             pipelines_series(results, middle, arguments.rounds, measure)
