@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -16,7 +18,7 @@ from real import ROOT
 from vedette.clock import ClockState
 from vedette.contract.errors import ConfigError
 from vedette.mqtt import Incoming, Topics
-from vedette.mqtt.commands import MAX_ANSWER, REMEMBERED, Commands, Handlers
+from vedette.mqtt.commands import MAX_ANSWER, REMEMBERED, Answer, Commands, Handlers
 from vedette.mqtt.requests import REQUESTS, Enable, Refusal, Threshold
 from vedette.mqtt.schemas import schemas
 
@@ -211,6 +213,39 @@ def test_a_fault_in_a_handler_and_an_answer_too_long_are_replied_to() -> None:
     assert device.ask("enable", enable())["error"]["code"] == "fault"
     assert device.ask("reload", {"id": "r", "expires": NOW_S + 1})["error"]["code"] == "fault"
     assert device.commands.counts() == {"fault": 2}
+
+
+def test_an_answer_that_comes_later_is_the_one_reply() -> None:
+    work: list[Future[Answer]] = []
+
+    def reload(request: Any) -> Future[Answer]:
+        work.append(Future())
+        return work[-1]
+
+    device = Device({"reload": reload})
+    told = {"id": "r", "expires": NOW_S + 1}
+    device.hear("reload", told)
+    device.hear("reload", told)
+    assert (len(work), device.sent) == (1, []), "under way once, and nothing said yet"
+    assert device.ask("enable", enable())["error"]["code"] == "not_supported", "the link does not wait"
+    assert device.ask("reload", {**told, "v": 1})["error"]["code"] == "reused"
+    thread = threading.Thread(target=work[0].set_result, args=({"changed": []},))
+    thread.start()
+    thread.join()
+    assert device.sent[-1][1]["result"] == {"changed": []}
+    assert device.ask("reload", told)["result"] == {"changed": []}, "remembered"
+    for error, code in ((ConfigError("unknown key"), "refused"), (ZeroDivisionError("of ours"), "fault")):
+        device.hear("reload", {**told, "id": code})
+        work[-1].set_exception(error)
+        assert device.sent[-1][1]["error"]["code"] == code
+    assert device.commands.counts() == {
+        "done": 1,
+        "repeated": 2,
+        "not_supported": 1,
+        "reused": 1,
+        "refused": 1,
+        "fault": 1,
+    }
 
 
 JSON = st.recursive(

@@ -139,6 +139,20 @@ def test_it_announces_on_each_connection_and_again_after_home_assistants_birth(t
     assert told.alerts == []
 
 
+def test_what_another_model_no_longer_has_is_taken_back_at_once(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.announcer.connected()
+    told.announcer.change(lambda retired: discovery(FACTS, TOPICS, retired))
+    assert len(told.sent) == 1, "nothing is another"
+    told.announcer.change(lambda retired: discovery(without("yard"), TOPICS, retired))
+    components = json.loads(told.sent[-1][1])["components"]
+    assert len(told.sent) == 2 and components["yard_count"] == {"platform": "sensor"}
+    # the next start knows what it need not take back, and what it was told
+    assert Told(tmp_path, without("yard")).announcer.retired == ()
+    told.announcer.change(lambda retired: discovery(FACTS, TOPICS, retired))
+    assert "state_topic" in json.loads(told.sent[-1][1])["components"]["yard_count"], "it came back"
+
+
 def test_the_jitter_is_up_to_ten_seconds(tmp_path: Path) -> None:
     due = set()
     for _ in range(50):

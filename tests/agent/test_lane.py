@@ -237,3 +237,59 @@ def test_how_many_run_at_once() -> None:
 def test_a_weight_must_be_one() -> None:
     with lanes(1) as [lane], pytest.raises(ValueError, match="weight"):
         lane.seat("a", 0.0)
+
+
+class Named(Work):
+    """An engine that says when it was let go."""
+
+    def __init__(self, name: str, closed: list[str]) -> None:
+        self.name = name
+        self._closed = closed
+
+    def close(self) -> None:
+        self._closed.append(self.name)
+
+
+def test_an_interpreter_comes_and_goes_while_work_goes_on() -> None:
+    closed: list[str] = []
+    lane = Lane("m", [Named("first", closed)], Turns(64))
+    lane.start()
+    stop = threading.Event()
+    busy = [Busy(lane.seat(str(n)), 0.001, stop) for n in range(2)]
+    for each in busy:
+        each.begin()
+
+    def at_work() -> set[str]:
+        """Who does the next twenty inferences."""
+        seen: set[str] = set()
+        done: list[FaultError | None] = []
+        for n in range(20):
+            busy[n % 2].seat.submit(lambda engine: seen.add(engine.name), done.append)  # type: ignore[attr-defined]
+        wait_for("twenty inferences", lambda: len(done) == 20)
+        assert done == [None] * 20
+        return seen
+
+    for _ in range(3):
+        lane.add(Named("second", closed))
+        wait_for("both at work", lambda: at_work() == {"first", "second"})
+        lane.trim(1)
+        assert at_work() == {"first"}
+        assert len(lane.engines) == 1
+    assert closed == ["second"] * 3
+    lane.trim(0)
+    assert at_work() == {"first"}, "one stays"
+    stop.set()
+    lane.stop()
+    lane.close()
+    assert closed == ["second"] * 3 + ["first"]
+
+
+def test_a_pipeline_that_left_has_no_place() -> None:
+    with lanes(1) as [lane]:
+        one, other = lane.seat("one"), lane.seat("other")
+        assert lane.seats == 2
+        lane.leave(one)
+        assert lane.seats == 1
+        done: list[FaultError | None] = []
+        other.submit(lambda engine: None, done.append)
+        wait_for("the other's inference", lambda: done == [None])
