@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +314,18 @@ def test_show_of_a_bundle(tmp_path: Path) -> None:
     expected = {"path", "bytes", "sha256", "bundle", "name", "version", "labels", "input", "output", "members"}
     assert expected | {"measurements", "evaluation", "precision", "source"} <= set(answer)
     assert answer["bundle"] is True and answer["labels"] == ["ash", "birch", "cedar", "elm"]
-    assert "labels.txt" in answer["members"]
+    assert "labels.txt" in answer["members"] and answer["measurements"] == {"infer_ms": 0.1}
     assert "4: ash, birch, cedar, elm" in good("show", path).stdout
+
+
+@pytest.mark.parametrize("measured", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_measurements_that_are_none_are_one_line(tmp_path: Path, measured: bytes) -> None:
+    """No digest covers them, so anybody may have written them."""
+    path = tmp_path / "a.tflite"
+    path.write_bytes(fake_parts(measurements_json=measured).bytes())
+    outcome = run_cli("show", path, "--json")
+    [line] = outcome.stderr.splitlines()
+    assert outcome.returncode == 2 and "a.tflite: measurements.json: measurements cannot be read" in line
 
 
 def test_show_of_a_plain_model(classify: list[object]) -> None:
@@ -322,12 +334,23 @@ def test_show_of_a_plain_model(classify: list[object]) -> None:
     assert "plain model" in good("show", TINY, *classify).stdout
 
 
-def test_a_reader_that_goes_away_is_no_error(classify: list[object]) -> None:
-    import sys
-
-    command = f'"{sys.executable}" -m vedette show "{TINY}" --decoder classify --labels "{classify[3]}" | head -n 0'
-    outcome = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
-    assert outcome.stderr == ""
+@pytest.mark.parametrize(
+    "command", ["show", "show {model}", "show {model} --json", "infer {model} {picture}", "doctor"]
+)
+def test_a_reader_that_goes_away_is_no_error(classify: list[object], tmp_path: Path, command: str) -> None:
+    picture = write_pictures(tmp_path / "pictures") / "000.png"
+    words = command.format(model=TINY, picture=picture).split()
+    plain = [str(word) for word in classify] if str(TINY) in words else []
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)  # it has gone before there was anything to read
+    try:
+        outcome = subprocess.run(
+            [sys.executable, "-m", "vedette", *words, *plain], stdout=writing_end, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing_end)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
 # run and check

@@ -13,11 +13,12 @@ from real import DEADLINE_S, BrokerAddress, Mosquitto, Subscriber, needs_mosquit
 
 from vedette.cli import main
 from vedette.cli.command import _address
-from vedette.contract.errors import ConfigError
+from vedette.contract.errors import ConfigError, RetryableError
 from vedette.demo.broker import LOOPBACK
 from vedette.mqtt import Link, LinkOptions, Subscription, Topics
 from vedette.mqtt.commands import Commands, Handlers
 from vedette.mqtt.requests import Enable, Threshold
+from vedette.mqtt.send import parse_reply
 from vedette.outbox import MemoryOutbox
 
 
@@ -103,10 +104,28 @@ def test_what_is_typed_wrong_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
             "password file cannot be read",
         ),
         (("eye", "ping", "-c", str(tmp_path / "none")), "configuration cannot be read"),
+        (
+            ("eye", "ping", "--password-file", "p"),
+            "bad --password-file: expected --username beside it, found none; add",
+        ),
+        (("eye", "ping", "--ca-file", "c"), "bad --ca-file: expected --tls beside it"),
+        (("eye", "ping", "--cert-file", "c"), "bad --cert-file: expected --tls beside it"),
+        (("eye", "ping", "--tls", "--key-file", "k"), "bad --key-file: expected --cert-file beside it"),
+        (
+            ("eye", "ping", "-c", "x", "--username", "me"),
+            "bad --username: expected a configuration's broker or options of",
+        ),
     ]:
         assert main(["command", *arguments]) in (1, 2)
         [line] = capsys.readouterr().err.splitlines()
         assert says in line
+
+
+def test_what_is_no_reply_is_one_line(tmp_path: Path) -> None:
+    for payload in (b"", b"\xff", b"[1]", b'{"v":1}', b"[" * 100_000):
+        with pytest.raises(RetryableError, match="vedette/eye/reply/1: no reply of an agent") as failed:
+            parse_reply(payload, "vedette/eye/reply/1")
+        assert str(failed.value).isprintable()
 
 
 @pytest.mark.parametrize(

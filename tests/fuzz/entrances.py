@@ -224,6 +224,17 @@ def _bundle(folder: Path) -> Take:
         if not refused(lambda: opened.append(open_bundle(path)), ModelError):
             for name in opened[0].members:
                 refused(lambda name=name: opened[0].read(name), BundleError)
+            refused(opened[0].measurements, BundleError)
+
+    return take
+
+
+def _measurements(folder: Path) -> Take:
+    path = folder / "a.tflite"
+
+    def take(data: bytes) -> None:
+        path.write_bytes(fake_parts(measurements_json=data).bytes())
+        refused(open_bundle(path).measurements, BundleError)
 
     return take
 
@@ -749,6 +760,7 @@ ENTRANCES: Final = {
         Entrance("bundle", _bundle, _bundles),
         Entrance("manifest", _manifest, _manifests),
         Entrance("golden vectors", _golden, _goldens),
+        Entrance("measurements", _measurements, fixed(b'{"infer_ms": 0.1}\n'), 512),
         Entrance("labels", _labels, fixed(b"ash\nbirch\ncedar\nelm\n", b"0 ash\r\n1 birch\r\n"), 1024),
         Entrance("tflite metadata", _metadata, lambda folder: [(DATA / "tiny-uint8.tflite").read_bytes()], 16_384),
         Entrance("picture", _picture, _pictures),

@@ -1,6 +1,7 @@
 """One entrance under atheris (libFuzzer), which grows its inputs by what they reach in vedette's own code and paho's.
 
-``guided.py NAME CORPUS [libFuzzer's options, more folders of inputs]``; what it tells, libFuzzer tells on stderr. ``bench/fuzz.py`` runs it.
+``guided.py NAME CORPUS [libFuzzer's options, more folders of inputs]``; ``bench/fuzz.py`` runs it, and reads what libFuzzer
+says on stderr.
 """
 
 from __future__ import annotations

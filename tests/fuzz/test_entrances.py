@@ -40,6 +40,29 @@ def test_what_is_good_and_what_is_not(name: str, tmp_path: Path) -> None:
     take_what_hypothesis_likes()
 
 
+def _broken_schema(folder: Path) -> bytes:
+    return ENTRANCES["outbox.sqlite"].seeds(folder)[0].replace(b"captured_ns INTEGER", b'captured\xb7" INTEGE')
+
+
+FINDS = {
+    "a command line that is no UTF-8": ("url", lambda folder: b"mqtt://u\xffs:p@host/a\xff"),
+    "a path that is too long": ("url", lambda folder: b"s" * 5000),
+    "a schema that is no UTF-8": ("outbox.sqlite", _broken_schema),
+    "a message that is no UTF-8": ("heard", lambda folder: b'\x04{"\xed":1}'),
+    "a key with an end of line": ("epoch.json", lambda folder: b'{"a\nb":1}'),
+    "deep nesting": ("state files", lambda folder: b"\1" + b"[" * 100_000),
+}
+"""What was a traceback, or two lines, when it was first tried."""
+
+
+@pytest.mark.parametrize("find", FINDS)
+def test_what_was_found_once(find: str, tmp_path: Path) -> None:
+    name, make = FINDS[find]
+    for part in ("seeds", "used"):
+        (tmp_path / part).mkdir()
+    ENTRANCES[name].made(tmp_path / "used")(make(tmp_path / "seeds"))
+
+
 def test_the_seeds_are_what_an_entrance_lets_pass(tmp_path: Path) -> None:
     """Or nothing behind it would be tried."""
     from entrances import SAID, _sayings

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from vedette.terminal import Console
 
 from .run import WITHOUT_GROWTH, Outcome
 from .usage import Usage

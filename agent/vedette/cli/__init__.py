@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(journal.Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        return commands[arguments.command](arguments)
+        code = commands[arguments.command](arguments)
+        sys.stdout.flush()  # here, where it is known what a reader means that has gone
+        return code
     except UserError as error:
         print(f"{journal.prefix(journal.ERROR)}vedette: error: {error}", file=sys.stderr)
         return 2

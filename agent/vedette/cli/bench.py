@@ -60,7 +60,6 @@ def execute(arguments: argparse.Namespace) -> int:
 
     import cv2
     import numpy as np
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Table
 
@@ -68,6 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.flow.stats import percentile
     from vedette.models.model import load_model, read_model
     from vedette.service.health import pss_bytes
+    from vedette.terminal import Console
 
     if arguments.seconds is None:
         arguments.seconds = TUNE_SECONDS if arguments.tune else SECONDS

@@ -31,7 +31,6 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code: that of the worst problem."""
     from collections.abc import Callable
 
-    from rich.console import Console
     from rich.markup import escape
 
     from vedette.config import load_config
@@ -41,6 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.models.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
     from vedette.service.compose import acceleration, link_options, prepare
+    from vedette.terminal import Console
     from vedette.trust.exposure import exposures
 
     console = Console(highlight=False, soft_wrap=True)

@@ -86,6 +86,7 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     from vedette.config import load_config
     from vedette.mqtt.connection import LinkOptions, check_credentials
 
+    _check_together(arguments)
     if arguments.config is not None:
         from vedette.service.compose import link_options
 
@@ -106,6 +107,26 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     )
     check_credentials(options)
     return options, arguments.root
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Raises `ConfigError` for an option that would do nothing."""
+    from vedette.contract.errors import ConfigError
+
+    names = ("--username", "--password-file", "--tls", "--ca-file", "--cert-file", "--key-file")
+    given = {name: getattr(arguments, name[2:].replace("-", "_")) for name in names}
+    if arguments.config is not None:
+        for name in names:
+            if given[name]:
+                raise ConfigError(
+                    f"bad {name}", expected="a configuration's broker or options of your own", found="both",
+                    fix=f"leave out --config, or {name}",
+                )  # fmt: skip
+    for name, beside in (
+        ("--password-file", "--username"), ("--ca-file", "--tls"), ("--cert-file", "--tls"), ("--key-file", "--cert-file"),
+    ):  # fmt: skip
+        if given[name] and not given[beside]:
+            raise ConfigError(f"bad {name}", expected=f"{beside} beside it", found="none", fix=f"add {beside}")
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code: 2 where something is bad."""
     import msgspec
-    from rich.console import Console
     from rich.text import Text
 
     from vedette import clock
@@ -43,6 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.doctor.host import Finding, Host
     from vedette.doctor.software import look_at_config, look_at_runtimes, look_at_software, look_at_unit
     from vedette.monitor.lines import printable
+    from vedette.terminal import Console
 
     host = Host()
     found = look_at_board(host, clock.clock_state())

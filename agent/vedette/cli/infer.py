@@ -124,13 +124,13 @@ def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
 def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     import sys
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import track
 
     from vedette.contract.errors import UserError
     from vedette.contract.types import Detections, Poses, Segments
     from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
+    from vedette.terminal import Console
 
     from .findings import lines
 

@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code."""
     import msgspec
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from vedette.contract.bundle import has_archive
     from vedette.contract.manifest import AnomalyOutput, SeriesInput, decoder_name
     from vedette.models.model import model_folders, read_model
+    from vedette.terminal import Console
 
     console = Console(highlight=False)
     if arguments.model is None:
@@ -65,8 +65,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if bundle is not None:
         document |= msgspec.to_builtins(bundle.manifest)
         document["members"] = dict(bundle.members)
-        if "measurements.json" in bundle.members:
-            document["measurements"] = json.loads(bundle.read("measurements.json"))
+        if (measured := bundle.measurements()) is not None:
+            document["measurements"] = measured
     if arguments.json:
         print(json.dumps(document))
         return 0

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     """Measures, prints and keeps. The exit code."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     from vedette.config import default_state_dir
     from vedette.contract.errors import StateError
     from vedette.engine import load_runtime, probe
     from vedette.models.tune import Tunings, circumstances, conclude, cores, measure, settings
+    from vedette.terminal import Console
 
     runtime = load_runtime(arguments.runtime)
     if spec.bundle is None:
@@ -50,10 +50,10 @@ def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
 
 def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunings: Tunings) -> None:
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     from vedette.models.tune import TIE
+    from vedette.terminal import Console
 
     best = {"latency": tuning.latency, "throughput": tuning.throughput}
     if arguments.json:

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import msgspec
 
@@ -137,6 +137,17 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != self.manifest.flatbuffer_sha256:
             raise BundleError("changed while it was in use", where=f"{self.path}: flatbuffer")
         return data
+
+    def measurements(self) -> Any:
+        """What ``measurements.json`` says, which no digest covers; None where there is none. Raises `BundleError`."""
+        if "measurements.json" not in self._members:
+            return None
+        try:
+            return msgspec.json.decode(self.read("measurements.json"))
+        except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, too
+            raise BundleError(
+                "measurements cannot be read", where=f"{self.path}: measurements.json", found=error
+            ) from None
 
 
 def open_bundle(path: str | os.PathLike[str], verify: Verify | None = None) -> Bundle:

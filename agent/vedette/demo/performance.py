@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
 from vedette.contract.errors import FaultError
 from vedette.flow.stats import STAGES
 from vedette.models.model import ModelSpec
 from vedette.mqtt.topics import Topics
+from vedette.terminal import Console
 
 from .agent import AgentProcess
 from .broker import LOOPBACK, loopback_broker

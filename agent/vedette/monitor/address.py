@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from vedette.contract.errors import ConfigError
 from vedette.mqtt.connection import LinkOptions
+from vedette.mqtt.credentials import read_password
 
 DEFAULT: Final = "mqtt://localhost"
 DEFAULT_ROOT: Final = "vedette"
@@ -87,12 +88,11 @@ def find_broker(
         options = replace(options, ca_file=ca_file)
     if password_file is not None:
         if not options.username:
-            raise ConfigError("bad --password-file", expected="a user name in the URL", found="none")
-        try:
-            password = password_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("password file cannot be read", where=password_file, found=str(error)) from None
-        options = replace(options, password=password)
+            raise ConfigError(
+                "bad --password-file", expected="a user name in the URL or the configuration", found="none",
+                fix="say it: mqtt://USER@HOST",
+            )  # fmt: skip
+        options = replace(options, password=read_password(str(password_file)), password_file="")
     return Broker(options, checked_root(root) if root is not None else broker.root)
 
 

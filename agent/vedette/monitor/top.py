@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 
 from vedette.contract.errors import VedetteError
+from vedette.terminal import Console
 
 from . import screen
 from .address import Broker

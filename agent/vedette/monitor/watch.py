@@ -7,11 +7,11 @@ import time
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
 from rich.text import Text
 
 from vedette.clock import rfc3339
 from vedette.mqtt.inbox import Incoming
+from vedette.terminal import Console
 
 from .lines import Part, line, now, printable, where_text
 from .place import Place, place_of
@@ -21,12 +21,6 @@ NUMBERED: Final = ("detections", "events")
 """Topics whose messages have a seq."""
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Whoever read our output has gone, and nothing is wrong; rich would end with exit code 1."""
-        raise BrokenPipeError
-
-
 class Watch:
     """Writes a line a message to stdout. Belongs to the listening thread."""
 
@@ -34,8 +28,8 @@ class Watch:
         """``as_json``: messages as they came, a JSON object each; what is noticed of them goes to stderr then."""
         self._root = root
         self._json = as_json
-        self._console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self._notices = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=as_json)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._notices = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=as_json)
         self._sequences = Sequences()
         self._connection = 0
         self.heard_count = 0

@@ -7,6 +7,7 @@ which returns the exit code.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -42,10 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see the module for the exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # here, where it is known what a reader means that has gone
+        return code
     except VedetteError as error:
         print(f"vedette-convert: error: {error.line()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("vedette-convert: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # the reader of our output has gone (vedette-convert lint | head); nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

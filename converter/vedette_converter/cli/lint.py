@@ -82,13 +82,18 @@ def _keep(report: Report, out: Path) -> Path:
 
 
 def _print(report: Report, everything: bool) -> None:
-    from rich.console import Console
+    import rich.console
     from rich.table import Table
     from rich.text import Text
 
     from ..lint.report import place
 
     shown = report.verdicts if everything else report.fallen
+
+    class Console(rich.console.Console):
+        def on_broken_pipe(self) -> None:  # rich would end with exit code 1
+            raise BrokenPipeError
+
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if shown and sys.stdout.isatty():
         table = Table(box=None, header_style="bold", pad_edge=False)
