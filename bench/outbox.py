@@ -1,4 +1,8 @@
-"""How many messages a second go through the outbox and a broker, on disk or not; what that writes, and what a kill takes."""
+"""How many messages a second go through the outbox and a broker, on disk or not; what that writes, and what a kill takes.
+
+Rates are medians over rounds in which all kinds of outbox take turns, and their spread is the least and the most of them;
+what is missing is the sum of all rounds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import argparse
 import itertools
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -34,6 +39,52 @@ BODY = (
 BOUNDS = Bounds(10_000_000, 1 << 32)
 TARGETS: dict[Durable, int] = {"memory": 5000, "spill": 5000, "always": 500}
 MODES: tuple[Durable, ...] = ("memory", "spill", "always")
+
+
+class Figures:
+    """What came of the rounds of one kind of outbox, in the order in which it was first seen."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, tuple[str, int | None, list[float]]] = {}
+        self._counts: dict[str, list[tuple[int, int, bool]]] = {}
+        self._units: dict[str, tuple[str, str]] = {}
+        self._order: list[str] = []
+
+    def rate(self, what: str, value: float, unit: str = "1/s", *, at_least: int | None = None) -> None:
+        """Of one round; the median counts."""
+        if what not in self._rates:
+            self._rates[what] = unit, at_least, []
+            self._order.append(what)
+        self._rates[what][2].append(value)
+
+    def count(self, what: str, value: int, unit: str, target: str, n: int, *, holds: bool) -> None:
+        """Of one round; the sum counts, and it holds where every round does. ``n``: messages."""
+        if what not in self._counts:
+            self._counts[what] = []
+            self._units[what] = unit, target
+            self._order.append(what)
+        self._counts[what].append((value, n, holds))
+
+    def rows(self, results: Results) -> None:
+        """All of them."""
+        for what in self._order:
+            if what in self._rates:
+                unit, at_least, values = self._rates[what]
+                median = statistics.median(values)
+                holds = None if at_least is None else median >= at_least
+                digits = 0 if median >= 10 else 3
+                results.row(
+                    what=what, value=round(median, digits or None), unit=unit, n=len(values),
+                    target=None if at_least is None else f">= {at_least}", holds=holds,
+                    spread=[round(min(values), digits or None), round(max(values), digits or None)],
+                    reason=f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if holds is False else None,
+                )  # fmt: skip
+                continue
+            (unit, target), counts = self._units[what], self._counts[what]
+            results.row(
+                what=what, value=sum(value for value, _, _ in counts), unit=unit, n=sum(n for _, n, _ in counts),
+                target=target, holds=all(holds for _, _, holds in counts),
+            )  # fmt: skip
 
 
 def written_bytes() -> int:
@@ -122,7 +173,7 @@ def link(outbox: Outbox, port: int) -> Link:
     return made
 
 
-def alone(results: Results, durable: Durable, count: int, threads: int, folder: Path) -> None:
+def alone(figures: Figures, durable: Durable, count: int, threads: int, folder: Path) -> None:
     """With somebody who acknowledges everything at once: what the outbox itself costs."""
     outbox = opened(folder, durable)
     appended = threading.Event()
@@ -139,14 +190,11 @@ def alone(results: Results, durable: Durable, count: int, threads: int, folder: 
     reader.join()
     rate = count / (time.perf_counter() - begun)
     outbox.end()
-    results.row(
-        what=f"{durable}, {threads} thread{'s' * (threads > 1)}: through the outbox alone a second", value=round(rate),
-        unit="1/s", n=count, target=f">= {TARGETS[durable]}", holds=rate >= TARGETS[durable],
-        reason=None if rate >= TARGETS[durable] else f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
-    )  # fmt: skip
+    what = f"{durable}, {threads} thread{'s' * (threads > 1)}"
+    figures.rate(f"{what}: through the outbox alone a second", rate, at_least=TARGETS[durable])
 
 
-def flow(results: Results, durable: Durable, count: int, threads: int, folder: Path) -> None:
+def flow(figures: Figures, durable: Durable, count: int, threads: int, folder: Path) -> None:
     """As fast as it goes, with a broker that answers."""
     streams = [Stream(f"p{number}", "detections") for number in range(threads)]
     with loopback_broker("auto") as (broker, port):
@@ -166,23 +214,15 @@ def flow(results: Results, durable: Durable, count: int, threads: int, folder: P
         sender.stop()
         outbox.end()
     what = f"{durable}, {threads} thread{'s' * (threads > 1)}"
-    rate = count / seconds
-    results.row(
-        what=f"{what}: acknowledged by {broker} a second", value=round(rate), unit="1/s", n=count,
-        target=f">= {TARGETS[durable]}", holds=rate >= TARGETS[durable],
-        reason=None if rate >= TARGETS[durable] else f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+    figures.rate(f"{what}: acknowledged by {broker} a second", count / seconds, at_least=TARGETS[durable])
+    figures.rate(f"{what}: accepted a second", count / appended_s)
+    figures.count(f"{what}: missing at a subscriber", count - came, "messages", "== 0", count, holds=came == count)
+    rows = outbox.ledger()
+    balances = all(row.balances and row.acknowledged == row.last for row in rows)
+    figures.count(
+        f"{what}: streams whose ledger row balances", len(rows), "", "all", count, holds=balances
     )  # fmt: skip
-    results.row(what=f"{what}: accepted a second", value=round(count / appended_s), unit="1/s", n=count)
-    results.row(
-        what=f"{what}: missing at a subscriber", value=count - came, unit="messages", n=count, target="== 0",
-        holds=came == count,
-    )  # fmt: skip
-    balances = all(row.balances and row.acknowledged == row.last for row in outbox.ledger())
-    results.row(
-        what=f"{what}: streams whose ledger row balances", value=len(outbox.ledger()), unit="", n=count,
-        target="all", holds=balances,
-    )  # fmt: skip
-    results.row(what=f"{what}: written to disk a message", value=round(written / count), unit="bytes", n=count)
+    figures.rate(f"{what}: written to disk a message", written / count, "bytes")
 
 
 def steady(results: Results, durable: Durable, seconds: float, rate: float, folder: Path) -> None:
@@ -205,7 +245,7 @@ def steady(results: Results, durable: Durable, seconds: float, rate: float, fold
     )  # fmt: skip
 
 
-def away(results: Results, durable: Durable, count: int, threads: int, folder: Path) -> None:
+def away(figures: Figures, durable: Durable, count: int, threads: int, folder: Path) -> None:
     """The broker comes after all messages have been appended, and the agent has been started again."""
     outbox = opened(folder, durable)
     begun = time.perf_counter()
@@ -227,16 +267,11 @@ def away(results: Results, durable: Durable, count: int, threads: int, folder: P
         sender.stop()
         outbox.end()
     what = f"{durable}, broker away"
-    results.row(what=f"{what}: stored a second", value=round(count / stored_s), unit="1/s", n=count)
-    results.row(what=f"{what}: file a message", value=round(size / count), unit="bytes", n=count)
-    results.row(what=f"{what}: opening the file again", value=round(open_s, 3), unit="s", n=count)
-    results.row(
-        what=f"{what}: acknowledged by {broker} a second afterwards", value=round(count / sent_s), unit="1/s", n=count
-    )
-    results.row(
-        what=f"{what}: missing at a subscriber", value=count - came, unit="messages", n=count, target="== 0",
-        holds=came == count,
-    )  # fmt: skip
+    figures.rate(f"{what}: stored a second", count / stored_s)
+    figures.rate(f"{what}: file a message", size / count, "bytes")
+    figures.rate(f"{what}: opening the file again", open_s, "s")
+    figures.rate(f"{what}: acknowledged by {broker} a second afterwards", count / sent_s)
+    figures.count(f"{what}: missing at a subscriber", count - came, "messages", "== 0", count, holds=came == count)
 
 
 def child(folder: Path, durable: Durable) -> None:
@@ -290,10 +325,24 @@ def kills(results: Results, durable: Durable, turns: int, folder: Path) -> None:
     )  # fmt: skip
 
 
+def in_turn(figures: Figures, durable: Durable, arguments: argparse.Namespace, base: Path) -> None:
+    """One round of one kind: alone, with a broker that answers, and with one that is away at first."""
+    threads = arguments.threads if durable == "always" else 1
+    count = (arguments.messages if durable != "always" else arguments.messages // 10) // threads * threads
+    alone(figures, durable, count, threads, base / "alone")
+    flow(figures, durable, count, threads, base / "flow")
+    if threads > 1:
+        flow(figures, durable, count // 4, 1, base / "one")
+    if durable != "memory":
+        away(figures, durable, count, threads, base / "away")
+
+
 def main() -> int:
     """Prints the table; 1 when a promise does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=30_000, help="of a run; a tenth of them with always")
+    parser.add_argument("--rounds", type=int, default=3, help="of all but the kills and the camera's rate")
+    parser.add_argument("--no-keep", action="store_true", help="print alone")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30.0, help="of the run at a camera's rate")
     parser.add_argument("--threads", type=int, default=8, help="that append at the same time with always")
@@ -309,22 +358,20 @@ def main() -> int:
         child(arguments.child, arguments.only)
     arguments.folder.mkdir(exist_ok=True)
     results = Results("outbox")
+    modes = MODES if arguments.only is None else (arguments.only,)
+    figures = {durable: Figures() for durable in modes}
     with TemporaryDirectory(dir=arguments.folder) as temporary:
         base = Path(temporary)
-        for durable in MODES if arguments.only is None else (arguments.only,):
-            count = arguments.messages if durable != "always" else arguments.messages // 10
-            threads = arguments.threads if durable == "always" else 1
-            alone(results, durable, count // threads * threads, threads, base / f"alone-{durable}")
-            if durable == "always":
-                flow(results, durable, count // arguments.threads * arguments.threads, arguments.threads, base / "many")
-                flow(results, durable, count // 4, 1, base / "one")
-            else:
-                flow(results, durable, count, 1, base / f"flow-{durable}")
+        for number in range(arguments.rounds):
+            for durable in (*modes[number % len(modes) :], *modes[: number % len(modes)]):
+                print(f"round {number + 1}: {durable}", file=sys.stderr)
+                in_turn(figures[durable], durable, arguments, base / f"{durable}-{number}")
+        for durable in modes:
+            figures[durable].rows(results)
             if durable != "memory":
                 steady(results, durable, arguments.seconds, 10.0, base / f"steady-{durable}")
-                away(results, durable, count // threads * threads, threads, base / f"away-{durable}")
                 kills(results, durable, arguments.kills, base / f"kills-{durable}")
-    return 0 if results.write() else 1
+    return 0 if results.write(keep=arguments.only is None and not arguments.no_keep) else 1
 
 
 if __name__ == "__main__":
