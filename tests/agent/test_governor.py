@@ -31,11 +31,11 @@ from vedette.flow.governor import (
     Heat,
     Pressure,
     Share,
-    TimelyStats,
     Want,
     divide,
     least_share,
 )
+from vedette.flow.stats import PipelineStats
 from vedette.monitor import screen
 from vedette.monitor.fleet import Fleet
 from vedette.monitor.lines import line
@@ -198,7 +198,7 @@ class Camera:
         self.grabbed = Grabbed(live)
         self.feed: Any = FrameFeed(self.grabbed)  # type: ignore[arg-type]
         self.seat = SimpleNamespace(weight=weight, engine_s=0.0, inferences=0)
-        self.stats = TimelyStats(0, deadline_ms)
+        self.stats = PipelineStats(0, deadline_ms)
         self.enabled = threading.Event()
         self.enabled.set()
         self.latency_ms: Callable[[], float] = lambda: 20.0

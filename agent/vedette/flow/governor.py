@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, TypeAli
 from msgspec import Meta, Struct
 
 from .feed import FrameFeed
-from .stats import UNWANTED, PipelineStats
+from .stats import UNWANTED
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -148,24 +148,6 @@ def divide(share: float, wants: Mapping[str, Want], min_fps: float) -> dict[str,
         rest_s -= given
         weights -= weight
     return {name: min(want.fps, got_s[name] / want.cost_s) for name, want in wants.items()}
-
-
-class TimelyStats(PipelineStats):
-    """A pipeline's figures, and how many of its results came later than its deadline."""
-
-    def __init__(self, now_ns: int, deadline_ms: float = 0.0) -> None:
-        """``deadline_ms``: from capture to result; 0 for none."""
-        super().__init__(now_ns)
-        self.deadline_ms = deadline_ms
-        self.results = 0
-        """Since the start; written by the pipeline's last thread, read by any. So is ``late``."""
-        self.late = 0
-
-    def inferred(self, latency_ms: Mapping[str, float]) -> None:
-        """See `PipelineStats.inferred`."""
-        super().inferred(latency_ms)
-        self.results += 1
-        self.late += 0.0 < self.deadline_ms < latency_ms["total"]
 
 
 class _Counts(NamedTuple):
@@ -296,7 +278,7 @@ class Governor:
             for pipeline in pipelines:
                 late = _late(pipeline, first.get(pipeline.name))
                 steady = steady or late > options.max_late / 2
-                if late > options.max_late and isinstance(pipeline.stats, TimelyStats):
+                if late > options.max_late:
                     what = f"{late:.0%} of the results of {pipeline.name}"
                     causes.append(_Cause(what, "are", "were", f"later than {pipeline.stats.deadline_ms:g} ms"))
         return ("high" if causes else "steady" if steady else "low"), causes
@@ -321,8 +303,6 @@ def _counts(pipeline: Pipeline) -> _Counts:
     stats, dropped = pipeline.stats, pipeline.stats.dropped()
     frames = pipeline.feed.status().frames
     wanted = frames - sum(dropped.get(reason, 0) for reason in UNWANTED)
-    if not isinstance(stats, TimelyStats):
-        return _Counts(frames, wanted, pipeline.seat.inferences, 0)
     return _Counts(frames, wanted, stats.results, stats.late)
 
 

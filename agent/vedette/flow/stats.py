@@ -174,7 +174,13 @@ class Interval(msgspec.Struct, frozen=True):
 class PipelineStats:
     """Gathers one pipeline's figures. Any thread may record, any thread may take."""
 
-    def __init__(self, now_ns: int) -> None:
+    def __init__(self, now_ns: int, deadline_ms: float = 0.0) -> None:
+        """``deadline_ms``: from capture to result; 0 for none."""
+        self.deadline_ms = deadline_ms
+        self.results = 0
+        """Since the start; written by the pipeline's last thread, read by any. So is ``late``."""
+        self.late = 0
+        """Of these, the ones that came later than the deadline."""
         self._lock = threading.Lock()
         self._histograms = {stage: Histogram() for stage in STAGES}
         self._since_ns = now_ns
@@ -185,6 +191,8 @@ class PipelineStats:
 
     def inferred(self, latency_ms: Mapping[str, float]) -> None:
         """One frame went the whole way; its stages, milliseconds."""
+        self.results += 1
+        self.late += 0.0 < self.deadline_ms < latency_ms["total"]
         with self._lock:
             self._inferred += 1
             for stage, value in latency_ms.items():

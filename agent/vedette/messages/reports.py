@@ -10,7 +10,6 @@ from vedette.clock import ClockState
 from vedette.delivery import Depth, LedgerRow
 from vedette.engine import AcceleratedEngine, Engine, SelfTest
 from vedette.flow.feed import FrameFeed, WindowFeed
-from vedette.flow.governor import TimelyStats
 from vedette.flow.pipeline import Pipeline
 from vedette.flow.stats import Interval
 from vedette.mqtt import payloads as wire
@@ -114,7 +113,7 @@ def load(pipeline: Pipeline, interval: Interval) -> wire.LoadInfo:
         weight=pipeline.seat.weight,
         share=None if share is None else round(share, 4),
         cap_fps=None if cap_fps is None else round(cap_fps, 3),
-        late=stats.late if isinstance(stats, TimelyStats) and stats.deadline_ms else None,
+        late=stats.late if stats.deadline_ms else None,
     )
 
 

@@ -17,12 +17,12 @@ from vedette.contract.manifest import AnomalyOutput, ImageInput, OutputSpec, Reg
 from vedette.delivery import Outbox
 from vedette.engine import find_delegate
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
-from vedette.flow.governor import TimelyStats
 from vedette.flow.lane import Seat
 from vedette.flow.motion import MotionGate
 from vedette.flow.pipeline import BUFFERS, Pipeline
 from vedette.flow.regions import Regions
 from vedette.flow.selection import LabelFilter, make_filter
+from vedette.flow.stats import PipelineStats
 from vedette.follow.events import Scene, SceneOptions
 from vedette.follow.following import FollowedScene, FollowedSignal, Following, Unfollowed
 from vedette.follow.steady import Steady, SteadyOptions
@@ -321,7 +321,7 @@ def make_pipeline(
 ) -> Pipeline:
     """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
     config = prepared.config
-    stats = TimelyStats(clock.now_ns(), config.deadline_ms)
+    stats = PipelineStats(clock.now_ns(), config.deadline_ms)
     fitting = make_fitting(prepared, loaded)
     reporter = Reporter(
         prepared.name,
