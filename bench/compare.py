@@ -1,7 +1,7 @@
 """Which figures got worse than the committed ones: ``bench/results/*.json`` as they are now against ``git show HEAD:...``.
 
 Without names: those that differ from the committed ones; where none does, ``make bench-pipeline`` is run first. With names,
-each of them, run first with ``--run``. A figure is looked at where it made a promise, or is a ratio or a count of
+each of them, measured first with ``--run``. A figure is looked at where it made a promise, or is a ratio or a count of
 instructions. It got *worse* when it moved away from what was promised by more than its spread (of both runs the wider one;
 where it has none by more than 2 %); of a ratio that promised nothing nobody knows which way is worse, so both are told. A
 promise *fell* when it got worse, or held in the committed run and does not now. The exit code is 1 when one fell.
@@ -16,6 +16,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from readme import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -58,7 +60,8 @@ def main() -> int:
     lines: list[Line] = []
     for name in names:
         if run:  # 1: a promise does not hold, which is ours to say
-            subprocess.run(["make", "--no-print-directory", f"bench-{name.replace('_', '-')}"], cwd=ROOT, check=False)
+            command = SOURCES[name].command if name in SOURCES else f"make bench-{name}"
+            subprocess.run(command.split(), cwd=ROOT, check=False)
         lines += _compare(name, arguments.against)
     for line in lines:
         if arguments.all or line.verdict != "same":
@@ -88,16 +91,20 @@ def _compare(name: str, commit: str) -> list[Line]:
     print(f"{name}: {old['commit']} -> {new['commit']}")
     differ = [f"{key} {was} -> {new['machine'].get(key)}" for key, was in _facts(old) if new["machine"].get(key) != was]
     if differ:
-        print(f"  another machine, so only ratios say anything: {', '.join(differ)}")
-    return compare_rows(name, old["rows"], new["rows"])
+        print(f"  another machine, so only ratios are looked at: {', '.join(differ)}")
+    return compare_rows(name, old["rows"], new["rows"], ratios_only=bool(differ))
 
 
 def _facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(key, document["machine"][key]) for key in ("cpu", "cores", "arch")]
 
 
-def compare_rows(bench: str, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Line]:
+def compare_rows(
+    bench: str, old: list[dict[str, Any]], new: list[dict[str, Any]], *, ratios_only: bool = False
+) -> list[Line]:
     """A line for each figure that is looked at, in the order of the new run; see the module."""
+    if ratios_only:
+        old, new = ([row for row in rows if row["unit"] == "ratio"] for rows in (old, new))
     before = {row["what"]: row for row in old}
     lines = []
     for row in new:
