@@ -363,7 +363,7 @@ MUTATIONS = {
     ),
     "a torn model is passed over in silence": (
         "model", "not a word of a model that was cut to",
-        "from vedette.service.control import Control\nControl.reload = lambda self, request: {}",
+        "from vedette.service.reload import Reload\nReload.begin = lambda self: {}",
     ),
     "connections leave their descriptors behind": (
         "broker closes", "more and more open_files",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_pipeline import LABELS, Run, SmallEngine, detector, picture
 from vedette import clock
 from vedette.config import Config, parse_config
 from vedette.contract.errors import ModelError, UserError
+from vedette.contract.types import UInt8Array
 from vedette.flow.lane import Lane, Turns
 from vedette.flow.pipeline import BUFFERS
 from vedette.flow.selection import make_filter
@@ -106,12 +108,24 @@ def test_what_goes_wrong_between_two_samples_is_told_and_the_pipeline_goes_on() 
 
 def test_who_gives_up_waiting_is_not_surprised_later() -> None:
     engine = detector([0.9], [0])
-    run = Run(engine, [picture()] * 100)
+    more = threading.Event()
+
+    def pictures() -> Iterator[UInt8Array]:
+        yield picture()
+        more.wait(DEADLINE_S)
+        for _ in range(99):
+            yield picture()
+
+    run = Run(engine, pictures())  # type: ignore[arg-type]
     with run:
         engine.go_on.clear()
         wait_for("a frame under way", engine._running.locked)
-        assert run.pipeline.between(lambda: pytest.fail("nobody waits for it")).cancel()
+        # one set of buffers is under way, the other is here and waits with it
+        given_up = run.pipeline.between(lambda: pytest.fail("nobody waits for it"))
+        wait_for("the pipeline to wait", lambda: run.pipeline._asked.empty())
+        assert given_up.cancel()
         engine.go_on.set()
+        run.pipeline.between(more.set).result(DEADLINE_S)
         assert run.pipeline.ended.wait(DEADLINE_S)
     assert len(run.messages()) == 100 and run.pipeline.fault is None
 

@@ -295,7 +295,7 @@ def test_a_signal_reloads_too(tmp_path: Path, broker: Mosquitto) -> None:
         assert in_turn(site.found("door")) == [sha256(RESNET8), sha256(WIDE)]
 
 
-def test_ten_exchanges_leave_nothing_behind(tmp_path: Path, broker: Mosquitto) -> None:
+def test_twenty_exchanges_leave_nothing_behind(tmp_path: Path, broker: Mosquitto) -> None:
     site = Site(tmp_path, broker, "door", each="detections = true\nmax_fps = 5")
     site.write(COCO)
 
@@ -315,10 +315,10 @@ def test_ten_exchanges_leave_nothing_behind(tmp_path: Path, broker: Mosquitto) -
 
     with site:
         fds, threads, kib = exchange(2)
-        again = exchange(5)
+        again = exchange(10)
         wait_for("the same descriptors and threads", lambda: usage()[:2] == (fds, threads))
-        # each of the two holds more than 4 MiB of weights, packed once more by the runtime
-        assert again[2] < kib + 12 * 1024, f"{kib} KiB before ten exchanges, {again[2]} KiB after"
+        # each of the two has 4 to 10 MiB of weights, which the runtime packs once more
+        assert again[2] < kib + 10 * 1024, f"{kib} KiB before twenty exchanges, {again[2]} KiB after"
 
 
 class Supervisor:

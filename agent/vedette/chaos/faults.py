@@ -186,10 +186,7 @@ class _Full(_Unchecked):
 
 @dataclass
 class _TornModel:
-    """A model file is cut short under the agent, which is then told to reload: it must say so, and go on.
-
-    Of a bundle it refuses; of a plain model, of which it knows nothing but the digest, it says that it needs a restart.
-    """
+    """A model file is cut short under the agent, which is then told to reload: it must say so, and go on."""
 
     stage: Stage
     copy: Path

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   vedette command front-door enable door off --broker 192.168.1.2
   vedette command front-door threshold door 0.6 --label person --broker 192.168.1.2
   vedette command front-door snapshot door -c /etc/vedette/vedette.toml
+  vedette command front-door reload --broker 192.168.1.2
 
 Exit codes: 0 done, 2 refused by the agent or the broker (one line says why), 1 no reply.
 --json prints the reply as it came: v, id, command, ok, error (code, message), result.
@@ -30,6 +31,8 @@ WORDS: Final = {
     "snapshot": ("PIPELINE",),
 }
 """What each command is followed by."""
+REPLY_S: Final = 10.0
+RELOAD_S: Final = 180.0  # a new model is proved first, for 120 s at most
 _USAGES: Final = [f"{name} {' '.join(words)}" if words else "" for name, words in WORDS.items()]
 
 
@@ -50,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca-file", default="", metavar="FILE", help="PEM file of the authority that signed it")
     parser.add_argument("--cert-file", default="", metavar="FILE", help="own certificate, for brokers that ask for one")
     parser.add_argument("--key-file", default="", metavar="FILE", help="its private key")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="N", help="seconds to wait (default 10)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="N",
+        help=f"seconds to wait (default 10; reload: {RELOAD_S:g}, to prove models)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -66,11 +74,14 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", arguments.device):
         raise ConfigError("bad device", expected="1 to 64 letters, digits, - and _", found=repr(arguments.device))
-    if not 0 < arguments.timeout <= 3600:
-        raise ConfigError("bad --timeout", expected="more than 0, at most 3600 s", found=arguments.timeout)
+    timeout_s = arguments.timeout
+    if timeout_s is None:
+        timeout_s = RELOAD_S if arguments.name == "reload" else REPLY_S
+    if not 0 < timeout_s <= 3600:
+        raise ConfigError("bad --timeout", expected="more than 0, at most 3600 s", found=timeout_s)
     fields = _fields(arguments)
     options, root = _broker(arguments)
-    reply = send_command(options, Topics(root, arguments.device), arguments.name, fields, timeout_s=arguments.timeout)
+    reply = send_command(options, Topics(root, arguments.device), arguments.name, fields, timeout_s=timeout_s)
     if arguments.json:
         print(msgspec.json.encode(reply).decode())
     elif reply.error is not None:

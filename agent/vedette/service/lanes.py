@@ -6,6 +6,7 @@ lane that nobody uses any more is let go.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,16 @@ class Lanes:
             self._lanes.remove(lane)
             lane.stop(STOP_S)
             lane.close()
+        _return_memory()
 
     def stop(self, timeout_s: float) -> None:
         """See `Lane.stop`."""
-        for lane in self._lanes:
+        for lane in list(self._lanes):
             lane.stop(timeout_s)
 
     def close(self) -> None:
         """See `Lane.close`."""
-        for lane in self._lanes:
+        for lane in list(self._lanes):
             lane.close()
 
     def _interpreters(self, pipelines: int) -> int:
@@ -193,6 +195,14 @@ def threads_for(
 def _key(pipeline: Prepared) -> _Key:
     """Of the file; a plain model's tables are part of what it is."""
     return pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain), pipeline.config.delegate
+
+
+def _return_memory() -> None:
+    """What has been freed goes back to the kernel. glibc keeps it otherwise, in an arena of every thread that ever asked for
+    some, and models come and go on threads of their own (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # another C library has its own ways
+    if trim is not None:
+        trim(0)
 
 
 def _is_proved(spec: ModelSpec, runtime: Runtime, proofs: Proofs) -> bool:
