@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from accelerator import accelerated_bundle
@@ -16,7 +18,8 @@ from test_pipeline import LABELS, Run, SmallEngine, detector, picture
 
 from vedette import clock
 from vedette.config import Config, parse_config
-from vedette.contract.errors import ModelError, UserError
+from vedette.contract.errors import ConfigError, FaultError, ModelError, UserError
+from vedette.contract.manifest import ClassifyOutput, SeriesInput
 from vedette.contract.types import UInt8Array
 from vedette.flow.lane import Lane, Turns
 from vedette.flow.pipeline import BUFFERS
@@ -24,13 +27,14 @@ from vedette.flow.selection import make_filter
 from vedette.follow.following import Unfollowed
 from vedette.messages.bodies import BodyWriter
 from vedette.models import proofs
-from vedette.models.model import Model, load_model, read_model, read_network
+from vedette.models.model import Model, PlainModel, load_model, read_model, read_network
 from vedette.models.proofs import Proofs
 from vedette.mqtt.requests import Enable, Threshold
 from vedette.mqtt.results import EngineRef, ModelRef
 from vedette.service.compose import Prepared, prepare
 from vedette.service.control import Control
 from vedette.service.lanes import Lanes, Loaded
+from vedette.service.reload import Reload, check_fits, is_same
 
 MODELS = ROOT / "models"
 RESNET8, WIDE = (MODELS / f"cifar10-{name}.tflite" for name in ("resnet8", "resnet20-wide"))
@@ -200,9 +204,6 @@ def test_one_that_cannot_be_loaded_leaves_no_lane(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bundle", "plain"])
 def test_what_was_checked_is_what_is_loaded(kind: str, tmp_path: Path) -> None:
-    from vedette.contract.manifest import ClassifyOutput
-    from vedette.models.model import PlainModel
-
     path = tmp_path / "m.tflite"
     if kind == "bundle":
         shutil.copyfile(accelerated_bundle(tmp_path), path)
@@ -304,3 +305,77 @@ def test_a_command_that_comes_while_the_model_is_exchanged_meets_one_or_the_othe
     assert (settings.threshold, settings.enabled) == (0.25, False)
     assert len(refused) == 1 and "no such label" in refused[0]
     assert control.prepared("a") is after
+
+
+# what fits
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"mean": (1.0,), "std": (2.0,)}, True),
+        ({"layout": "channel-time"}, True),
+        ({"length": 32}, False),
+        ({"stride": 7}, False),
+        ({"rate_hz": 10.0}, False),
+        ({"max_gap": 9.0}, False),
+        ({"interpolation": "previous"}, False),
+        ({"channels": ()}, False),
+    ],
+)
+def test_a_model_fits_that_takes_the_same_windows(changes: dict[str, Any], fits: bool, tmp_path: Path) -> None:
+    readings = tmp_path / "readings.csv"
+    readings.write_text("t,x\n")
+    text = f'[pipeline.a]\nmodel = "{MODELS / "watch-activity.tflite"}"\nsource = "{readings}"\n'
+    config = parse_config(text.encode(), tmp_path / "v.toml")
+    [old] = prepare(config, tmp_path / "v.toml")
+    assert isinstance(old.spec.input, SeriesInput)
+    if "channels" in changes:
+        changes = {"channels": old.spec.input.channels[:-1], "mean": (0.0,), "std": (1.0,)}
+    taken = msgspec.structs.replace(old.spec.input, **changes)
+    new = replace(old, spec=replace(old.spec, input=taken))
+    assert not is_same(old, new)
+    if fits:
+        check_fits(old, new, "pipeline.a")
+    else:
+        with pytest.raises(ConfigError, match="restart the agent for this"):
+            check_fits(old, new, "pipeline.a")
+
+
+def test_an_agent_that_stops_begins_no_reload(tmp_path: Path) -> None:
+    config, prepared = configured(tmp_path, {"a": RESNET8})
+    control = Control(list(prepared.values()), [Fitted(prepared["a"])], lambda name: None)  # type: ignore[list-item]
+    lanes = Lanes(config.engine, 1)
+    reload = Reload(
+        config, tmp_path / "v.toml", [], control, lanes,
+        on_exchange=lambda one: None, on_taken=lambda name, exchanged: None, on_alert=print,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"v\.toml"):
+        reload.begin().result(DEADLINE_S)  # there is no such file
+    reload.stop(1.0)
+    with pytest.raises(UserError, match="being stopped"):
+        reload.begin()
+
+
+def test_a_model_that_is_loaded_when_the_agent_stops_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "v.toml").write_text(f'state_dir = "{tmp_path}"\n[pipeline.p]\nmodel = "{WIDE}"\nsource = "{CLIP}"\n')
+    config, prepared = configured(tmp_path, {"p": RESNET8})
+    run = Run(detector([0.9], [0]), [picture()])  # never started: it would not answer
+    control = Control([prepared["p"]], [run.pipeline], lambda name: None)
+
+    class Slow(Lanes):
+        def load(self, *arguments: Any) -> dict[str, Loaded]:
+            loaded = super().load(*arguments)
+            other = threading.Thread(target=reload.stop, args=(0.0,))
+            other.start()
+            other.join()
+            return loaded
+
+    lanes = Slow(config.engine, 1)
+    reload = Reload(
+        config, tmp_path / "v.toml", [run.pipeline], control, lanes,
+        on_exchange=lambda one: None, on_taken=lambda name, exchanged: None, on_alert=print,
+    )  # fmt: skip
+    with pytest.raises(FaultError, match="model not exchanged"):
+        reload.begin().result(DEADLINE_S)
+    assert lanes._lanes == [] and run.pipeline.model.spec.name == "small"

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerator import accelerated_bundle
-from real import CLIP, ROOT, Agent, Mosquitto, Subscriber, needs_mosquitto, wait_for
+from accelerator import TestDelegate, accelerated_bundle
+from real import CLIP, DATA, ROOT, Agent, Mosquitto, Subscriber, needs_mosquitto, wait_for
+from test_engine_selftest import golden_for
 from test_trust import KEY, sign
 
-from vedette.contract.bundle import open_bundle
+from tiny import make_manifest
+from vedette.contract import golden
+from vedette.contract.bundle import open_bundle, write_bundle
 from vedette.contract.manifest import Tolerance
 from vedette.demo.broker import LOOPBACK
 from vedette.trust.signatures import public_pem
@@ -281,6 +284,32 @@ def test_tracks_end_with_the_labels_that_they_were_given_and_ids_go_on(tmp_path:
         assert {o["label"] for m in site.found("door", 20)[-20:] for o in m["objects"]} == {"person"}
 
 
+def test_pictures_are_named_by_the_labels_of_the_model_that_saw_them(tmp_path: Path, broker: Mosquitto) -> None:
+    def bundle(labels: str) -> Path:
+        flatbuffer = (DATA / "tiny-uint8.tflite").read_bytes()
+        members = {"labels.txt": labels.encode(), "golden.npz": golden.encode(golden_for("uint8", "litert"))}
+        close = Tolerance(min_agreement=0.9, max_mean_score_error=0.05)
+        manifest = make_manifest(flatbuffer, members, tolerances={"xnnpack": close, "builtin": close}, precision="int8")
+        path = tmp_path / "model.tflite"
+        write_bundle(path, flatbuffer, manifest, members)
+        return path
+
+    pictures = tmp_path / "pictures"
+    options = f'[pipeline.door.snapshots]\nfolder = "{pictures}"\nuncertain = 0.5\nuncertain_every_s = 0.0'
+    site = Site(tmp_path, broker, "door", each=options)
+    site.write(bundle("ash\nbirch\ncedar\nelm\n"))
+
+    def named(*labels: str) -> bool:
+        names = [path.stem.split("uncertain-")[1] for path in pictures.glob("door/*uncertain*")]
+        return any(set(name.split("-")[:2]) <= set(labels) for name in names)
+
+    with site:
+        wait_for("a picture", lambda: named("ash", "birch", "cedar", "elm"))
+        bundle("one\ntwo\nthree\nfour\n")
+        site.reloaded("door")
+        wait_for("a picture of the other", lambda: named("one", "two", "three", "four"))
+
+
 def test_a_signal_reloads_too(tmp_path: Path, broker: Mosquitto) -> None:
     site = Site(tmp_path, broker, "door")
     site.write(RESNET8)
@@ -381,3 +410,27 @@ def test_a_proof_that_hangs_holds_nobody_up(tmp_path: Path, broker: Mosquitto) -
             process.kill()
             process.wait()
             supervisor.close()
+
+
+def test_an_accelerated_model_is_exchanged_too_and_its_process_ends(tmp_path: Path, broker: Mosquitto) -> None:
+    device = TestDelegate(tmp_path, name="libedgetpu.so.1")
+    model = tmp_path / "model.tflite"
+    shutil.copyfile(accelerated_bundle(tmp_path), model)
+    engine = f'[engine]\ndelegate = "edgetpu"\ndelegate_options = {{ command = "{device.command}" }}\n'
+    site = Site(tmp_path, broker, "door", top=engine)
+    site.agent = Agent(site.config, LD_LIBRARY_PATH=str(tmp_path))
+    site.write(model)
+
+    def children() -> set[int]:
+        found = Path(f"/proc/{site.pid}/task").glob("*/children")
+        return {int(pid) for file in found for pid in file.read_text().split()}
+
+    with site:
+        old = children()
+        assert len(old) == 1
+        shutil.copyfile(accelerated_bundle(tmp_path, version="2.0"), model)
+        site.reloaded("door")
+        message = site.subscriber.wait("/door/model", lambda message: message["version"] == "2.0").json
+        assert message["accelerator"]["trusted"]
+        assert site.found("door")[-1]["engine"]["delegate"] == "edgetpu"
+        wait_for("the old one's process to end", lambda: len(children()) == 1 and not children() & old)

@@ -126,7 +126,7 @@ class Reload:
             elif self._pipelines[new.name].ended.is_set():
                 later.append(f"pipeline.{new.name}")
             else:
-                _check_fits(old, new, f"{self._path}: pipeline.{new.name}")
+                check_fits(old, new, f"{self._path}: pipeline.{new.name}")
                 others.append(new)
         taken = self._swap(config, others)
         for new in same:
@@ -176,7 +176,9 @@ class Reload:
         before = pipeline.seat
         fitting = make_fitting(new, loaded)
         done = pipeline.between(partial(self._change_over, fitting, loaded))
-        if not self._stopped.is_set():
+        if self._stopped.is_set():
+            done.cancel()
+        else:
             wait([done], SWAP_S)
         if done.cancelled():
             why = "it has ended"
@@ -215,7 +217,7 @@ def later_of(old: PipelineConfig, new: PipelineConfig) -> list[str]:
     return [key for key in old.__struct_fields__ if key not in LIVE and getattr(old, key) != getattr(new, key)]
 
 
-def _check_fits(old: Prepared, new: Prepared, where: str) -> None:
+def check_fits(old: Prepared, new: Prepared, where: str) -> None:
     """Raises `ConfigError` where what stands around the old model cannot take the new one."""
     before, after = task_of(old.spec.output), task_of(new.spec.output)
     if before != after:
