@@ -141,6 +141,18 @@ class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     open_timeout_s: Seconds = 10.0
     stall_timeout_s: Seconds = 4.0
     frozen_timeout_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
+    password_file: FileName = ""
+    ca_file: FileName = ""
+    cert_file: FileName = ""
+    key_file: FileName = ""
+
+    def __post_init__(self) -> None:
+        scheme = self.url.partition("://")[0].lower()
+        for name in ("password_file", "ca_file", "cert_file", "key_file"):
+            if getattr(self, name) and scheme != "mqtts" and (name, scheme) != ("password_file", "mqtt"):
+                raise ValueError(f"{name}: expected a url of mqtts:// beside it, found {masked_url(self.url)}")
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file: expected cert_file beside it")
 
 
 class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

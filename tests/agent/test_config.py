@@ -29,8 +29,8 @@ from vedette.config import (
 )
 from vedette.contract.errors import ConfigError
 from vedette.contract.manifest import ClassifyOutput
-from vedette.mqtt.credentials import read_password
 from vedette.service.compose import link_options
+from vedette.trust.credentials import read_password
 
 PATH = Path("v.toml")
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'

@@ -37,7 +37,7 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.mqtt import LinkOptions
 from vedette.mqtt.connection import check_credentials, try_connection
-from vedette.mqtt.credentials import MAX_CERTIFICATE, MAX_PASSWORD, certificate_expires, days_left, read_password
+from vedette.trust.credentials import MAX_CERTIFICATE, MAX_PASSWORD, certificate_expires, days_left, read_password
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_the_sensor_in_ten_lines_is_one(tmp_path: Path) -> None:
 
 def test_urls_of_sensors_are_understood() -> None:
     urls = re.findall(r"^\| `([a-z]+:[^`]+)`", SENSORS.read_text(), re.MULTILINE)
-    assert {url.partition(":")[0] for url in urls} == {"exec", "serial", "iio", "udp", "mqtt", "csv", "ndjson"}
+    assert {url.partition(":")[0] for url in urls} == {"exec", "serial", "iio", "udp", "mqtts", "csv", "ndjson"}
     for url in urls:
         assert is_sensor_url(url)
         try:

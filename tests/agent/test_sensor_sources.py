@@ -15,12 +15,14 @@ import sys
 import threading
 import tty
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from certificates import issue
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
@@ -766,6 +768,67 @@ def test_a_password_reaches_the_broker_and_nobody_else(tmp_path: Path, caplog: p
     assert "the broker refuses" in why and SECRET not in why + caplog.text
 
 
+def read_by_its_user(folder: Path, *files: Path) -> None:
+    """Mosquitto reads them as root in a container, and as another user elsewhere."""
+    for file in files:
+        file.chmod(0o644)
+
+
+@needs_mosquitto
+@pytest.mark.broker
+def test_over_tls_with_a_certificate_and_a_password_of_ones_own(tmp_path: Path, authority: Path) -> None:
+    certificate, key = issue(authority, tmp_path, "eye")
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    passwords.write_text(f"user:{SECRET}\n")
+    secret.write_text(f"{SECRET}\n")
+    subprocess.run(["mosquitto_passwd", "-U", str(passwords)], check=True)
+    read_by_its_user(tmp_path, passwords)
+    plain = free_port()
+    lines = (
+        f"cafile {authority / 'ca.pem'}\ncertfile {authority / 'server.pem'}\nkeyfile {authority / 'server.key'}\n"
+        f"require_certificate true\nallow_anonymous false\npassword_file {passwords}\nlistener {plain} {LOOPBACK}\n"
+    )
+    own = {"ca_file": str(authority / "ca.pem"), "cert_file": str(certificate), "key_file": str(key)}
+    with Mosquitto(tmp_path, lines) as mosquitto:
+        url = f"mqtts://user@localhost:{mosquitto.port}/imu"
+        with (
+            Heard(sensor(url, password_file=str(secret), **own)) as heard,
+            Publisher(plain, username="user", password=SECRET) as publisher,
+        ):
+            publisher.until_heard(heard, "imu")
+            before = len(heard.values())
+            # more than TLS hands on in one piece, so that some of it waits where poll(2) does not see it
+            for number in range(10):
+                publisher.send("imu", ndjson(1000 * number, 1000))
+            assert heard.wait(before + 10_000)[-10_000:] == rows(0, 10_000)
+        secret.write_text("another\n")
+        for options, why in (
+            ({**own, "password_file": str(secret)}, "the broker refuses"),
+            ({"ca_file": own["ca_file"]}, "does not accept this device's certificate"),
+            ({**own, "ca_file": str(authority / "other.pem")}, r"not trusted.*set source\.ca_file"),
+            ({"cert_file": own["cert_file"], "key_file": own["key_file"]}, "not trusted"),
+        ):
+            with Heard(sensor(url, **options)) as heard:
+                heard.wait_outcome(Outcome.LOST)
+                assert re.search(why, heard.listener.status().why), heard.listener.status().why
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "problem"),
+    [
+        ("mqtts://h/t", {"ca_file": "none.pem"}, r"source\.ca_file: none\.pem: CA file cannot be used"),
+        ("mqtts://h/t", {"cert_file": "none.pem"}, r"source\.cert_file: none\.pem: cannot be read"),
+        ("mqtts://u@h/t", {"password_file": "none"}, "none: password file cannot be read"),
+        ("mqtt://h/t", {"ca_file": "a.pem"}, "bad ca_file: expected mqtts://, found mqtt://"),
+        ("mqtts://h/t", {"password_file": "p"}, "bad password_file: expected a user name in the URL"),
+        ("mqtts://u:w@h/t", {"password_file": "p"}, "bad password_file.*found a password"),
+    ],
+)
+def test_files_that_cannot_be_used_are_said_at_once(url: str, options: dict[str, str], problem: str) -> None:
+    with pytest.raises(SourceError, match=problem):
+        sensor(url, **options)
+
+
 def test_a_broker_that_is_not_there_is_a_loss() -> None:
     with Heard(sensor(f"mqtt://{LOOPBACK}:{free_port()}/imu")) as heard:
         heard.wait_outcome(Outcome.LOST)
@@ -954,6 +1017,46 @@ def test_a_recording_may_begin_again(tmp_path: Path, pace: str) -> None:
     with Heard(sensor(str(path), pace=pace, loop=True)) as heard:
         assert heard.wait(9)[:9] == rows(0, 3) * 3
         assert heard.outcome() is None
+
+
+def lines(first: int, count: int, every_s: float = 0.01) -> str:
+    return "t,x,y\n" + "".join(f"{n * every_s:.3f},{first + n},{-first - n}\n" for n in range(count))
+
+
+def test_a_recording_that_begins_again_is_what_is_in_the_file_by_then(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(lines(0, 10))
+    with Heard(sensor(str(path), pace="max", loop=True)) as heard:
+        heard.wait(20)
+        new = tmp_path / "new"
+        new.write_text(lines(100, 10))
+        new.replace(path)
+        wait_for("what is in the new file", lambda: [109.0, -109.0] in heard.values())
+        seen = len(heard.values())
+        heard.wait(seen + 20)
+        assert heard.values()[-1][0] >= 100 and heard.outcome() is None
+        path.unlink()
+        heard.wait_outcome(Outcome.LOST)
+        assert "cannot be opened" in heard.listener.status().why
+        path.write_text(lines(200, 10))
+        wait_for("the file that is there again", lambda: [209.0, -209.0] in heard.values())
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_recording_that_is_shorter_than_a_window_is_refused(tmp_path: Path, loop: bool) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(lines(0, 100))
+    with closing(sensor(str(path), loop=loop, window_s=0.99)) as source:
+        source.open()
+    with pytest.raises(SourceError) as caught:
+        sensor(str(path), loop=loop, window_s=1.28).open()
+    assert str(caught.value).startswith(
+        f"{path}: shorter than a window: expected at least 1.28 s of readings, as the model's window has, "
+        "found 0.99 s in 100 readings; take a longer recording"
+    )
+    path.write_text(lines(0, 100) + lines(0, 100).partition("\n")[2])  # its clock is set back in the middle
+    with pytest.raises(SourceError, match=r"found 0\.99 s in 200 readings"):
+        sensor(str(path), loop=loop, window_s=1.28).open()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,6 @@ from vedette.monitor.watch import Watch
 from vedette.mqtt import Incoming, LinkOptions, Subscription, Topics, announcer
 from vedette.mqtt.commands import Commands
 from vedette.mqtt.connection import Connection
-from vedette.mqtt.credentials import certificate_expires, read_password
 from vedette.mqtt.inbox import Inbox
 from vedette.mqtt.payloads import MESSAGES
 from vedette.mqtt.send import parse_reply
@@ -90,6 +89,7 @@ from vedette.sources import (
 )
 from vedette.sources import lines as sensor_lines
 from vedette.trust import rollback
+from vedette.trust.credentials import certificate_expires, read_password
 from vedette.trust.signatures import Trust, new_private_key, public_pem, read_private_key, read_public_key
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -5,6 +5,7 @@ A few dozen inputs of each kind; VEDETTE_FUZZ=2000 for a thorough run. ``make fu
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -44,12 +45,20 @@ def _broken_schema(folder: Path) -> bytes:
     return ENTRANCES["outbox.sqlite"].seeds(folder)[0].replace(b"captured_ns INTEGER", b'captured\xb7" INTEGE')
 
 
+BOMB = base64.b64decode(
+    "/9j/4AABKAAAAQAA/9sAQwACAQEBAQECAQEBAgICAgIDAQICAgUEBAMEBgUGBgY9BQY9BgYAAD0AAAAA/fn39PcJCgoKCgoGCAsMCwoMCQoK"
+    "Cv/bAEMBAgICAk0CBQkDBQoHBgcKbnVsbAoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCv/AABEITmFOAAMB"
+    "IgACEQEDEQE9xAAf/9oADAMBAAIRAxEIGEkj/9k="
+)
+"""A JPEG of 19,968 x 20,065 pixels, by what OpenCV makes of it."""
+
 FINDS = {
     "a command line that is no UTF-8": ("url", lambda folder: b"mqtt://u\xffs:p@host/a\xff"),
     "a path that is too long": ("url", lambda folder: b"s" * 5000),
     "a schema that is no UTF-8": ("outbox.sqlite", _broken_schema),
     "a message that is no UTF-8": ("heard", lambda folder: b'\x04{"\xed":1}'),
     "a key with an end of line": ("epoch.json", lambda folder: b'{"a\nb":1}'),
+    "a picture that would take 2.4 GB": ("picture", lambda folder: BOMB),
     "deep nesting": ("state files", lambda folder: b"\1" + b"[" * 100_000),
 }
 """What was a traceback, or two lines, when it was first tried."""
@@ -61,6 +70,20 @@ def test_what_was_found_once(find: str, tmp_path: Path) -> None:
     for part in ("seeds", "used"):
         (tmp_path / part).mkdir()
     ENTRANCES[name].made(tmp_path / "used")(make(tmp_path / "seeds"))
+
+
+def test_opencv_refuses_what_is_too_large_before_it_asks_for_memory(tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from vedette.contract.errors import PictureError
+    from vedette.pictures.drawing import read_picture
+
+    with pytest.raises(cv2.error, match="CV_IO_MAX_IMAGE_PIXELS"):
+        cv2.imdecode(np.frombuffer(BOMB, np.uint8), cv2.IMREAD_UNCHANGED)
+    (tmp_path / "a.jpg").write_bytes(BOMB)
+    with pytest.raises(PictureError, match="a head that says no size"):
+        read_picture(tmp_path / "a.jpg")
 
 
 def test_the_seeds_are_what_an_entrance_lets_pass(tmp_path: Path) -> None:

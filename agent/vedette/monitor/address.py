@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from vedette.contract.errors import ConfigError
 from vedette.mqtt.connection import LinkOptions
-from vedette.mqtt.credentials import read_password
+from vedette.trust.credentials import read_password
 
 DEFAULT: Final = "mqtt://localhost"
 DEFAULT_ROOT: Final = "vedette"

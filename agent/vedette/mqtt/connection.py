@@ -21,8 +21,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, VedetteError
+from vedette.trust.credentials import certificate_expires, days_left, distrust, read_password, tls_context, turned_down
 
-from .credentials import certificate_expires, days_left, distrust, read_password, tls_context, turned_down
 from .inbox import Incoming
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from typing import Final
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Entry, Key, Outbox
+from vedette.trust.credentials import certificate_expires, days_left
 
 from .connection import CONNECT_TIMEOUT_S, POLL_S, RESERVED_WINDOW, Connection, LinkOptions
-from .credentials import certificate_expires, days_left
 from .envelope import render
 from .inbox import Inbox, Subscription
 from .topics import Topics

@@ -36,6 +36,11 @@ def read_picture(path: Path) -> UInt8Array:
         width, height = imagesize.get(path)
     except (ValueError, OSError, IndexError, TypeError, KeyError, OverflowError) as error:
         raise PictureError("no picture", where=path, found=str(error)) from None
+    if len(data) and (width <= 0 or height <= 0):  # of no kind that is read, or made so that its size is not found
+        raise PictureError(
+            "no picture", where=path, expected="one of " + ", ".join(sorted(SUFFIXES)) + ", undamaged",
+            found="a head that says no size",
+        )  # fmt: skip
     if width * height > MAX_PIXELS:
         raise PictureError(
             "picture too large", where=path, expected=f"at most {MAX_PIXELS // 1_000_000} megapixels",

@@ -235,6 +235,11 @@ def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
         pace=source.pace,
         rate_hz=spec.rate_hz,
         open_timeout_s=source.open_timeout_s,
+        window_s=(spec.length - 1) / spec.rate_hz if spec.rate_hz else 0.0,
+        password_file=source.password_file,
+        ca_file=source.ca_file,
+        cert_file=source.cert_file,
+        key_file=source.key_file,
     )
 
 

@@ -1,4 +1,4 @@
-"""``mqtt://USER:PASSWORD@HOST:PORT/TOPIC``: the messages of a topic, one or more lines each.
+"""``mqtt[s]://USER:PASSWORD@HOST:PORT/TOPIC``: the messages of a topic, one or more lines each.
 
 A client and a connection of this source's own, apart from the agent's link. paho is driven from `read`, without a thread
 or a queue of its own: what is not read yet waits at the broker. MQTT 3.1.1, which every broker speaks; QoS 1 as far as
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import select
+import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import paho.mqtt.client as paho
@@ -18,8 +19,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from vedette import clock
-from vedette.contract.errors import SourceLostError
+from vedette.contract.errors import BrokerRefusedError, SourceError, SourceLostError, VedetteError
 from vedette.contract.types import Readings
+from vedette.trust.credentials import TlsContext, distrust, read_password, tls_context, turned_down
 
 from .descriptor import Gatherer
 from .lines import LineParser, Tally
@@ -41,7 +43,28 @@ class Topic:
     port: int
     filter: str
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
+    tls: bool = False
+
+
+def check_files(options: SensorOptions, *, tls: bool) -> None:
+    """Reads what a connection will read. Raises `SourceError` where a file cannot be used, or would not be."""
+    files = {"ca_file": options.ca_file, "cert_file": options.cert_file, "key_file": options.key_file}
+    for name, file in files.items():
+        if file and not tls:
+            raise SourceError(f"bad {name}", where=f"source.{name}: {file}", expected="mqtts://", found="mqtt://")
+    try:
+        _read_files(options, tls=tls)
+    except BrokerRefusedError as error:
+        raise SourceError(
+            error.problem, where=error.where, expected=error.expected, found=error.found, fix=error.fix
+        ) from None
+
+
+def _read_files(options: SensorOptions, *, tls: bool) -> tuple[str, TlsContext | None]:
+    """The password file's content, and what TLS needs. Raises `BrokerRefusedError`."""
+    password = read_password(options.password_file) if options.password_file else ""
+    return password, tls_context(options.ca_file, options.cert_file, options.key_file, table="source") if tls else None
 
 
 class MqttSource:
@@ -49,11 +72,12 @@ class MqttSource:
 
     def __init__(self, topic: Topic, columns: tuple[str, ...], options: SensorOptions) -> None:
         self._topic = topic
-        self._where = f"mqtt://{topic.host}:{topic.port}/{topic.filter}"
+        self._where = f"mqtt{'s' if topic.tls else ''}://{topic.host}:{topic.port}/{topic.filter}"
         self._columns = columns
         self._options = options
         self.tally = Tally()
         self._client: Any = None
+        self._tls: TlsContext | None = None
         self._gatherer = Gatherer()
         self._descriptor = -1
         self._parser: LineParser
@@ -87,8 +111,14 @@ class MqttSource:
             reconnect_on_failure=False,
         )
         client.connect_timeout = self._options.open_timeout_s
+        try:
+            password, self._tls = _read_files(self._options, tls=topic.tls)
+        except BrokerRefusedError as error:  # they could be read when the agent began
+            raise self._lost(error) from None
         if topic.username:
-            client.username_pw_set(topic.username, topic.password or None)
+            client.username_pw_set(topic.username, password or topic.password or None)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -99,11 +129,18 @@ class MqttSource:
         self._messages, self._subscribed, self._trouble = [], False, ""
         try:
             client.connect(topic.host, topic.port, keepalive=KEEPALIVE_S)
+        except ssl.SSLCertVerificationError as error:
+            raise self._lost(distrust(error, self._where, "source")) from None
         except (OSError, ValueError) as error:
+            refusal = turned_down(error, self._where, "source") if isinstance(error, ssl.SSLError) else None
+            if refusal is not None:
+                raise self._lost(refusal) from None
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise SourceLostError("no broker", where=self._where, found=text) from None
         sock = client.socket()
-        assert sock is not None
+        if sock is None:  # it broke while CONNECT was written
+            self._raise_refusal()
+            raise SourceLostError("the connection broke", where=self._where)
         self._descriptor = sock.fileno()
         self._gatherer = Gatherer(self._descriptor)
         deadline_s = time.monotonic() + self._options.open_timeout_s
@@ -131,22 +168,44 @@ class MqttSource:
         sock = client.socket()
         if sock is not None:
             sock.close()
+        if self._tls is not None:
+            self._tls.abandon()
+            self._tls = None
+
+    def _lost(self, error: VedetteError) -> SourceLostError:
+        """What may pass by itself, for a source: whoever renews a file need not start the agent again."""
+        return SourceLostError(
+            error.problem, where=error.where, expected=error.expected, found=error.found, fix=error.fix
+        )
+
+    def _raise_refusal(self) -> None:
+        """With TLS 1.3 the broker looks at our certificate after the handshake is over for us."""
+        refusal = turned_down(self._tls.failure, self._where, "source") if self._tls is not None else None
+        if refusal is not None:
+            raise self._lost(refusal)
+
+    def _pending(self) -> bool:
+        """Whether TLS holds bytes that the socket no longer shows."""
+        sock = self._client.socket()
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
     def _serve(self, timeout_s: float) -> None:
         """Waits for the socket, and lets paho do what is to be done. Raises `SourceLostError` when it broke."""
         client = self._client
-        if self._gatherer.wait(timeout_s):
+        if self._gatherer.wait(0.0 if self._pending() else timeout_s) or self._pending():
             poller = select.poll()
             poller.register(self._descriptor, select.POLLIN)
             for _ in range(PACKETS):
                 client.loop_read()
-                if self._trouble or client.socket() is None or not poller.poll(0):
+                if self._trouble or client.socket() is None or not (self._pending() or poller.poll(0)):
                     break
         if client.want_write():
             client.loop_write()
         client.loop_misc()
         if client.socket() is None and not self._trouble:
             self._trouble = "the connection broke"
+        if self._trouble and not self._subscribed:
+            self._raise_refusal()
         if self._trouble and not self._messages:
             raise SourceLostError("broke off", where=self._where, found=self._trouble)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -20,6 +23,9 @@ BATCH_NS: Final = 10_000_000  # at its own pace, readings due within so long of 
 JUMP_NS: Final = (
     3600 * 1_000_000_000
 )  # a recording that is silent for longer goes on at once, as one that turns back does
+ENOUGH: Final = 0.99  # of a window: times are rounded
+
+log = logging.getLogger(__name__)
 
 
 class RecordingSource:
@@ -52,6 +58,7 @@ class RecordingSource:
         self._first_ns = 0  # time of the reading that was due at _begun_ns, CLOCK_BOOTTIME
         self._begun_ns = 0
         self._last_ns: int | None = None
+        self._identity: tuple[int, ...] | None = None  # of the file that is open
 
     @property
     def live(self) -> bool:
@@ -69,15 +76,20 @@ class RecordingSource:
         return False
 
     def open(self) -> None:
-        """Raises `SourceError` when the file is missing, or its first reading cannot be used as it is asked for."""
+        """Raises `SourceError` when the file is missing, its first reading cannot be used as it is asked for, or it is
+        shorter than the model's window, so that nothing would ever come of it.
+        """
         self.close()
         try:
             self._file = self._path.open("rb")
+            self._identity = _identity(os.fstat(self._file.fileno()))
         except OSError as error:
             raise SourceError("cannot be opened", where=self._path, found=error.strerror) from None
         self._begin()
         try:
             self._pending = self._first()
+            if self._options.window_s and self._pending.timed:
+                self._check_length()
         except SourceError:
             self.close()
             raise
@@ -101,6 +113,43 @@ class RecordingSource:
             self._file.close()
             self._file = None
         self._pending = no_readings(len(self._options.channels))
+
+    def _check_length(self) -> None:
+        """Reads as much of the file as a window needs."""
+        rest = RecordingSource(
+            self._path, self._format, self._columns, self._rate_hz,
+            replace(self._options, loop=False, pace="max", window_s=0.0),
+        )  # fmt: skip
+        needed_ns = self._options.window_s * ENOUGH * 1e9
+        longest_ns = begun_ns = last_ns = count = 0
+        rest.open()
+        try:
+            while longest_ns < needed_ns:
+                readings = rest.read(0.0)
+                if readings is None:
+                    break
+                for time_ns in readings.times_ns.tolist():
+                    if not count or time_ns < last_ns:
+                        begun_ns = time_ns  # its clock was set back: a window begins anew
+                    last_ns = time_ns
+                    longest_ns = max(longest_ns, last_ns - begun_ns)
+                    count += 1
+        finally:
+            rest.close()
+        if longest_ns < needed_ns:
+            again = "; a window never goes on where it begins again" if self._options.loop else ""
+            raise SourceError(
+                "shorter than a window", where=self._path,
+                expected=f"at least {self._options.window_s:.3g} s of readings, as the model's window has",
+                found=f"{longest_ns / 1e9:.3g} s in {count} readings", fix=f"take a longer recording{again}",
+            )  # fmt: skip
+
+    def _is_replaced(self) -> bool:
+        """Whether the path leads to other content than when it was opened."""
+        try:
+            return _identity(self._path.stat()) != self._identity
+        except OSError:
+            return True  # opening it says what is the matter
 
     def _begin(self) -> None:
         """At the file's first line."""
@@ -141,6 +190,11 @@ class RecordingSource:
                 return None
             if not self._count:
                 raise SourceError("not one reading", where=self._path)
+            if self._is_replaced():
+                log.info("%s: another file than before is read from now on", self._path)
+                self.open()
+                readings, self._pending = self._pending, no_readings(len(self._options.channels))
+                return readings
             self._begin()
 
     def _complain(self) -> None:
@@ -181,3 +235,7 @@ class RecordingSource:
         self._pending = Readings(readings.values[count:], times[count:], now, True)
         self._last_ns = int(times[count - 1])
         return Readings(readings.values[:count], times[:count], now, True)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -30,7 +30,9 @@ class SensorOptions:
     """How a sensor is to be read. ``channels``: the names that the model wants, in its order.
 
     ``rate_hz``: readings a second, of a sensor that is polled and says no rate itself, and of a recording without times;
-    the URL's ``rate=`` goes before it. ``pace``, ``loop``: of a recording. Times in seconds.
+    the URL's ``rate=`` goes before it. ``pace``, ``loop``: of a recording. ``window_s``: how long the model's window is;
+    a recording that is shorter is refused. Times in seconds. The files are those of mqtts://, see
+    `vedette.trust.credentials`; ``password_file`` of mqtt:// as well.
     """
 
     url: str
@@ -39,6 +41,11 @@ class SensorOptions:
     loop: bool = False
     rate_hz: float | None = None
     open_timeout_s: float = 10.0
+    window_s: float = 0.0
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
 
 
 class SensorSource(Protocol):

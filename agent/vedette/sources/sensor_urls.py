@@ -13,9 +13,9 @@ from vedette.contract.errors import SourceError
 from .registry import masked_url
 from .sensor import SensorOptions, SensorSource
 
-SENSOR_SCHEMES: Final = ("serial", "iio", "csv", "ndjson", "udp", "mqtt", "exec")
+SENSOR_SCHEMES: Final = ("serial", "iio", "csv", "ndjson", "udp", "mqtt", "mqtts", "exec")
 LOOPBACK: Final = "127.0.0.1"
-MQTT_PORT: Final = 1883
+MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 DEFAULT_BAUD: Final = 115_200
 MAX_SPEED: Final = 1000.0  # of a recording; pace = "max" is for more
 _FORMS: Final = {
@@ -25,6 +25,7 @@ _FORMS: Final = {
     "ndjson": "ndjson:///PATH",
     "udp": "udp://127.0.0.1:9000",
     "mqtt": "mqtt://USER:PASSWORD@HOST:1883/TOPIC",
+    "mqtts": "mqtts://USER:PASSWORD@HOST:8883/TOPIC",
     "exec": "exec:COMMAND",
 }
 _SUFFIXES: Final[dict[str, Literal["csv", "ndjson"]]] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
@@ -67,7 +68,7 @@ class _Url:
             self._rest, query = rest, ""
         else:
             place, _, query = rest.removeprefix("//").partition("?")
-            self._rest = place if self._scheme in ("udp", "mqtt") else unquote(place)
+            self._rest = place if self._scheme in ("udp", *MQTT_PORTS) else unquote(place)
         self._query = dict(parse_qsl(query, keep_blank_values=True))
         self._known: list[str] = []
 
@@ -82,7 +83,7 @@ class _Url:
 
             host, port = self._host_port(self._rest.rstrip("/"), LOOPBACK, None)
             return UdpSource(host, port, self._done(self._columns()), options)
-        if self._scheme == "mqtt":
+        if self._scheme in MQTT_PORTS:
             return self._mqtt()
         path = self._path()
         if self._scheme == "serial":
@@ -106,12 +107,12 @@ class _Url:
         return RecordingSource(path, form, self._done(columns), rate, options, speed)
 
     def _mqtt(self) -> SensorSource:
-        from .mqtt_topic import MqttSource, Topic
+        from .mqtt_topic import MqttSource, Topic, check_files
 
         place, _, topic = self._rest.partition("/")
         user, _, address = place.rpartition("@")
         name, _, password = user.partition(":")
-        host, port = self._host_port(address, None, MQTT_PORT)
+        host, port = self._host_port(address, None, MQTT_PORTS[self._scheme])
         topic = unquote(topic)
         parts = topic.split("/")
         bad = any(("#" in p and p != "#") or ("+" in p and p != "+") for p in parts) or "#" in parts[:-1]
@@ -119,9 +120,16 @@ class _Url:
             self._malformed("UTF-8")
         if not topic or "\0" in topic or len(topic.encode()) > 65_535 or bad:
             self._malformed("a topic, in which # stands alone at the end, and + alone between slashes")
-        return MqttSource(
-            Topic(host, port, topic, unquote(name), unquote(password)), self._done(self._columns()), self._options
+        tls = self._scheme == "mqtts"
+        if self._options.password_file and (password or not name):
+            self._bad(
+                "password_file", "a user name in the URL, and no password", "a password" if password else "no user"
+            )
+        source = MqttSource(
+            Topic(host, port, topic, unquote(name), unquote(password), tls), self._done(self._columns()), self._options
         )
+        check_files(self._options, tls=tls)
+        return source
 
     def _path(self) -> Path:
         if not self._rest or "\0" in self._rest:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from vedette.config import Config
+from vedette.config import Config, MqttConfig, SourceConfig
 
 _SECRET: Final = re.compile(
     r"://[^/?#]*:[^/?#]*@"  # user and password
@@ -33,20 +33,28 @@ def _secrets(config: Config, path: Path) -> Iterator[tuple[Path, str]]:
     mqtt = config.mqtt
     if mqtt.password or any(_SECRET.search(pipeline.source_config.url) for pipeline in config.pipelines.values()):
         yield path, "holds a password"
-    if mqtt.password_file:
-        yield Path(mqtt.password_file), "holds a password"
-    if mqtt.key_file or mqtt.cert_file:
-        yield Path(mqtt.key_file or mqtt.cert_file), "holds a private key"
+    for files in _tables(config):
+        if files.password_file:
+            yield Path(files.password_file), "holds a password"
+        if files.key_file or files.cert_file:
+            yield Path(files.key_file or files.cert_file), "holds a private key"
 
 
 def _trusted(config: Config, path: Path) -> Iterator[tuple[Path, str]]:
     yield path, "is the configuration"
-    if config.mqtt.ca_file:
-        yield Path(config.mqtt.ca_file), "says which broker is trusted"
+    for files in _tables(config):
+        if files.ca_file:
+            yield Path(files.ca_file), "says which broker is trusted"
     for key in map(Path, config.trust.keys):
         yield key, "says whose models are trusted"
         if key.is_dir():
             yield from ((file, "says whose models are trusted") for file in sorted(key.glob("*.pub")))
+
+
+def _tables(config: Config) -> Iterator[MqttConfig | SourceConfig]:
+    """Those that say how a broker is talked to."""
+    yield config.mqtt
+    yield from (pipeline.source_config for pipeline in config.pipelines.values())
 
 
 def _open_to_others(file: Path, right: int) -> bool:

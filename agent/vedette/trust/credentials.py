@@ -1,4 +1,4 @@
-"""What this agent proves itself with, and whom it believes: read anew for each connection.
+"""What this agent proves itself to a broker with, and whom it believes: read anew for each connection.
 
 So a password or a certificate that is replaced counts from the next connection on; one that is up stays up. What cannot be
 read is a refusal: fatal before the first connection, tried again with back-off after it.
@@ -26,6 +26,7 @@ MAX_CERTIFICATE: Final = 1024 * 1024  # bytes of a PEM file
 # of OpenSSL's x509_vfy.h: what a right clock, or a renewed certificate, would mend
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
+_HOSTS: Final = {"mqtt": "mqtt.host", "source": "the host in source.url"}
 # alerts of TLS (RFC 8446, section 6) by which a broker turns a certificate down; OpenSSL's names, without their prefixes
 _TURNED_DOWN: Final = (
     "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNSUPPORTED_CERTIFICATE", "CERTIFICATE_REVOKED", "CERTIFICATE_UNKNOWN",
@@ -102,10 +103,12 @@ class TlsContext(ssl.SSLContext):
         return float(ssl.cert_time_to_seconds(until)) if isinstance(until, str) else None
 
 
-def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "", alpn: tuple[str, ...] = ()) -> TlsContext:
+def tls_context(
+    ca_file: str = "", cert_file: str = "", key_file: str = "", alpn: tuple[str, ...] = (), *, table: str = "mqtt"
+) -> TlsContext:
     """Verifies the broker's certificate and name, TLS 1.2 or newer; shows ``cert_file`` to a broker that asks for it.
 
-    Raises `BrokerRefusedError` for a file that cannot be used.
+    ``table``: where the files are named, for messages. Raises `BrokerRefusedError` for one that cannot be used.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)  # which asks for a certificate, and checks its name
     context.load_default_certs()
@@ -115,18 +118,18 @@ def tls_context(ca_file: str = "", cert_file: str = "", key_file: str = "", alpn
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise BrokerRefusedError(
-                "CA file cannot be used", where=f"mqtt.ca_file: {ca_file}", expected="PEM certificates",
+                "CA file cannot be used", where=f"{table}.ca_file: {ca_file}", expected="PEM certificates",
                 found=getattr(error, "strerror", None) or str(error),
             ) from None  # fmt: skip
     if cert_file:
-        _load_own(context, cert_file, key_file)
+        _load_own(context, cert_file, key_file, table)
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context
 
 
-def _load_own(context: TlsContext, cert_file: str, key_file: str) -> None:
-    key = f"mqtt.key_file: {key_file}" if key_file else f"mqtt.cert_file: {cert_file}"
+def _load_own(context: TlsContext, cert_file: str, key_file: str, table: str) -> None:
+    key = f"{table}.key_file: {key_file}" if key_file else f"{table}.cert_file: {cert_file}"
 
     def encrypted() -> str:  # without it, OpenSSL would ask on the terminal, and wait
         raise BrokerRefusedError(
@@ -135,7 +138,7 @@ def _load_own(context: TlsContext, cert_file: str, key_file: str) -> None:
         )  # fmt: skip
 
     try:
-        for name, file in (("mqtt.cert_file", cert_file), ("mqtt.key_file", key_file)):
+        for name, file in ((f"{table}.cert_file", cert_file), (f"{table}.key_file", key_file)):
             if file:
                 _read_pem(name, file)
         context.load_cert_chain(cert_file, key_file or None, password=encrypted)
@@ -143,7 +146,7 @@ def _load_own(context: TlsContext, cert_file: str, key_file: str) -> None:
         reason = getattr(error, "reason", None)
         fix = "the key is another certificate's" if reason == "KEY_VALUES_MISMATCH" else ""
         raise BrokerRefusedError(
-            "certificate and key cannot be used", where=f"mqtt.cert_file: {cert_file}, {key}",
+            "certificate and key cannot be used", where=f"{table}.cert_file: {cert_file}, {key}",
             expected="a PEM certificate and its private key", found=reason or error.strerror or str(error), fix=fix,
         ) from None  # fmt: skip
 
@@ -162,8 +165,8 @@ def _read_pem(name: str, file: str) -> bytes:
     return raw
 
 
-def distrust(error: ssl.SSLCertVerificationError, where: str) -> VedetteError:
-    """What it means that the broker's certificate is not accepted."""
+def distrust(error: ssl.SSLCertVerificationError, where: str, table: str = "mqtt") -> VedetteError:
+    """What it means that the broker's certificate is not accepted. ``table``: where files are named."""
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         unsynced = clock.clock_state() != "synced"
         today = datetime.now(UTC).date()
@@ -175,22 +178,22 @@ def distrust(error: ssl.SSLCertVerificationError, where: str) -> VedetteError:
         )  # fmt: skip
     return BrokerRefusedError(
         "the broker's certificate is not trusted", where=where, found=error.verify_message,
-        fix="set mqtt.ca_file to the authority that signed it, and mqtt.host to the name in it",
+        fix=f"set {table}.ca_file to the authority that signed it, and {_HOSTS.get(table, 'the host')} to the name in it",
     )  # fmt: skip
 
 
-def turned_down(error: ssl.SSLError | None, where: str) -> VedetteError | None:
+def turned_down(error: ssl.SSLError | None, where: str, table: str = "mqtt") -> VedetteError | None:
     """What it means that the broker broke the handshake off, where it did so for our certificate's sake."""
     reason = (error.reason or "") if error is not None else ""
     if "CERTIFICATE_EXPIRED" in reason:
         return BrokerUnreachableError(
             "the broker says that this device's certificate has expired", where=where,
-            fix="it is tried again; renew mqtt.cert_file, or set the broker's clock",
+            fix=f"it is tried again; renew {table}.cert_file, or set the broker's clock",
         )  # fmt: skip
     if any(reason.endswith(alert) for alert in _TURNED_DOWN):
         return BrokerRefusedError(
             "the broker does not accept this device's certificate", where=where, found=reason.lower().replace("_", " "),
-            fix="set mqtt.cert_file and mqtt.key_file to a certificate that its authority signed",
+            fix=f"set {table}.cert_file and {table}.key_file to a certificate that its authority signed",
         )  # fmt: skip
     return None
 
