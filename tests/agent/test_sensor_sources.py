@@ -852,6 +852,33 @@ def iio(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("in_accel_scale", "nan", "expected a number"),
+        ("in_accel_scale", "1e999", "expected a number"),
+        ("in_accel_scale", "0x5", "expected a number"),
+        ("in_accel_y_offset", "inf", "expected a number"),
+        ("sampling_frequency", "-400", "expected a sampling_frequency of 0.001 or more, found -400"),
+        ("sampling_frequency", "1e-300", "expected a sampling_frequency of 0.001 or more"),
+    ],
+)
+def test_an_iio_device_that_says_nonsense_is_not_polled(iio: Path, name: str, text: str, problem: str) -> None:
+    (iio / name).write_text(text)
+    with (
+        closing(sensor(f"iio://{iio}", channels=("accel_x", "accel_y"))) as source,
+        pytest.raises((SourceError, SourceLostError), match=problem),
+    ):
+        source.open()
+
+
+def test_an_iio_value_that_its_scale_makes_endless_is_counted(iio: Path) -> None:
+    (iio / "in_accel_scale").write_text("1e38")
+    with Heard(sensor(f"iio://{iio}", channels=("accel_x", "accel_y"))) as heard:
+        wait_for("a refusal", lambda: heard.listener.status().malformed.get("not_finite"))
+    assert heard.values() == []
+
+
 def test_an_iio_device_is_polled_at_its_rate_and_scaled(iio: Path) -> None:
     channels = ("accel_x", "accel_y", "accel_z", "voltage0", "temp")
     with Heard(sensor(f"iio://{iio}", channels=channels)) as heard:

@@ -24,7 +24,9 @@ from .sensor import SensorOptions
 
 BATCH_S: Final = 0.02  # how long readings are gathered before they are handed on
 MAX_RATE_HZ: Final = 10_000.0
+_LEAST_RATE_HZ: Final = 0.001
 _VALUE_BYTES: Final = 64
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 class IioSource:
@@ -79,11 +81,12 @@ class IioSource:
             offsets.append(self._attribute(channel, "offset", 0.0) if raw.exists() else 0.0)
         self._scale, self._offset = np.array(scales), np.array(offsets)
         rate = self._rate_hz or self._attribute(self._channels[0], "sampling_frequency", 0.0) or self._options.rate_hz
-        if not rate:
+        if not rate or rate < _LEAST_RATE_HZ:
             self.close()
             raise SourceError(
-                "no rate", where=self._folder, expected="sampling_frequency", fix="add ?rate=HZ to the URL"
-            )
+                "no rate", where=self._folder, expected=f"a sampling_frequency of {_LEAST_RATE_HZ:g} or more",
+                found=f"{rate or 0:g}", fix="add ?rate=HZ to the URL",
+            )  # fmt: skip
         self._interval_ns = round(1e9 / min(rate, MAX_RATE_HZ))
         self._due_ns = 0
 
@@ -111,7 +114,10 @@ class IioSource:
             if now >= until_ns:
                 break
         values = (np.array(rows, np.float64).reshape(len(rows), len(self._channels)) + self._offset) * self._scale
-        return Readings(values.astype(np.float32), np.array(times, np.int64), clock.now_ns(), True)
+        good = (np.abs(values) <= _LARGEST).all(axis=1)
+        for row in values[~good]:  # a scale that is none of this device's
+            self.tally.refuse("not_finite", ",".join(map(str, row)).encode())
+        return Readings(values[good].astype(np.float32), np.array(times, np.int64)[good], clock.now_ns(), True)
 
     def close(self) -> None:
         """See `SensorSource.close`."""
@@ -154,7 +160,10 @@ class IioSource:
         for candidate in (*candidates, name):
             path = self._folder / candidate
             try:
-                return float(path.read_text())
+                value = float(path.read_bytes()[:_VALUE_BYTES])
+                if not abs(value) <= _LARGEST:
+                    raise ValueError(f"{value}")
+                return value
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
