@@ -584,7 +584,8 @@ def _packets(folder: Path) -> Take:
             connection.close(politely=False)
 
     def sensor() -> None:
-        source = make_sensor_source(SensorOptions(f"mqtt://127.0.0.1:{peer.port}/a/b", CHANNELS))
+        # long enough for whoever waits for it to count as a hang
+        source = make_sensor_source(SensorOptions(f"mqtt://127.0.0.1:{peer.port}/a/b", CHANNELS, open_timeout_s=600.0))
         try:
             source.open()
             while source.read(0.05) is not None:

@@ -206,7 +206,7 @@ class MqttSource:
             self._trouble = "the connection broke"
         if self._trouble and not self._subscribed:
             self._raise_refusal()
-        if self._trouble and not self._messages:
+        if self._trouble and not (self._messages and self._subscribed):  # what has come before is handed on first
             raise SourceLostError("broke off", where=self._where, found=self._trouble)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
