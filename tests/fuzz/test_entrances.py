@@ -59,7 +59,7 @@ FINDS = {
     "a message that is no UTF-8": ("heard", lambda folder: b'\x04{"\xed":1}'),
     "a key with an end of line": ("epoch.json", lambda folder: b'{"a\nb":1}'),
     # the loss was noticed when the time to answer was over, and here that is longer than a test may take
-    "a message before SUBACK": ("mqtt packets", lambda folder: b"\x07" + bytes.fromhex("3209000174000100 7b7d")),
+    "a message before SUBACK": ("mqtt packets", lambda folder: b"\x07" + bytes.fromhex("3207 0001 74 0001 7b7d")),
     "a picture that would take 2.4 GB": ("picture", lambda folder: BOMB),
     "deep nesting": ("state files", lambda folder: b"\1" + b"[" * 100_000),
 }
