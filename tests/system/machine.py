@@ -115,6 +115,11 @@ class Machine:
         self.run("journalctl", "--sync")
         return self.run("journalctl", "--no-pager", "-q", "-o", "cat", "-u", unit, *options).splitlines()
 
+    def processes_file(self, unit: str) -> Path:
+        """What lists a running unit's processes, by their numbers out here."""
+        (found,) = (path for cgroup in self._cgroups for path in cgroup.rglob(f"{unit}/cgroup.procs"))
+        return found
+
     def write(self, path: str, text: str, mode: int = 0o644, group: str = "root") -> None:
         """Writes a file inside."""
         inside = self.root / path.removeprefix("/")
@@ -164,7 +169,7 @@ class Machine:
                     "sh", "-c", enter + 'exec setpriv --pdeathsig TERM "$@"', "sh",
                     "systemd-nspawn", "--boot", f"--directory={self.root}", f"--machine={self._name}", "--private-network",
                     "--register=no", "--keep-unit", "--console=pipe", "--notify-ready=yes",
-                    "--system-call-filter=adjtimex clock_adjtime",  # a real device's kernel says whether its clock is right
+                    "--system-call-filter=adjtimex clock_adjtime bpf",  # for the clock, and for DeviceAllow=
                 ],
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "NOTIFY_SOCKET": str(address)},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
