@@ -168,6 +168,8 @@ class Subscriber:
     def __exit__(self, *_: object) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        # paho leaves its own pair of sockets to __del__, which may come after the garbage collector has found them open
+        self.client._reset_sockets()
 
     def wait_subscribed(self) -> None:
         """Until the broker has taken the subscription (again, after `lose`)."""

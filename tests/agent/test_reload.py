@@ -148,7 +148,10 @@ def test_a_model_is_exchanged_under_load_without_a_hole(tmp_path: Path, broker: 
         site.write(WIDE)
         site.reloaded("door")
         model = site.subscriber.wait("/door/model", lambda model: model["name"] == "cifar10-resnet20-wide").json
-        assert (model["sha256"], model["self_test"]) == (sha256(WIDE), "passed")
+        proofs = json.loads((site.state / "proofs.json").read_text())
+        said = {proof["circumstances"]["bundle"]: proof["outcome"]["reason"] for proof in proofs}
+        assert (model["sha256"], model["self_test_detail"]) == (sha256(WIDE), said[sha256(WIDE)])
+        assert said[sha256(WIDE)] != said[sha256(RESNET8)], "each its own"
         site.found("door")
         site.write(RESNET8)
         site.reloaded("door")
@@ -284,7 +287,7 @@ def test_tracks_end_with_the_labels_that_they_were_given_and_ids_go_on(tmp_path:
         assert {o["label"] for m in site.found("door", 20)[-20:] for o in m["objects"]} == {"person"}
 
 
-def test_pictures_are_named_by_the_labels_of_the_model_that_saw_them(tmp_path: Path, broker: Mosquitto) -> None:
+def test_pictures_and_home_assistant_are_told_the_other_models_labels(tmp_path: Path, broker: Mosquitto) -> None:
     def bundle(labels: str) -> Path:
         flatbuffer = (DATA / "tiny-uint8.tflite").read_bytes()
         members = {"labels.txt": labels.encode(), "golden.npz": golden.encode(golden_for("uint8", "litert"))}
@@ -296,7 +299,8 @@ def test_pictures_are_named_by_the_labels_of_the_model_that_saw_them(tmp_path: P
 
     pictures = tmp_path / "pictures"
     options = f'[pipeline.door.snapshots]\nfolder = "{pictures}"\nuncertain = 0.5\nuncertain_every_s = 0.0'
-    site = Site(tmp_path, broker, "door", each=options)
+    assistant = "[home_assistant]\nenabled = true\n"
+    site = Site(tmp_path, broker, "door", top=assistant, each=f"[pipeline.door.steady]\n{options}")
     site.write(bundle("ash\nbirch\ncedar\nelm\n"))
 
     def named(*labels: str) -> bool:
@@ -308,6 +312,9 @@ def test_pictures_are_named_by_the_labels_of_the_model_that_saw_them(tmp_path: P
         bundle("one\ntwo\nthree\nfour\n")
         site.reloaded("door")
         wait_for("a picture of the other", lambda: named("one", "two", "three", "four"))
+        with Subscriber(broker.port, "homeassistant/#") as told:
+            components = told.wait(f"/device/{site.device}/config").json["components"].values()
+            assert [c["options"] for c in components if "options" in c] == [["one", "two", "three", "four"]]
 
 
 def test_a_signal_reloads_too(tmp_path: Path, broker: Mosquitto) -> None:
