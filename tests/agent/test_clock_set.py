@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real import Agent, Mosquitto, Subscriber, agent_config, needs_mosquitto, run_cli, wait_for
-from set_clock import SetClock
+from real import DEADLINE_S, Agent, Mosquitto, Subscriber, agent_config, needs_mosquitto, run_cli, wait_for
+from set_clock import clock_of_its_own
 from test_agent import Supervisor, endless
 from test_clock import unix_us
 from test_pump_and_door import PLAIN, PUMP
@@ -50,7 +50,7 @@ def with_pump(config: Path) -> Path:
 
 def test_what_waits_is_dated_by_the_clock_as_it_was_set_since(tmp_path: Path) -> None:
     port = free_port()
-    wall = SetClock(tmp_path, ahead_s=-10 * DAY_S, synced=False)
+    wall = clock_of_its_own(tmp_path, ahead_s=-10 * DAY_S, synced=False)
     with Agent(agent_config(tmp_path, port, endless(tmp_path)), **wall.environment) as agent:
         wait_for("the failure to be told", lambda: "no broker" in agent.text())
         begun = time.monotonic()
@@ -94,7 +94,7 @@ class Jumping:
     """An agent with a camera and a sensor, its broker, and its clock."""
 
     def __init__(self, folder: Path) -> None:
-        self.wall = SetClock(folder)
+        self.wall = clock_of_its_own(folder)
         self.broker = Mosquitto(folder)
         self.config = with_pump(agent_config(folder, self.broker.port, endless(folder)))
 
@@ -151,6 +151,17 @@ def test_a_jump_stops_nothing(tmp_path: Path, ahead_s: float) -> None:
             assert set(shift) == {0, int(ahead_s)} and shift == sorted(shift, key=abs)
             moments = list(dict.fromkeys(m["mono_us"] for m in messages))
             assert moments == sorted(moments)
+            assert len({m["id"] for m in messages}) == len({(m["id"], m["mono_us"]) for m in messages})
+            # what a broker that is killed has acknowledged, and not yet handed on, goes with it
+            numbers = [m["seq"] for m in before]
+            assert numbers == list(range(1, len(numbers) + 1)), "none is missing, and none comes twice"
+            after = [m["clock"] for m in before if m["mono_us"] > set_us + 5_000_000]
+            assert set(after) <= {"stepped"}, "disciplined, and set within the minute before"
+            # what a wall clock would have made of an interval across the jump is two hours, or less than nothing
+            for message in subscriber.messages(f"/{pipeline}/stats"):
+                for stage, latency in message.json["latency_ms"].items():
+                    assert 0 <= latency["max"] < 1000 * DEADLINE_S, (stage, latency)
+                assert 0 < message.json["interval_s"] < DEADLINE_S
         sensor = [m.json["sensor"] for m in subscriber.messages("/pump/stats")][-1]
         assert (sensor["gaps"], sensor["late"], sensor["clock_back"]) == (0, 0, 0), "its windows go by its own clock"
 
