@@ -68,7 +68,7 @@ from vedette.mqtt import Incoming, LinkOptions, Subscription, Topics, announcer
 from vedette.mqtt.commands import Commands
 from vedette.mqtt.connection import Connection
 from vedette.mqtt.inbox import Inbox
-from vedette.mqtt.payloads import MESSAGES
+from vedette.mqtt.payloads import MESSAGES, encode, ledger_message
 from vedette.mqtt.send import parse_reply
 from vedette.outbox import Bounds, open_outbox, tally
 from vedette.outbox import epoch as epoch_module
@@ -651,6 +651,7 @@ def _use_outbox(state: Path) -> None:
         batch = outbox.batch(100, 0.0)
         outbox.accept([entry.key for entry in batch[:1]])
         rows = outbox.ledger()
+        encode(ledger_message(rows, "eye", epoch.number, "2026-11-22T15:04:05.123456Z"))
     finally:
         outbox.close()
         outbox.end()

@@ -52,6 +52,17 @@ BOMB = base64.b64decode(
 )
 """A JPEG of 19,968 x 20,065 pixels, by what OpenCV makes of it."""
 
+
+def _huge_account(folder: Path) -> bytes:
+    return ENTRANCES["epoch.json"].seeds(folder)[1].replace(b'"waiting":1', b'"waiting":%d' % 2**70)
+
+
+def _huge_tally(folder: Path) -> bytes:
+    raw = bytearray(ENTRANCES["outbox.tally"].seeds(folder)[1])  # which is sealed anew
+    raw[64 + 8 : 64 + 16] = b"\xff" * 8
+    return bytes(raw)
+
+
 FINDS = {
     "a command line that is no UTF-8": ("url", lambda folder: b"mqtt://u\xffs:p@host/a\xff"),
     "a path that is too long": ("url", lambda folder: b"s" * 5000),
@@ -61,6 +72,8 @@ FINDS = {
     # the loss was noticed when the time to answer was over, and here that is longer than a test may take
     "a message before SUBACK": ("mqtt packets", lambda folder: b"\x07" + bytes.fromhex("3207 0001 74 0001 7b7d")),
     "a picture that would take 2.4 GB": ("picture", lambda folder: BOMB),
+    "an account of an endless number": ("epoch.json", _huge_account),
+    "a tally of an endless number": ("outbox.tally", _huge_tally),
     "deep nesting": ("state files", lambda folder: b"\1" + b"[" * 100_000),
 }
 """What was a traceback, or two lines, when it was first tried."""

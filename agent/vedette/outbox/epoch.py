@@ -158,14 +158,33 @@ def _read(path: Path, on_alert: Callable[[str], None]) -> _Record | None:
         return None
     try:
         record = msgspec.json.decode(raw, type=_Record)
-        if 0 <= record.epoch < _MAX_EPOCH:
+        if not 0 <= record.epoch < _MAX_EPOCH:
+            why = f"epoch {record.epoch}"
+        elif not all(map(_can_be, record.ended or ())):
+            why = "an account that cannot be"
+        else:
             return record
-        why = f"epoch {record.epoch}"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = one_line(str(error))  # which may repeat a part of the file
     kept = put_aside(path)
     on_alert(f"{path} is broken and was put aside as {kept.name}: {why}; the epoch is not counted on from it")
     return None
+
+
+def _can_be(row: LedgerRow) -> bool:
+    """Whether its numbers are some that are counted up to."""
+    ranges = [number for span in row.dropped_ranges for number in (span.first, span.last)]
+    counts = (
+        row.epoch,
+        row.first,
+        row.last or 0,
+        row.acknowledged,
+        row.waiting,
+        row.rejected,
+        row.dropped,
+        row.ranges_cut,
+    )
+    return all(0 <= number <= _MAX_EPOCH for number in (*counts, row.lost_at_crash or 0, *ranges))
 
 
 def _write(path: Path, record: _Record) -> None:

@@ -12,7 +12,7 @@ from vedette.delivery import ENTRY_OVERHEAD, Entry, Key
 from .account import Account
 from .core import Item, Place
 from .store import AccountRow, Bad, BrokenFileError, MessageRow, Store
-from .tally import Count, Found
+from .tally import MAX_NUMBER, Count, Found
 
 MAX_LOST: Final = 30  # accounts of messages that are lost, told again at each start: who was told of them, nobody knows
 LATEST_NS: Final = 253_402_300_800 * 10**9  # the year 10000
@@ -79,7 +79,7 @@ def _account(row: AccountRow, waiting: int, count: Count | None) -> Account:
     if count is not None and not _settle(account, row, count):
         count = None
     account.lost = _left(account)
-    if account.lost < 0 or min(row[3:9]) < 0:
+    if account.lost < 0 or min(row[3:9]) < 0 or max(row[3:9]) > MAX_NUMBER:
         raise BrokenFileError(f"the account of {'/'.join(row.stream)} in epoch {row.epoch} does not balance")
     if account.dropped > row.dropped:
         account.ranges_cut += 1  # ranges are in the transaction alone

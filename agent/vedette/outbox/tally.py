@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from .account import Account
 
 FILE: Final = "outbox.tally"
+MAX_NUMBER: Final = 2**53 - 1  # that any reader of JSON takes as it is (RFC 8259, section 6)
 RECORDS: Final = 255  # accounts of one epoch; those beyond it have no tally
 _RECORD_BYTES: Final = 64
 _MAGIC: Final = b"vdtally1"
@@ -120,7 +121,7 @@ def read_tally(folder: Path, generation: int) -> Found | None:
     counts = {}
     for offset in range(_RECORD_BYTES, len(raw), _RECORD_BYTES):
         *values, seal = _RECORD.unpack_from(raw, offset)
-        if seal == zlib.crc32(_RECORD.pack(*values, 0)) and values[0]:
+        if seal == zlib.crc32(_RECORD.pack(*values, 0)) and 0 < values[0] <= max(values) <= MAX_NUMBER:
             account, last, acknowledged, rejected, dropped, *stale = values
             counts[account] = Count(last, acknowledged, rejected, dropped, stale[generation - before])
     return Found(epoch, boot.decode("ascii", "replace"), counts)
