@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import select
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISC
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
 MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once; MQTT 5 alone can ask for it
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
 _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
@@ -163,6 +165,10 @@ class Connection:
         poller.register(fd, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
         if wake_fd >= 0:
             poller.register(wake_fd, select.POLLIN)
+        if _QUICKACK is not None and isinstance(sock, socket.socket):
+            # brokers have Nagle's algorithm on (RFC 896): an acknowledgement waits for ours of the one before, which the
+            # kernel puts off for up to 40 ms; it forgets this option by itself, see tcp(7)
+            sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         # TLS may hold bytes that the socket no longer shows
         pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
         ready = dict(poller.poll(0 if pending else timeout_s * 1000))
