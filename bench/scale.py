@@ -272,8 +272,8 @@ def together(results: Results, clip: Path, rounds: int, measure: Measure) -> Non
             points.append((name, _engine(threads, interpreters) + four, 4))
     found = in_turns(rounds, points, measure)
     rates = {name: [span.inferred / span.wall_s for span in spans] for name, spans in found.items()}
-    for name, values in rates.items():
-        row(results, f"{name}: inferences a second", values, "1/s", 1)
+    for setting, values in rates.items():
+        row(results, f"{setting}: inferences a second", values, "1/s", 1)
     others = {name: statistics.median(values) for name, values in rates.items() if name != own}  # itself would be 1
     best = max(others, key=lambda name: others[name])
     ratios = [mine / other for mine, other in zip(rates[own], rates[best], strict=True)]
