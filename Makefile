@@ -77,7 +77,7 @@ check: test ## another name for test
 constraints/%.txt:
 	@echo "vedette: error: Python $(VERSION_TAG) is not one of 3.11, 3.12 and 3.13; set PYTHON=python3.12, say" >&2; exit 2
 
-bench-pipeline: .venv-dev/.ready ## the pipeline's throughput against a bare loop over invoke()
+bench-pipeline: .venv-dev/.ready ## the agent against the bare interpreter, native C, the tutorials' loop and MediaPipe (5 min)
 	.venv-dev/bin/python bench/pipeline.py
 
 bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, latency
@@ -110,13 +110,13 @@ bench-recovery: .venv-dev/.ready ## cameras killed and stalled again and again: 
 bench-imports: .venv-dev/.ready ## what each import of the agent costs
 	.venv-dev/bin/python bench/imports.py
 
-bench-mlperf: .venv-dev/.ready ## MLPerf's LoadGen drives the engine: one query at a time, many, a server's, all at once
+bench-mlperf: .venv-dev/.ready build/cifar10/.ready ## MLPerf's LoadGen drives the engine, against a bare loop (needs DATA)
 	.venv-dev/bin/python bench/mlperf.py
 
-bench-scale: .venv-dev/.ready ## how cost grows with pipelines, pixels and objects
+bench-scale: .venv-dev/.ready ## how cost grows: 1 to 8 pipelines, 160x120 to 4K, 1 to 10,000 objects a minute
 	.venv-dev/bin/python bench/scale.py
 
-bench-uptime: .venv-dev/.ready ## half an hour of one agent: memory, latency, descriptors
+bench-uptime: .venv-dev/.ready ## memory, p99, threads and descriptors of one agent over half an hour
 	.venv-dev/bin/python bench/uptime.py
 
 bench-compare: .venv-dev/.ready ## which ratio got worse than the committed one
