@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from vedette import clock
 from vedette.chaos.account import Account, Verdict
+from vedette.chaos.clock import set_clock
 from vedette.chaos.proxy import Conditions, Proxy
 from vedette.chaos.run import Outcome, perform
 from vedette.contract.errors import FaultError
+from vedette.demo.agent import AgentProcess
 from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
+from vedette.mqtt import Topics
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -52,11 +56,12 @@ class Extent:
     day: int
     together_s: float
     engine_s: float
+    jumps: int
 
     @classmethod
     def whole(cls, minutes: float) -> Extent:
         """What is published."""
-        return cls(200, 20, 20, 10, 45.0, 60.0, DAY, minutes * 60, 60.0)
+        return cls(200, 20, 20, 10, 45.0, 60.0, DAY, minutes * 60, 60.0, 30)
 
     @classmethod
     def short(cls, seconds: float) -> Extent:
@@ -64,7 +69,7 @@ class Extent:
         share = seconds / 90
         return cls(
             max(3, round(8 * share)), max(2, round(3 * share)), max(3, round(5 * share)), 2, 0.0, max(4.0, 6 * share),
-            max(20_000, int(60_000 * share)), max(8.0, 20 * share), max(6.0, 10 * share),
+            max(20_000, int(60_000 * share)), max(8.0, 20 * share), max(6.0, 10 * share), 4,
         )  # fmt: skip
 
 
@@ -514,6 +519,92 @@ def engine(extent: Extent, luck: random.Random) -> list[Row]:
         )
         outcome = perform(config, seconds=extent.engine_s, seed=luck.randrange(1 << 30), only=["engine"])
     return _rows_of("accelerator killed and hung", outcome)
+
+
+def jumps(extent: Extent, luck: random.Random) -> list[Row]:
+    """The wall clock of a real agent is set, by seconds to days, to and fro."""
+    what = f"the wall clock set {extent.jumps} times, by up to two days"
+    with tempfile.TemporaryDirectory() as name, _broker(Path(name)) as broker:
+        folder = Path(name)
+        wall = set_clock(folder)
+        if isinstance(wall, str):
+            return [{"what": what, "value": "not tried", "unit": "", "n": 0, "reason": wall}]
+        config = folder / "jumps.toml"
+        config.write_text(
+            f'device = "bench"\nstate_dir = "{folder / "state"}"\n[mqtt]\nport = {broker.port}\n'
+            "[intervals]\nstats_s = 0.5\nledger_s = 0.5\n"
+            f'[pipeline.door]\nmodel = "{ROOT / "models/cifar10-resnet8.tflite"}"\nthreshold = 0.0\n'
+            f'[pipeline.door.source]\nurl = "{_pictures(folder)}"\nfps = 20\nloop = true\n'
+        )
+        with AgentProcess(config, folder, wall.environment) as agent, _Overheard(broker.clean_port) as heard:
+            agent.start()
+            agent.wait_ready(WAIT_S)
+            _until("messages", lambda: heard.account.received > 20)
+            times: list[float] = []
+            for _ in range(extent.jumps):
+                ahead_s = luck.choice((-1, 1)) * 10 ** luck.uniform(1.0, 5.2)
+                at = clock.now_ns()
+                wall.set(ahead_s)
+                _until("a message dated by it", lambda ahead_s=ahead_s: abs(heard.ahead_s - ahead_s) < 0.5)  # type: ignore[misc]
+                times.append((clock.now_ns() - at) / 1e9)
+                _until("more", lambda at=at: heard.account.fresh_since(at + 10**9))  # type: ignore[misc]
+            ended = agent.stop() == 0
+            _until("its goodbye", heard.account.stopped.is_set)
+    verdict = heard.account.verdict()
+    stepped = heard.clocks.count("stepped")
+    told = [why for why in heard.whys if "the clock was set" in why]
+    longest_ms = max(heard.latencies_ms)
+    return [
+        *account_rows(what, verdict, ended, verdict.given),
+        {"what": f"{what}: longest until messages are dated by it", "value": round(max(times), 2), "unit": "s",
+         "n": len(times), "target": "<= 3", "holds": max(times) <= 3.0},
+        {"what": f"{what}: times that status says it was set", "value": len(told), "unit": "messages", "n": len(heard.whys),
+         "target": "> 0", "holds": bool(told), "reason": "of several in one direction within a minute, the first"},
+        {"what": f'{what}: messages that say clock = "stepped"', "value": stepped, "unit": "messages",
+         "n": len(heard.clocks), "target": "> 0", "holds": stepped > 0},
+        {"what": f"{what}: the longest latency that statistics told", "value": round(longest_ms, 1), "unit": "ms",
+         "n": len(heard.latencies_ms), "target": "0 to 10000", "holds": 0 <= min(heard.latencies_ms) <= longest_ms <= 1e4},
+    ]  # fmt: skip
+
+
+class _Overheard:
+    """All that one agent says."""
+
+    def __init__(self, port: int) -> None:
+        topics = Topics("vedette", "bench")
+        self.account = Account(topics)
+        self.whys: list[str] = []
+        self.clocks: list[str] = []
+        self.latencies_ms: list[float] = []
+        self.ahead_s = 0.0  # the clock that the last message is dated by, less this process's
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
+        self._client.on_connect = lambda client, *_: client.subscribe(topics.all, qos=1)
+        self._client.on_message = self._on_message
+        _until("a broker that listens", lambda: _connected(self._client, port))
+
+    def __enter__(self) -> _Overheard:
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        self.account.hear(message.topic, message.payload, retained=message.retain)
+        last = message.topic.rpartition("/")[2]
+        if last not in ("status", "stats", "detections"):
+            return
+        said = msgspec.json.decode(message.payload)
+        if last == "status":
+            self.whys.append(said["why"] or "")
+        elif last == "detections":
+            self.clocks.append(said["clock"])
+            dated_s = datetime.fromisoformat(said["ts"]).timestamp()
+            self.ahead_s = dated_s - said["mono_us"] / 1e6 - (time.time_ns() - clock.now_ns()) / 1e9
+        else:
+            for stage in said["latency_ms"].values():
+                self.latencies_ms += [stage["max"]] if stage["count"] else []
 
 
 def together(extent: Extent, luck: random.Random) -> list[Row]:

@@ -31,6 +31,7 @@ PARTS: dict[str, Part] = {
     "silences": parts.silences,
     "loss": parts.loss,
     "engine": parts.engine,
+    "jumps": parts.jumps,
     "together": parts.together,
 }
 

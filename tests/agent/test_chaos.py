@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from real import ROOT, agent_config, mosquitto_path, needs_mosquitto, write_pictures
 
 from vedette.chaos.account import Account
+from vedette.chaos.clock import set_clock, wall_clock
 from vedette.chaos.proxy import RETRANSMIT_S, Conditions, Proxy
 from vedette.chaos.sources import mend, stage_source, tear
 from vedette.chaos.toml import write_toml
@@ -346,6 +348,31 @@ def test_an_agent_stands_what_is_done_to_it(config: Path) -> None:
     assert {one["name"] for one in said["faults"]} <= {*wanted, "source door torn", "model torn"}
     assert {"engine"} <= {one["name"] for one in said["not_tried"]}
     assert all(one["times"] == len(one["back_s"]) > 0 for one in said["faults"])
+
+
+@pytest.mark.slow
+def test_an_agents_wall_clock_is_set_and_nothing_is_lost(config: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler: clock jumps stay untested")
+    code, said = chaos(config, "--seconds", 12, "--only", "clock")
+    assert (code, said["failures"]) == (0, [])
+    [jumps] = said["faults"]
+    assert jumps["name"] == "clock jumps" and jumps["times"] > 0
+    assert said["messages"]["missing"] == 0 and said["messages"]["received"] > 50
+    assert "clock jumps" not in {one["name"] for one in said["not_tried"]}
+
+
+def test_a_clock_that_cannot_be_set_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert set_clock(tmp_path) == "no C compiler"
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'cc: no such header' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    assert set_clock(tmp_path) == "cc cannot compile set_clock.c: cc: no such header"
+    monkeypatch.setattr("vedette.chaos.clock._PLACES", (str(tmp_path),))
+    assert wall_clock(tmp_path) == (
+        "cc cannot compile set_clock.c: cc: no such header; no libfaketime, and the machine's own clock is not ours to set"
+    )
 
 
 MUTATIONS = {
