@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import io
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from entrances import ENTRANCES, Entrance  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from mutations import mutated  # noqa: E402
 
-KEPT = ROOT / "build" / "fuzz"
 HANG_S = 20  # for one input
 MEMORY_MB = 2048
 _PROGRESS = re.compile(r"^#(\d+)\s+(INITED|DONE|\w+)\s.*?cov: (\d+) ft: (\d+)", re.MULTILINE)
@@ -54,6 +52,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=ENTRANCES, default=[], metavar="ENTRANCE")
+    parser.add_argument("--kept", type=Path, default=ROOT / "build" / "fuzz", help="inputs to begin with, and to keep")
     arguments = parser.parse_args()
     logging.disable()
     results = Results("fuzz")
@@ -115,7 +114,7 @@ def by_hypothesis(entrance: Entrance, folder: Path, inputs: int, number: int) ->
 
     begun = time.monotonic()
     failure = ""
-    with contextlib.redirect_stderr(io.StringIO()):
+    with _silent():
         try:
             run()
         except Exception as error:  # noqa: BLE001, that is what is looked for
@@ -124,9 +123,22 @@ def by_hypothesis(entrance: Entrance, folder: Path, inputs: int, number: int) ->
     return Tried(count, time.monotonic() - begun, failure, "")
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is written to stderr meanwhile: decoders in C have their say about every picture."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def by_atheris(name: str, folder: Path, arguments: argparse.Namespace) -> Tried:
     """In a process of its own, which a crash ends."""
-    place = KEPT / name.replace(" ", "-")
+    place = arguments.kept.absolute() / name.replace(" ", "-")
     corpus, crashes = place / "corpus", place / "crashes"
     for part in (corpus, crashes):
         part.mkdir(parents=True, exist_ok=True)
