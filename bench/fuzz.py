@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from _results import ROOT, Results
 
@@ -28,7 +30,6 @@ from entrances import ENTRANCES, Entrance  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from mutations import mutated  # noqa: E402
 
-HANG_S = 20  # for one input
 MEMORY_MB = 2048
 _PROGRESS = re.compile(r"^#(\d+)\s+(INITED|DONE|\w+)\s.*?cov: (\d+) ft: (\d+)", re.MULTILINE)
 
@@ -52,6 +53,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=ENTRANCES, default=[], metavar="ENTRANCE")
+    parser.add_argument("--hang", type=int, default=20, metavar="SECONDS", help="for one input (default 20)")
     parser.add_argument("--kept", type=Path, default=ROOT / "build" / "fuzz", help="inputs to begin with, and to keep")
     arguments = parser.parse_args()
     logging.disable()
@@ -79,9 +81,7 @@ def main() -> int:
 
 
 def _both(entrance: Entrance, arguments: argparse.Namespace) -> list[tuple[str, Tried]]:
-    tried = [
-        ("hypothesis", _in_folder(lambda folder: by_hypothesis(entrance, folder, arguments.inputs, arguments.seed)))
-    ]
+    tried = [("hypothesis", _in_folder(lambda folder: by_hypothesis(entrance, folder, arguments)))]
     if importlib.util.find_spec("atheris") is not None:
         guided = _in_folder(lambda folder: by_atheris(entrance.name, folder, arguments))
         tried.append(("atheris", guided))
@@ -94,32 +94,41 @@ def _in_folder(action: Callable[[Path], Tried]) -> Tried:
         return action(Path(name))
 
 
-def by_hypothesis(entrance: Entrance, folder: Path, inputs: int, number: int) -> Tried:
+def by_hypothesis(entrance: Entrance, folder: Path, arguments: argparse.Namespace) -> Tried:
     """In this process."""
     for part in ("seeds", "used"):
         (folder / part).mkdir()
     take, seeds = entrance.made(folder / "used"), entrance.seeds(folder / "seeds")
     count = 0
 
-    @seed(number)
+    @seed(arguments.seed)
     @settings(
-        max_examples=inputs, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+        max_examples=arguments.inputs, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(mutated(seeds))
     def run(data: bytes) -> None:
         nonlocal count
         count += 1
+        signal.alarm(arguments.hang)
         take(data)
+        signal.alarm(0)
+
+    def hangs(*_: object) -> NoReturn:
+        raise TimeoutError(f"an input took more than {arguments.hang} s")
 
     begun = time.monotonic()
     failure = ""
+    before = signal.signal(signal.SIGALRM, hangs)
     with _silent():
         try:
             run()
         except Exception as error:  # noqa: BLE001, that is what is looked for
             notes = " ".join(getattr(error, "__notes__", []))
             failure = f"{type(error).__name__}: {error} {notes}"[:500]
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
     return Tried(count, time.monotonic() - begun, failure, "")
 
 
@@ -149,7 +158,7 @@ def by_atheris(name: str, folder: Path, arguments: argparse.Namespace) -> Tried:
     done = subprocess.run(
         [
             sys.executable, str(FUZZ / "guided.py"), name, str(corpus), bound, f"-seed={arguments.seed}",
-            f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={crashes}/", str(crashes),
+            f"-timeout={arguments.hang}", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={crashes}/", str(crashes),
         ],
         capture_output=True, check=False, env={**os.environ, "TMPDIR": str(folder)},
     )  # fmt: skip

@@ -41,6 +41,23 @@ def lines(path: Path) -> list[str]:
 PASSWORD = 'username = "anna"\npassword = "x"'
 
 
+def test_the_files_of_a_sensors_broker_are_looked_at_too(folder: Path) -> None:
+    path = config_with(folder)
+    for name in ("secret", "ca.pem", "own.pem", "own.key"):
+        (folder / name).write_text("x")
+        (folder / name).chmod(0o646)
+    path.write_text(
+        path.read_text().replace(
+            'url = "rtsp://10.0.0.1/stream"',
+            f'url = "mqtts://u@h/t"\npassword_file = "{folder}/secret"\nca_file = "{folder}/ca.pem"\n'
+            f'cert_file = "{folder}/own.pem"\nkey_file = "{folder}/own.key"',
+        )
+    )
+    found = "\n".join(lines(path))
+    assert f"{folder}/secret: holds a password" in found and f"{folder}/own.key: holds a private key" in found
+    assert f"{folder}/ca.pem: says which broker is trusted, and everybody on this computer may change it" in found
+
+
 @pytest.mark.parametrize(
     ("mqtt", "url"),
     [

@@ -30,7 +30,7 @@ from real import DEADLINE_S, ROOT, BrokerAddress, Mosquitto, needs_mosquitto, wa
 
 from vedette import clock
 from vedette.config import parse_config
-from vedette.contract.errors import MissingPackageError, SourceError, SourceLostError
+from vedette.contract.errors import ConfigError, MissingPackageError, SourceError, SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings
 from vedette.contract.window import WindowBuilder
@@ -827,6 +827,21 @@ def test_over_tls_with_a_certificate_and_a_password_of_ones_own(tmp_path: Path, 
 def test_files_that_cannot_be_used_are_said_at_once(url: str, options: dict[str, str], problem: str) -> None:
     with pytest.raises(SourceError, match=problem):
         sensor(url, **options)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('url = "mqtt://u:w@h/t"\nca_file = "a"', "pipeline.a.source.ca_file: bad value: expected a url of mqtts://"),
+        ('url = "udp://h:1"\npassword_file = "a"', "pipeline.a.source.password_file: bad value"),
+        ('url = "rtsp://u:w@h/t"\ncert_file = "a"', "found rtsp://***@h/t"),
+        ('url = "mqtts://h/t"\nkey_file = "a"', "pipeline.a.source.key_file: bad value: expected cert_file beside it"),
+    ],
+)
+def test_files_that_nothing_would_read_are_refused(lines: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f'[pipeline.a]\nmodel = "m"\n[pipeline.a.source]\n{lines}\n'.encode(), Path("v.toml"))
+    assert says in str(caught.value) and ":w" not in str(caught.value)
 
 
 def test_a_broker_that_is_not_there_is_a_loss() -> None:

@@ -22,6 +22,14 @@ config.parse_config = parse_config
 """
 
 
+HANGS = """
+import time, vedette.config as config
+def parse_config(raw, path):
+    time.sleep(1000)
+config.parse_config = parse_config
+"""
+
+
 def fuzz(folder: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "sitecustomize.py").write_text(code)
     command = [
@@ -48,6 +56,16 @@ def test_what_is_planted_is_found_by_both(tmp_path: Path) -> None:
     assert "DOES NOT HOLD" in rows["atheris"] and "ZeroDivisionError: planted" in rows["atheris"]
     [crash] = (tmp_path / "kept" / "configuration" / "crashes").iterdir()
     assert crash.read_bytes().count(b"[") > 3
+
+
+@pytest.mark.slow
+def test_a_hang_is_a_find(tmp_path: Path) -> None:
+    done = fuzz(tmp_path, HANGS, "--only", "configuration", "--hang", "1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    rows = {line.partition("  ")[0].rpartition(" ")[2]: line for line in done.stdout.splitlines()}
+    assert "an input took more than 1 s" in rows["hypothesis"]
+    if "atheris" in rows and "not tried" not in rows["atheris"]:
+        assert "DOES NOT HOLD" in rows["atheris"]
 
 
 def test_a_corpus_grows_and_a_crash_is_tried_again(tmp_path: Path) -> None:
