@@ -312,7 +312,7 @@ def _rpicam(folder: Path) -> Take:
     """A program that says what the input says: up to its first NUL byte on the timestamps' pipe, then frames."""
     program = folder / "rpicam-vid"
     frames, lines = folder / "frames", folder / "lines"
-    program.write_text(f'#!/bin/sh\nfor last; do :; done\ncat "{lines}" > "$last"\nexec cat "{frames}"\n')
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\ncat "{frames}"\nexec cat "{lines}" > "$last"\n')
     program.chmod(0o755)
     os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
     options = SourceOptions("rpicam://0?width=16&height=8", open_timeout_s=1.0, read_timeout_s=1.0)

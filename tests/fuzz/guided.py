@@ -6,7 +6,9 @@ says on stderr.
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +18,17 @@ import atheris  # noqa: E402
 
 with atheris.instrument_imports(include=["vedette", "paho"], enable_loader_override=False):
     from entrances import ENTRANCES
+
+    import vedette.contract
+    import vedette.mqtt
+    import vedette.outbox
+    import vedette.sources
+    import vedette.trust
+
+    # those that are imported when they are needed, too: only what is imported here can tell what of it was reached
+    for package in (vedette.sources, vedette.outbox, vedette.mqtt, vedette.trust, vedette.contract):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 from malformed import TOKENS  # noqa: E402
 

@@ -90,7 +90,8 @@ class CameraChild:
                     f"{self._name} does not say when a frame is whole", where=self._where, found="nothing by --save-pts",
                     fix="give stride: how many bytes a row of pixels has",
                 )  # fmt: skip
-            if self._frames in self._wait(deadline_s) and not self.waiting_bytes():
+            ended = self._frames in self._wait(deadline_s) and not self.waiting_bytes()
+            if ended and self.written_frames < frames:  # else what has come is whole, although it was the last
                 raise self._ended()
 
     def waiting_bytes(self) -> int:
