@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,23 @@ def test_every_frame_is_one_models_or_the_others_and_none_is_lost() -> None:
 def test_a_pipeline_that_has_ended_takes_no_other() -> None:
     run = Run(detector([0.9], [0]), [picture()] * 3).to_the_end()
     run.pipeline._threads[0].join(DEADLINE_S)
-    assert run.pipeline.between(lambda: None).cancelled()
+    done = run.pipeline.between(lambda: None)
+    assert done.cancelled() and not wait([done], 0.0).not_done, "nobody need wait for it any longer"
+
+
+def test_a_pipeline_that_ends_before_it_heard_what_it_was_asked_takes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(detector([0.9], [0]), [])
+    asked: list[Future[None]] = []
+
+    def take() -> None:
+        asked.append(run.pipeline.between(lambda: pytest.fail("too late")))
+        run.pipeline._stop.set()
+
+    monkeypatch.setattr(run.pipeline, "_take", take)
+    run.to_the_end()
+    run.pipeline._threads[0].join(DEADLINE_S)
+    [done] = asked
+    assert done.cancelled() and not wait([done], 0.0).not_done
 
 
 def test_a_pipeline_that_is_stopped_meanwhile_takes_no_other() -> None:

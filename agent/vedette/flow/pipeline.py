@@ -167,7 +167,7 @@ class Pipeline:
         done: Future[None] = Future()
         with self._lock:
             if self._over:
-                done.cancel()
+                _refuse(done)
             else:
                 self._asked.put((action, done))
         return done
@@ -225,7 +225,7 @@ class Pipeline:
                 self._over = True
             while not self._asked.empty():
                 _, done = self._asked.get()
-                done.cancel()
+                _refuse(done)
 
     def _interlude(self, models: Sequence[Model] | None) -> None:
         """Does what was asked for between two samples, once all buffers have come back. ``models``: those that are here."""
@@ -362,6 +362,12 @@ class Pipeline:
         return self._regions.to_frame(
             [result for result in found if isinstance(result, Detections)], sample.width, sample.height
         )
+
+
+def _refuse(done: Future[None]) -> None:
+    """Cancels it, and wakes whoever waits: `concurrent.futures.wait` does not return for `Future.cancel` alone."""
+    done.cancel()
+    done.set_running_or_notify_cancel()
 
 
 def _next(queue: SimpleQueue[Sequence[Model]]) -> Sequence[Model] | None:
