@@ -43,6 +43,7 @@ from vedette.monitor.place import Place
 from vedette.mqtt.inbox import Incoming
 from vedette.mqtt.payloads import LoadInfo
 from vedette.service.heat import MARGIN, PI_CELSIUS, Thermometer
+from vedette.sources import Outcome
 from vedette.sources.base import Slot, SourceStatus
 
 OPTIONS = GovernorOptions()
@@ -179,9 +180,10 @@ class Grabbed:
     live: bool = True
     slot: Slot = field(default_factory=Slot)
     frames: int = 0
+    outcome: Outcome | None = None
 
     def status(self) -> SourceStatus:
-        return SourceStatus(self.frames, self.slot.stale, 0, None, "")
+        return SourceStatus(self.frames, self.slot.stale, 0, self.outcome, "")
 
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
@@ -413,6 +415,29 @@ def test_a_pipeline_that_is_off_has_no_part_in_it(monkeypatch: pytest.MonkeyPatc
     yard.enabled.clear()
     site.run(1, HOT)
     assert site.said == ["door: 7.0 of 10.0 frames/s, for the board is at 84.0 °C, limit 80 °C"]
+
+
+def test_a_camera_that_was_away_is_held_back_from_what_it_had_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    door, yard = Camera("door"), Camera("yard")
+    site = Site(monkeypatch, door, yard)
+    site.run(30)
+    yard.fps, yard.grabbed.outcome = 0.0, Outcome.LOST
+    site.run(20)
+    site.run(2, HOT)
+    yard.fps, yard.grabbed.outcome = 10.0, None
+    site.run(120)
+    assert site.said == [
+        f"{name}: 1.0 of 10.0 frames/s, for the board is at 84.0 °C, limit 80 °C" for name in ("door", "yard")
+    ]
+
+
+def test_the_time_in_which_a_camera_is_opened_is_none_of_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Camera(fps=0.0)
+    site = Site(monkeypatch, door)
+    site.run(7, HOT)
+    door.fps = 10.0
+    site.run(100)
+    assert site.said == ["door: 1.0 of 10.0 frames/s, for the board is at 84.0 °C, limit 80 °C"]
 
 
 def test_the_heavier_pipeline_gives_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,15 +247,22 @@ class Governor:
         """Notes how far everybody is, and what each camera has while nothing holds it back."""
         while len(self._window) > 1 and now_s - self._window[1][0] >= self._options.step_s:
             self._window.popleft()
-        now = {pipeline.name: _counts(pipeline) for pipeline in pipelines}
+        now: dict[str, _Counts] = {}
+        for pipeline in pipelines:
+            source = pipeline.feed.status()
+            if source.outcome is None and source.frames:
+                now[pipeline.name] = _counts(pipeline)
+                continue
+            for _, counts in self._window:  # a time in which it was away says nothing about what it has
+                counts.pop(pipeline.name, None)
         self._window.append((now_s, now))
         first_s, first = self._window[0]
         if now_s <= first_s:
             return
-        for name, counts in now.items():
+        for name, latest in now.items():
             if name not in first or (self._share.value < 1.0 and name in self._full):
                 continue
-            frames, wanted, results, _ = (max(0, b - a) for a, b in zip(first[name], counts, strict=True))
+            frames, wanted, results, _ = (max(0, b - a) for a, b in zip(first[name], latest, strict=True))
             rate = frames / (now_s - first_s)
             if self._max_fps.get(name):
                 rate = min(rate, self._max_fps[name])
