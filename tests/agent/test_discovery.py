@@ -139,6 +139,29 @@ def test_it_announces_on_each_connection_and_again_after_home_assistants_birth(t
     assert told.alerts == []
 
 
+def test_what_is_told_last_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path)
+    publish = told._publish
+    newer = threading.Thread(
+        target=told.announcer.change, args=(lambda retired: discovery(without("yard"), TOPICS, retired),)
+    )
+
+    def amid_a_connection(topic: str, payload: bytes) -> bool:
+        if not newer.ident:
+            newer.start()
+            newer.join(0.2)  # as far as it comes
+        return publish(topic, payload)
+
+    monkeypatch.setattr(told.announcer, "_publish", amid_a_connection)
+    told.announcer.connected()
+    newer.join(DEADLINE_S)
+    assert [json.loads(payload)["components"]["yard_count"] == {"platform": "sensor"} for _, payload in told.sent] == [
+        False, True,
+    ]  # fmt: skip
+    assert told.alerts == []
+    assert Told(tmp_path, without("yard")).announcer.retired == ()
+
+
 def test_what_another_model_no_longer_has_is_taken_back_at_once(tmp_path: Path) -> None:
     told = Told(tmp_path)
     told.announcer.connected()

@@ -59,6 +59,7 @@ class Announcer:
         self._now_ns = now_ns
         self._jitter_s = jitter_s
         self._lock = threading.Lock()
+        self._telling = threading.Lock()  # one at a time, so that what is told last is the newest
         self._due_ns: int | None = None
         before = self._remembered()
         elsewhere = before is not None and (message is None or before.topic != topic)
@@ -95,13 +96,14 @@ class Announcer:
 
     def connected(self) -> None:
         """A connection has come up."""
-        with self._lock:
-            payload = self._payload
-        if self._withdrawn is not None and not self._publish(self._withdrawn, b""):
-            return  # the next connection will do
-        if payload and not self._publish(self._topic, payload):
-            return
-        self._remember()
+        with self._telling:
+            with self._lock:
+                payload, record = self._payload, self._record
+            if self._withdrawn is not None and not self._publish(self._withdrawn, b""):
+                return  # the next connection will do
+            if payload and not self._publish(self._topic, payload):
+                return
+            self._remember(record)
 
     def heard(self, message: Incoming) -> None:
         """On ``PREFIX/status``: Home Assistant has started, and wants to hear it again."""
@@ -131,12 +133,12 @@ class Announcer:
             self._alert(f"{self._path}: what Home Assistant was told cannot be read, nothing is taken back: {why}")
             return None
 
-    def _remember(self) -> None:
+    def _remember(self, told: _Announced | None) -> None:
         try:
-            if self._record is None:
+            if told is None:
                 self._path.unlink(missing_ok=True)
                 return
-            encoded = msgspec.json.encode(self._record)
+            encoded = msgspec.json.encode(told)
             if self._path.exists() and self._path.read_bytes() == encoded:
                 return
             write_durably(self._path, encoded)
