@@ -125,8 +125,9 @@ bench-compare: .venv-dev/.ready ## which ratio got worse than the committed one
 chaos: .venv-dev/.ready ## the fault suite, whole and resumable: kills, lost brokers, lossy links, everything at once (an hour)
 	.venv-dev/bin/python bench/chaos.py
 
-fuzz: .venv-dev/.ready ## 2,000 malformed inputs of each kind
+fuzz: .venv-dev/.ready ## 2,000 malformed inputs at each entrance, by chance, by hypothesis and by atheris (5 min; resumable)
 	VEDETTE_FUZZ=2000 .venv-dev/bin/python -m pytest -q --timeout 600 tests/agent/test_malformed.py
+	.venv-dev/bin/python bench/fuzz.py
 
 bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)
