@@ -255,6 +255,21 @@ def test_ssd_finds_what_tensorflow_keeps(threshold: float) -> None:
     np.testing.assert_allclose(found.boxes, kept.nmsed_boxes.numpy()[0, :n][:, [1, 0, 3, 2]], atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_ssd_boxes_of_few_bits_are_those_of_their_real_values(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    raw = np.random.default_rng(3).integers(limits.min, limits.max + 1, (1, ANCHORS, 4)).astype(dtype)
+    zero, scale = int(limits.min) // 2 + 100, 12.0 / (limits.max - limits.min)
+    real = (raw.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+    _, logits = heads(3)
+    output = SsdOutput(anchors=SMALL, score_threshold=0.1, nms_iou=1.0, max_detections=3 * ANCHORS)
+    found = ssd(raw, logits, output, boxes=spec("boxes", *raw.shape, dtype=dtype, scale=scale, zero_point=zero))
+    wanted = ssd(real, logits, output)
+    assert len(found) == len(wanted) > ANCHORS
+    np.testing.assert_array_equal(found.boxes, wanted.boxes)
+    np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
+
+
 # --- SSD: the threshold in raw units ---
 
 DENSE = SsdAnchors(feature_maps=((2, 2),), aspect_ratios=(1.0,), interpolated_scale_aspect_ratio=0.0,
