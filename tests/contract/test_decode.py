@@ -194,7 +194,7 @@ def naive_iou(a: list[float], b: list[float]) -> float:
     return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
 
 
-def ssd(boxes: np.ndarray, logits: np.ndarray, output: SsdOutput, **tensors: Any) -> Detections:
+def ssd(boxes: np.ndarray, logits: np.ndarray, output: SsdOutput, /, **tensors: Any) -> Detections:
     b = tensors.get("boxes") or spec("boxes", *boxes.shape)
     s = tensors.get("scores") or spec("scores", *logits.shape)
     found = make_decoder(output, [b, s], logits.shape[2] - int(output.background))([boxes, logits])
