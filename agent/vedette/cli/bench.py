@@ -77,6 +77,8 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UserError("--tune", expected="neither --threads nor --plot beside it", found="one")
     if arguments.state_dir is not None and not arguments.tune:
         raise UserError("--state-dir", expected="--tune beside it", found="none")
+    if arguments.plot is not None:
+        _check_plot(arguments.plot)
     cv2.setNumThreads(1)
     spec = read_model(arguments.model, plain_model(arguments))
     if arguments.tune:
@@ -150,6 +152,21 @@ def execute(arguments: argparse.Namespace) -> int:
         f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
     )
     return 0
+
+
+def _check_plot(path: Path) -> None:
+    """Raises `PictureError` where the plot could not be written."""
+    import os
+
+    from vedette.contract.errors import PictureError
+    from vedette.durable import try_place
+
+    if os.access(path, os.W_OK) and not path.is_dir():
+        return  # a file, a device or a pipe that is there is written over
+    try:
+        try_place(path)
+    except OSError as error:
+        raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
 
 
 def _plot(path: Path, times_ms: list[float], title: str, subtitle: str) -> None:

@@ -67,6 +67,10 @@ def execute(arguments: argparse.Namespace) -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         # a closed terminal ends the demo as Ctrl-C does: broker and agent are stopped
         signal.signal(signum, signal.default_int_handler)
+    if arguments.picture is not None:
+        from vedette.pictures.drawing import check_place
+
+        check_place(arguments.picture)
     show: Show
     if arguments.sensor:
         from vedette.demo import sensor

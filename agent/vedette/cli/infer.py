@@ -127,29 +127,21 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     from rich.markup import escape
     from rich.progress import track
 
-    from vedette.contract.errors import UserError
     from vedette.contract.types import Detections, Poses, Segments
-    from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
+    from vedette.pictures.drawing import draw, read_picture, write_picture
     from vedette.terminal import Console
 
+    from .drawn import drawn_places
     from .findings import lines
 
     out: Path | None = arguments.draw
-    if out is not None:
-        as_folder = len(arguments.files) > 1 or out.is_dir() or out.suffix.lower() not in SUFFIXES
-        folder = out if as_folder else out.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                "--draw", expected="a folder that can be written to", found=f"{folder}: {error.strerror}"
-            ) from None
+    places = drawn_places(out, arguments.files) if out is not None else []
     first = [read_picture(arguments.files[0])]  # a bad file is found before the model loads
     finder = _finder(arguments, spec)
     console = Console(stderr=True)
     results: list[dict[str, object]] = []
     files = track(arguments.files, "pictures", console=console, disable=len(arguments.files) < 20, transient=True)
-    for file in files:
+    for number, file in enumerate(files):
         pixels = first.pop() if first else read_picture(file)
         finding = finder(pixels)
         entry: dict[str, object] = {
@@ -161,7 +153,7 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
         }
         drawn = None
         if out is not None and isinstance(finding.result, Detections | Poses | Segments):
-            drawn = out / f"{file.stem}.jpg" if as_folder else out
+            drawn = places[number]
             write_picture(drawn, draw(pixels, finding.result, spec.labels))
             entry["drawn"] = str(drawn)
         results.append(entry)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,13 @@ def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     from rich.progress import BarColumn, Progress, TextColumn
 
     from vedette.config import default_state_dir
-    from vedette.contract.errors import StateError
     from vedette.engine import load_runtime, probe
     from vedette.models.tune import Tunings, circumstances, conclude, cores, measure, settings
     from vedette.terminal import Console
 
+    tunings = Tunings(Path(arguments.state_dir or default_state_dir()))
+    with _keeping(tunings):
+        tunings.prepare()  # whoever waits for a measurement is not told afterwards that it is lost
     runtime = load_runtime(arguments.runtime)
     if spec.bundle is None:
         probe(spec.path, runtime.name)  # nobody vouches for the file: a child has to survive it first
@@ -36,16 +40,24 @@ def tune(arguments: argparse.Namespace, spec: ModelSpec) -> int:
             spec.path, runtime, tried, arguments.seconds, lambda share: progress.update(task, completed=share)
         )
     tuning = conclude(circumstances(spec, runtime), rows, time.perf_counter() - begun)
-    tunings = Tunings(Path(arguments.state_dir or default_state_dir()))
     _print(arguments, spec, tuning, tunings)
-    try:
+    with _keeping(tunings):
         tunings.keep(tuning)
+    return 0
+
+
+@contextmanager
+def _keeping(tunings: Tunings) -> Iterator[None]:
+    """An `OSError` within is a `StateError`, which says what to do."""
+    from vedette.contract.errors import StateError
+
+    try:
+        yield
     except OSError as error:
         raise StateError(
             "the result cannot be kept", where=tunings.path, found=error.strerror or str(error),
             fix="sudo -u vedette, or --state-dir with a folder of yours",
         ) from None  # fmt: skip
-    return 0
 
 
 def _print(arguments: argparse.Namespace, spec: ModelSpec, tuning: Tuning, tunings: Tunings) -> None:

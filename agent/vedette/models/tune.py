@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct
 
 from vedette.contract.errors import VedetteError
-from vedette.durable import write_durably
+from vedette.durable import try_place, write_durably
 from vedette.engine import Runtime, TfliteEngine, probe
 
 from .model import ModelSpec
@@ -217,6 +217,11 @@ class Tunings:
     def find(self, where: Circumstances) -> Tuning | None:
         """What was kept of it."""
         return self._kept.get(where)
+
+    def prepare(self) -> None:
+        """Makes the folder. Raises `OSError` where nothing could be kept there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try_place(self.path)
 
     def keep(self, tuning: Tuning) -> None:
         """From now on. Raises `OSError` where it cannot be written."""

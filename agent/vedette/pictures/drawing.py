@@ -13,6 +13,7 @@ from vedette.contract.errors import PictureError
 from vedette.contract.image import MAX_PIXELS, MIN_SIDE, as_bgr
 from vedette.contract.labels import is_used
 from vedette.contract.types import Detections, Float32Array, Poses, Segments, UInt8Array
+from vedette.durable import try_place
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -120,11 +121,25 @@ def _pixel(place: Float32Array, width: int, height: int) -> tuple[int, int]:
     return int(x * width), int(y * height)
 
 
-def write_picture(path: Path, pixels: UInt8Array) -> None:
-    """Raises `PictureError` where the suffix is none of a picture or the file cannot be written; never half a file."""
+def check_place(path: Path) -> None:
+    """Raises `PictureError` where `write_picture` could not write here, so that nobody works for what is then lost."""
+    _picture_suffix(path)
+    try:
+        try_place(path)
+    except OSError as error:
+        raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
+
+
+def _picture_suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise PictureError("cannot be written", where=path, expected="a name ending in " + ", ".join(sorted(SUFFIXES)))
+    return suffix
+
+
+def write_picture(path: Path, pixels: UInt8Array) -> None:
+    """Raises `PictureError` where the suffix is none of a picture or the file cannot be written; never half a file."""
+    suffix = _picture_suffix(path)
     try:
         fits, data = cv2.imencode(suffix, pixels)
     except cv2.error:
