@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from malformed import TRIES, broken
 from real import DATA, DEADLINE_S, LOOPBACK, ROOT, wait_for
 
+from malformed import TRIES, broken
 from tiny import FAKE_FLATBUFFER, fake_parts, golden_arrays, make_manifest, npz, sha256
 from vedette.config import parse_config
 from vedette.contract import bundle as bundle_module
