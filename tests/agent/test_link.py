@@ -19,7 +19,7 @@ from real import DEADLINE_S, BrokerAddress, Mosquitto, Subscriber, needs_mosquit
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Key, LedgerRow, Stream
-from vedette.demo.broker import LOOPBACK, free_port
+from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.mqtt.connection import RESERVED_WINDOW, try_connection
 from vedette.outbox import MemoryOutbox
@@ -156,8 +156,6 @@ def test_what_is_older_than_the_configured_age_is_replayed(broker: BrokerAddress
 
 
 def test_an_agent_that_never_connected_goes_on_trying_and_connects_when_the_broker_comes_up(tmp_path: Path) -> None:
-    from vedette.demo.broker import mosquitto_path
-
     if mosquitto_path() is None:
         pytest.skip("no mosquitto: a broker that comes up late on a port known before stays untested")
     port = free_port()
@@ -384,7 +382,41 @@ def test_being_taken_over_by_another_session_is_told() -> None:
     with scripted(CONNACK + TAKEN_OVER) as port, Linked(port) as linked:
         linked.wait_connected()
         wait_for("the news", lambda: linked.alerts)
-        assert "Session taken over" in linked.alerts[0]
+        assert "another client called vedette-dev-1" in linked.alerts[0] and "Session taken over" in linked.alerts[0]
+        assert linked.link.status().unsteady
+
+
+@needs_mosquitto
+def test_two_clients_of_one_name_give_way_to_each_other_and_say_so_until_one_has_gone(tmp_path: Path) -> None:
+    """A cloned card. Mosquitto closes the older connection without a word, so that nothing but the turns shows it."""
+    with Mosquitto(tmp_path) as mosquitto, Linked(mosquitto.port) as first:
+        with Linked(mosquitto.port) as second:
+            for linked in (first, second):
+                wait_for("a word of it", lambda linked=linked: linked.link.status().unsteady)
+                assert "is another client called vedette-dev-1 connected" in linked.link.status().unsteady
+            so_far = first.link.status().connections + second.link.status().connections
+            threading.Event().wait(4.0)  # 12 turns, if each came back at once
+            assert first.link.status().connections + second.link.status().connections - so_far <= 6
+            for linked in (first, second):
+                said = [alert for alert in linked.alerts if "is another client" in alert]
+                assert len(said) == 1 and linked.alerts[-1] is said[0], linked.alerts
+        wait_for("a connection that lasts", lambda: not first.link.status().unsteady, 60)
+        assert first.link.status().connected
+        put(first.outbox, 5)
+        first.wait_empty()
+
+
+@needs_mosquitto
+def test_a_broker_that_is_restarted_again_and_again_is_come_back_to_at_once(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as mosquitto, Linked(mosquitto.port) as linked:
+        for _ in range(6):
+            linked.wait_connected()
+            mosquitto.kill()
+            wait_for("an attempt in vain", lambda: "no broker" in linked.link.status().why)
+            mosquitto.start()
+        linked.wait_connected()
+        assert not linked.link.status().unsteady
+        assert linked.link._retry._step_s <= 2.0
 
 
 def test_a_broker_that_is_busy_is_tried_again() -> None:

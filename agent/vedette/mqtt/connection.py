@@ -37,6 +37,7 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux ha
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
 _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
+_TAKEN_OVER: Final = 0x8E  # DISCONNECT's reason (MQTT 5, section 3.14.2.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,10 @@ class Connection:
         self.closed = False
         self.why = ""
         """Why it closed, in the broker's words or the system's."""
+        self.closed_by_broker = False
+        """Whether it ended in good order, and not by a network's reset or by us."""
+        self.taken_over = False
+        """Whether the broker said that another client has connected with the same id."""
         self.in_flight_limit = options.in_flight
         self.max_packet = 0  # bytes; 0: no limit stated
         v5 = options.protocol == "5"
@@ -175,6 +180,7 @@ class Connection:
         events = ready.get(fd, 0)
         if pending or events & ~select.POLLOUT:
             self._client.loop_read()
+            self.closed_by_broker = self.closed and not events & select.POLLERR  # which is how poll(2) shows a reset
         if events & select.POLLOUT:
             self._client.loop_write()
         self._client.loop_misc()
@@ -252,6 +258,7 @@ class Connection:
             self._answered = True
         if not self.closed:  # paho may tell twice: the broker's own words first, then of the closed socket
             self.why = str(reason)
+            self.taken_over = reason.value == _TAKEN_OVER
         self.closed = True
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:

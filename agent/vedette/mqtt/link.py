@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +26,11 @@ from vedette.trust.credentials import certificate_expires, days_left
 from .connection import CONNECT_TIMEOUT_S, POLL_S, RESERVED_WINDOW, Connection, LinkOptions
 from .envelope import render
 from .inbox import Inbox, Subscription
+from .retry import Retry
 from .topics import Topics
 
 log = logging.getLogger(__name__)
 
-BACKOFF_MIN_S: Final = 0.5
-BACKOFF_MAX_S: Final = 60.0
 PUBACK_TIMEOUT_S: Final = 30.0  # a broker that is connected and acknowledges nothing is no broker
 
 
@@ -41,7 +39,7 @@ class LinkStatus:
     """``connected``: since when, CLOCK_BOOTTIME nanoseconds, or 0. ``why``: what is wrong, or empty.
 
     ``unheard``: filters that the broker does not let this agent subscribe to. ``received``: messages since the start by
-    what became of them (`Inbox.counts`).
+    what became of them (`Inbox.counts`). ``unsteady``: what is said of connections that do not last, or empty.
     """
 
     connected: int
@@ -50,6 +48,7 @@ class LinkStatus:
     why: str
     unheard: tuple[str, ...] = ()
     received: dict[str, int] = field(default_factory=dict)
+    unsteady: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ class Link:
         self._in_flight: dict[int, Entry] = {}  # by message id
         self._awaited: dict[int, threading.Event] = {}  # message ids of notices
         self._complained: set[str] = set()  # kinds of rejections that this connection has told of
+        self._retry = Retry(options.client_id)
         self._settled_ns = 0  # when an acknowledgement last came, or nothing was awaited
         # under the lock, for `status`
         self._lock = threading.Lock()
@@ -104,6 +104,7 @@ class Link:
         self._connections = 0
         self._messages = 0
         self._why = "not connected yet"
+        self._unsteady = ""
         self._unheard: dict[str, int] = {}  # filters that the broker refused, and its reasons
         self._broker_expires: float | None = None  # its certificate, as it was last seen
         self.refused: BrokerRefusedError | None = None
@@ -118,8 +119,9 @@ class Link:
         with self._lock:
             unheard = tuple(self._unheard)
             return LinkStatus(
-                self._connected_ns, self._connections, self._messages, self._why, unheard, self._inbox.counts()
-            )
+                self._connected_ns, self._connections, self._messages, self._why, unheard, self._inbox.counts(),
+                self._unsteady,
+            )  # fmt: skip
 
     def certificate_days_left(self) -> float | None:
         """Days until the broker's certificate expires, or our own in its file now, what comes first; None without TLS."""
@@ -163,7 +165,6 @@ class Link:
             return  # it counts to 2**64 - 2 and is as awake as it can be
 
     def _run(self) -> None:
-        backoff_s = BACKOFF_MIN_S
         while not self._stop.is_set():
             served = self._connections
             try:
@@ -177,17 +178,18 @@ class Link:
                 why = error.line()
             if self._stop.is_set():
                 return
-            if self._connections > served:
-                backoff_s = BACKOFF_MIN_S
+            if self._connections == served:
+                self._retry.failed()
             self._set_disconnected(why)
-            # half to whole of the step, so that a site's devices do not all come back in one moment
-            self._stop.wait(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            self._stop.wait(self._retry.pause_s())
 
     def _set_disconnected(self, why: str) -> None:
+        unsteady = self._retry.why
         with self._lock:
-            news = why != self._why
-            self._why = why
+            # while connections do not last, that is said once, and not each time one breaks
+            news = unsteady != self._unsteady if unsteady else why != self._why
+            self._why = why = unsteady or why
+            self._unsteady = unsteady
         if news and self.refused is None:  # a refusal at the first connection ends the agent, whose last words it is
             self._on_alert(f"broker: {why}")
 
@@ -203,6 +205,7 @@ class Link:
                 self._broker_expires = connection.broker_certificate_expires
                 self._why = ""
                 self._unheard.clear()
+            self._retry.connected(self._connected_ns)
             log.info("broker: connected to %s:%d", self._options.host, self._options.port)
             self._outbox.mark_replay()
             for topic_filter in self._inbox.begin():
@@ -210,6 +213,8 @@ class Link:
             self._on_connected()
             self._serve(connection)
         finally:
+            if self._connection is not None:
+                self._retry.broke(clock.now_ns(), closed=connection.closed_by_broker, taken_over=connection.taken_over)
             with self._lock:
                 self._connected_ns = 0
             self._connection = None
@@ -232,6 +237,10 @@ class Link:
                 if not self._send(connection, entry):
                     break
             now = clock.now_ns()
+            if self._retry.lasts(now):
+                with self._lock:
+                    self._unsteady = ""
+                log.info("broker: the connection lasts")
             if not self._in_flight:
                 self._settled_ns = now
             elif now - self._settled_ns > PUBACK_TIMEOUT_S * 1e9:

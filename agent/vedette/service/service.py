@@ -99,7 +99,7 @@ class Service:
         self._config_path = config_path
         self._topics = Topics(config.mqtt.root, config.device)
         self._prepared = prepare(config, config_path)
-        self._link_options = link_options(config)
+        self._link_options = link_options(config, config_path)
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._hangup = threading.Event()  # SIGHUP
@@ -371,7 +371,10 @@ class Service:
                     self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
         problems.update(self._governor.problems())
         problems.update(self._outbox.problems())
-        for topic in self._link.status().unheard:
+        link = self._link.status()
+        if link.unsteady:
+            problems["connection"] = link.unsteady
+        for topic in link.unheard:
             problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
         self._condition.review(problems, self._shares)
 
