@@ -138,6 +138,19 @@ def test_a_model_that_is_none(
 
 
 @pytest.mark.parametrize("command", ["infer", "bench", "show", "demo"])
+@pytest.mark.parametrize("left", [1000, 0.4])
+@needs_bundle
+def test_a_bundle_that_is_cut_is_called_so_and_no_decoder_asked_for(
+    tmp_path: Path, street: Path, command: str, left: float
+) -> None:
+    cut = tmp_path / "cut.tflite"
+    whole = BUNDLE.read_bytes()
+    cut.write_bytes(whole[: int(left) or int(len(whole) * left)])
+    line = mistake(command, *{"infer": [cut, street], "demo": ["--model", cut]}.get(command, [cut]))
+    assert f"{cut}: is truncated" in line and "get it again" in line and "decoder" not in line
+
+
+@pytest.mark.parametrize("command", ["infer", "bench", "show", "demo"])
 def test_a_model_that_is_not_there(command: str, street: Path) -> None:
     files = {"infer": ["none", street], "demo": ["--model", "none"]}.get(command, ["none"])
     assert "no such model" in mistake(command, *files)

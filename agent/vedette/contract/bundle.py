@@ -265,7 +265,7 @@ def _read_directory(file: BinaryIO, size: int, path: Path) -> dict[str, _Member]
     if signature != b"PK\5\6":
         raise BundleError(
             "no archive at its end", where=path, expected="the end record of a zip archive in the last 22 bytes",
-            found="other bytes: truncated, or something was appended",
+            found="other bytes: truncated, or something was appended", fix="get it again",
         )  # fmt: skip
     if not 1 <= count <= len(ORDER):
         raise BundleError("bad archive", where=path, expected=f"1 to {len(ORDER)} members", found=f"{count}")

@@ -3,7 +3,7 @@
 The model's table of metadata names a buffer ``TFLITE_METADATA``, itself a flatbuffer (identifier ``M001``) whose first
 input tensor may have ``NormalizationOptions``: ``mean`` and ``std``, one value or one a channel, in pixel units. Both
 schemas are public (``schema.fbs`` of TensorFlow Lite, ``metadata_schema.fbs`` of TFLite Support); the few tables on the
-way are read here, every offset checked against the file's end, for neither runtime brings a reader for the second.
+way are read here, for neither runtime brings a reader for the second.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from .flatbuffer import BrokenError, Table
+
 _BUFFER_NAME: Final = b"TFLITE_METADATA"
-_MAX_ITEMS: Final = 10_000  # in one vector; a bound on the work a hostile file can ask for
 
 # field numbers in their tables
 _MODEL_BUFFERS, _MODEL_METADATA = 4, 6
@@ -35,66 +36,6 @@ class Normalization:
     std: tuple[float, ...]
 
 
-class _BrokenError(Exception):
-    """An offset leads out of the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    data: bytes
-    position: int
-
-    def _unpack(self, form: str, position: int) -> int:
-        try:
-            return int(struct.unpack_from(form, self.data, position)[0])
-        except struct.error:
-            raise _BrokenError from None
-
-    def field(self, number: int) -> int:
-        """Where the field's value lies; 0 where the table has none."""
-        vtable = self.position - self._unpack("<i", self.position)
-        if vtable < 0 or 4 + 2 * number >= self._unpack("<H", vtable):
-            return 0
-        offset = self._unpack("<H", vtable + 4 + 2 * number)
-        return self.position + offset if offset else 0
-
-    def scalar(self, number: int, form: str) -> int:
-        """0 where the table has none, which is the schema's default."""
-        at = self.field(number)
-        return self._unpack(form, at) if at else 0
-
-    def table(self, number: int) -> _Table | None:
-        at = self.field(number)
-        return _Table(self.data, at + self._unpack("<I", at)) if at else None
-
-    def _vector(self, number: int, item_bytes: int) -> tuple[int, int]:
-        at = self.field(number)
-        if not at:
-            return 0, 0
-        start = at + self._unpack("<I", at)
-        count = self._unpack("<I", start)
-        if start + 4 + count * item_bytes > len(self.data):
-            raise _BrokenError
-        return start + 4, count
-
-    def tables(self, number: int) -> list[_Table]:
-        start, count = self._vector(number, 4)
-        if count > _MAX_ITEMS:
-            raise _BrokenError
-        places = [start + 4 * k for k in range(count)]
-        return [_Table(self.data, at + self._unpack("<I", at)) for at in places]
-
-    def bytes_(self, number: int) -> bytes:
-        start, count = self._vector(number, 1)
-        return self.data[start : start + count]
-
-    def floats(self, number: int) -> tuple[float, ...]:
-        start, count = self._vector(number, 4)
-        if count > _MAX_ITEMS:
-            raise _BrokenError
-        return struct.unpack_from(f"<{count}f", self.data, start)
-
-
 def read_normalization(model: bytes) -> Normalization | None:
     """Of the first input tensor; None where the file states none, or what it states cannot be read."""
     try:
@@ -107,22 +48,22 @@ def read_normalization(model: bytes) -> Normalization | None:
                     options = unit.table(_UNIT_OPTIONS)
                     if unit.scalar(_UNIT_TYPE, "<B") == _NORMALIZATION and options is not None:
                         return _checked(options.floats(_MEAN), options.floats(_STD))
-    except _BrokenError:
+    except BrokenError:
         return None
     return None
 
 
-def _metadata(model: bytes) -> _Table | None:
+def _metadata(model: bytes) -> Table | None:
     if len(model) < 8:
         return None
-    root = _Table(model, struct.unpack_from("<I", model)[0])
+    root = Table(model, struct.unpack_from("<I", model)[0])
     buffers = root.tables(_MODEL_BUFFERS)
     for entry in root.tables(_MODEL_METADATA):
         index = entry.scalar(_METADATA_BUFFER, "<I")
         if entry.bytes_(_METADATA_NAME) == _BUFFER_NAME and index < len(buffers):
             inner = buffers[index].bytes_(_BUFFER_DATA)
             if inner[4:8] == b"M001":
-                return _Table(inner, struct.unpack_from("<I", inner)[0])
+                return Table(inner, struct.unpack_from("<I", inner)[0])
     return None
 
 

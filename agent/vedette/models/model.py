@@ -20,6 +20,7 @@ from vedette.contract import golden
 from vedette.contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
 from vedette.contract.decode import Decoder, SegmentDecoder, make_decoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
+from vedette.contract.flatbuffer import is_whole
 from vedette.contract.image import ImagePreprocessor, Placement
 from vedette.contract.labels import is_used, parse_third_party_labels
 from vedette.contract.manifest import (
@@ -154,6 +155,15 @@ def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpe
         return ModelSpec(
             path, manifest.name, manifest.version, bundle.sha256, bundle.labels, manifest.input, manifest.output, bundle
         )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError("cannot be read", where=path, found=error.strerror or str(error)) from None
+    if not is_whole(data):  # of a bundle that is cut there is no manifest left, and no advice about one helps
+        raise ModelError(
+            "is truncated or corrupt", where=path, expected="a TFLite model whose tables and weights lie inside the file",
+            found=f"{len(data)} bytes", fix="get it again",
+        )  # fmt: skip
     if trust is not None and trust.require:
         raise ModelError(
             "has no manifest, so nobody can have signed it", where=path, expected="a signed bundle",
@@ -166,7 +176,6 @@ def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpe
             fix="give one: --decoder NAME (in a config: [pipeline.NAME.plain.output], see the end of vedette.toml)",
         )  # fmt: skip
     labels = _plain_labels(path, plain, plain.output)
-    data = path.read_bytes()
     return ModelSpec(
         path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or ImageInput(height=1, width=1),
         plain.output, None,
