@@ -63,6 +63,9 @@ class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     in_flight: Annotated[int, Meta(ge=1, le=1000)] = 64
 
     def __post_init__(self) -> None:
+        if "://" in self.host or self.host.count(":") == 1:  # an IPv6 address has two at least
+            found = "a URL" if "://" in self.host else "a port"
+            raise ValueError(f"host: expected a name or address alone, beside port and tls, found {found} in it")
         if self.password and self.password_file:
             raise ValueError("password: expected one of password and password_file, found both")
         if (self.password or self.password_file) and not self.username:

@@ -338,6 +338,9 @@ def test_a_wrong_password_is_a_refusal_and_a_right_one_is_none(tmp_path: Path, p
         with pytest.raises(BrokerRefusedError, match="refuses") as caught:
             try_connection(replace(options, password="wr0ng"))
         assert "wr0ng" not in str(caught.value)
+        for table, names in (("--", "--username, --password-file"), ("url", "the URL's user name, --password-file")):
+            with pytest.raises(BrokerRefusedError, match=names):
+                try_connection(replace(options, password="wr0ng", table=table))  # type: ignore[arg-type]
         with Linked(mosquitto.port, protocol=protocol) as linked:
             wait_for("the refusal", lambda: linked.link.refused)
             assert linked.alerts == [], "it is said once, by whoever ends the agent"
@@ -516,8 +519,27 @@ def test_a_certificate_that_is_not_trusted_is_a_refusal_in_one_line(
 
 @needs_mosquitto
 def test_tls_to_a_broker_without_it_is_unreachable(tmp_path: Path, authority: Path) -> None:
-    with Mosquitto(tmp_path) as plain, pytest.raises(BrokerUnreachableError):
+    with Mosquitto(tmp_path) as plain, pytest.raises(BrokerUnreachableError, match="is it a TLS port"):
         try_connection(tls_options(plain.port, authority / "ca.pem"))
+
+
+@needs_mosquitto
+def test_a_tls_port_without_tls_is_asked_about_before_the_protocol_is(tls_broker: Mosquitto) -> None:
+    for table, says in (("mqtt", "mqtt.tls = true; "), ("--", "Then --tls; "), ("url", "Then mqtts://; ")):
+        options = LinkOptions("localhost", tls_broker.port, "c", table=table)  # type: ignore[arg-type]
+        with pytest.raises(BrokerUnreachableError, match="is it a TLS port") as caught:
+            try_connection(options)
+        assert caught.value.fix.index(says) < caught.value.fix.index("does not speak MQTT 5")
+        assert ("mqtt." in str(caught.value)) == (table == "mqtt")
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(("table", "ca_file"), [("--", "--ca-file"), ("url", "--ca-file"), ("mqtt", "mqtt.ca_file")])
+def test_what_is_named_is_what_was_typed(tls_broker: Mosquitto, authority: Path, table: str, ca_file: str) -> None:
+    options = replace(tls_options(tls_broker.port, authority / "other.pem"), table=table)  # type: ignore[arg-type]
+    with pytest.raises(BrokerRefusedError, match=f"set {ca_file} to the authority") as caught:
+        try_connection(options)
+    assert ("mqtt." in str(caught.value)) == (table == "mqtt")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate", b"\xff\xfe"])

@@ -125,6 +125,11 @@ def test_what_is_no_url(url: str) -> None:
     assert "secret" not in refused.value.line() and len(refused.value.line()) < 300
 
 
+def test_what_does_not_belong_into_a_url_is_shown_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match=r"found '#' in it; .* --topic; in a user name, password or root write %23"):
+        parse_url("mqtt://localhost/a#")
+
+
 @given(st.sampled_from(["", "eye"]), st.sampled_from(["", "door"]), st.sets(st.sampled_from(TOPICS)).map(sorted))
 def test_no_topic_matches_two_filters(device: str, pipeline: str, topics: list[str]) -> None:
     found = filters("v", device=device, pipeline=pipeline, topics=topics)

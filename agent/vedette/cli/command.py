@@ -115,6 +115,7 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         password_file=str(arguments.password_file or ""),
         cert_file=arguments.cert_file,
         key_file=arguments.key_file,
+        table="--",
     )
     check_credentials(options)
     return options, arguments.root

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from vedette.contract.errors import ConfigError
 from vedette.mqtt.connection import LinkOptions
@@ -40,8 +40,14 @@ def parse_url(url: str) -> Broker:
     User, password and root may be percent-encoded. Without ROOT it is ``vedette``. The client id is yet to be given.
     """
     expected = "mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT][/ROOT]"
-    if len(url) > MAX_URL or not url.isprintable() or any(c in url for c in " ?#"):
-        raise ConfigError("bad broker", expected=expected, found=f"{len(url)} characters, or some that are no URL's")
+    if len(url) > MAX_URL:
+        raise ConfigError("bad broker", expected=f"at most {MAX_URL} characters", found=len(url))
+    if wrong := [c for c in url if c in " ?#" or not c.isprintable()]:
+        raise ConfigError(
+            "bad broker", expected=expected, found=f"{wrong[0]!r} in it",
+            fix="a URL names no topic filter, for which there are --device and --topic; in a user name, password or root "
+            f"write {quote(wrong[0], safe='')}",
+        )  # fmt: skip
     text = url if "://" in url else f"mqtt://{url}"
     try:
         parts = urlsplit(text)
@@ -54,7 +60,9 @@ def parse_url(url: str) -> Broker:
     if password and not username:
         raise ConfigError("bad broker", where=_masked(url), expected="a user name before the password", found="none")
     root = unquote(parts.path).strip("/") or DEFAULT_ROOT
-    options = LinkOptions(host, port or _PORTS[parts.scheme], "", "5", username, password, parts.scheme == "mqtts")
+    options = LinkOptions(
+        host, port or _PORTS[parts.scheme], "", "5", username, password, parts.scheme == "mqtts", table="url"
+    )
     return Broker(options, checked_root(root))
 
 
@@ -78,7 +86,7 @@ def find_broker(
         from vedette.service.compose import link_options
 
         settings = load_config(config)
-        broker = Broker(link_options(settings), settings.mqtt.root)
+        broker = Broker(link_options(settings, config), settings.mqtt.root)
     else:
         broker = parse_url(DEFAULT if url is None else url)
     options = broker.options

@@ -22,7 +22,16 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from vedette import clock
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, VedetteError
-from vedette.trust.credentials import certificate_expires, days_left, distrust, read_password, tls_context, turned_down
+from vedette.trust.credentials import (
+    TlsContext,
+    certificate_expires,
+    days_left,
+    distrust,
+    option,
+    read_password,
+    tls_context,
+    turned_down,
+)
 
 from .inbox import Incoming
 
@@ -37,6 +46,12 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux ha
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
 _FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
+_IN_URL: Final = {"username": "the URL's user name"}
+_CHECKED: Final = {
+    "mqtt": ("username", "password", "protocol"),
+    "--": ("username", "password_file", "protocol"),
+    "url": ("username", "password_file", "protocol"),
+}
 _TAKEN_OVER: Final = 0x8E  # DISCONNECT's reason (MQTT 5, section 3.14.2.1)
 
 
@@ -59,6 +74,17 @@ class LinkOptions:
     cert_file: str = ""
     key_file: str = ""
     alpn: tuple[str, ...] = ()
+    table: Literal["mqtt", "--", "url"] = "mqtt"
+    """What messages call its options: ``mqtt.ca_file``, or ``--ca-file``; ``url``: host, user and TLS stand in a URL."""
+
+    def option(self, key: str) -> str:
+        """An option's name, where whoever gave it finds it."""
+        return _IN_URL.get(key, option("--", key)) if self.table == "url" else option(self.table, key)
+
+    @property
+    def encrypt(self) -> str:
+        """How TLS is asked for."""
+        return {"mqtt": "mqtt.tls = true", "--": "--tls", "url": "mqtts://"}[self.table]
 
 
 class Connection:
@@ -81,6 +107,7 @@ class Connection:
     ) -> None:
         self._options = options
         self._where = f"{options.host}:{options.port}"
+        self._table = "mqtt" if options.table == "mqtt" else "--"
         self._receives = receives
         self._settled = settled
         self._heard = heard
@@ -117,7 +144,7 @@ class Connection:
             client.username_pw_set(options.username, password or None)
         self._tls = None
         if options.tls:
-            self._tls = tls_context(options.ca_file, options.cert_file, options.key_file, options.alpn)
+            self._tls = _tls_context(options)
             client.tls_set_context(self._tls)
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
@@ -140,13 +167,15 @@ class Connection:
                 properties=properties,
             )
         except ssl.SSLCertVerificationError as error:
-            raise distrust(error, self._where) from None
+            raise distrust(error, self._where, self._table) from None
         except (OSError, ValueError) as error:
-            refusal = turned_down(error, self._where) if isinstance(error, ssl.SSLError) else None
+            refusal = turned_down(error, self._where, self._table) if isinstance(error, ssl.SSLError) else None
             if refusal is not None:
                 raise refusal from None
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise BrokerUnreachableError("no broker", where=self._where, found=text) from None
+            raise BrokerUnreachableError(
+                "no broker", where=self._where, found=text, fix=_no_tls(self._options, error)
+            ) from None
         deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
         while not self._answered:
             self.poll(POLL_S)
@@ -235,7 +264,8 @@ class Connection:
             if reason.value in _FATAL:
                 self._refused = BrokerRefusedError(
                     "the broker refuses this agent", where=self._where, found=str(reason),
-                    fix="check mqtt.username, mqtt.password, mqtt.protocol and the broker's access rules",
+                    fix=f"check {', '.join(map(self._options.option, _CHECKED[self._options.table]))} and the broker's "
+                    "access rules",
                 )  # fmt: skip
             else:
                 self._refused = BrokerUnreachableError("the broker is not ready", where=self._where, found=str(reason))
@@ -249,7 +279,7 @@ class Connection:
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if not self._answered:
             # with TLS 1.3 the broker looks at our certificate after the handshake is over for us
-            self._refused = turned_down(self._tls.failure, self._where) if self._tls is not None else None
+            self._refused = turned_down(self._tls.failure, self._where, self._table) if self._tls is not None else None
             if self._refused is None:
                 self._refused = BrokerUnreachableError(
                     "the broker closed the connection without an answer", where=self._where, found=str(reason),
@@ -281,9 +311,29 @@ class Connection:
 
 
 def _other_protocol(options: LinkOptions) -> str:
+    tls = "" if options.tls else f"is it a TLS port? Then {options.encrypt}; "
     other = "3.1.1" if options.protocol == "5" else "5"
-    certificate = "; if it wants a certificate, set mqtt.cert_file" if options.tls and not options.cert_file else ""
-    return f'if it does not speak MQTT {options.protocol}, set mqtt.protocol = "{other}"{certificate}'
+    change = f'set mqtt.protocol = "{other}"' if options.table == "mqtt" else f"--protocol {other}"
+    certificate = ""
+    if options.tls and not options.cert_file and options.table != "url":  # which has none
+        certificate = f"; if it wants a certificate, set {options.option('cert_file')}"
+    return f"{tls}if it does not speak MQTT {options.protocol}, {change}{certificate}"
+
+
+def _no_tls(options: LinkOptions, error: OSError | ValueError) -> str:
+    """What to do about a handshake that the other side broke off."""
+    if (
+        options.tls
+        and isinstance(error, ssl.SSLError | ConnectionError)
+        and not isinstance(error, ConnectionRefusedError)
+    ):
+        return f"is it a TLS port? On a plain one, leave out {options.encrypt}"
+    return ""
+
+
+def _tls_context(options: LinkOptions) -> TlsContext:
+    table = "mqtt" if options.table == "mqtt" else "--"
+    return tls_context(options.ca_file, options.cert_file, options.key_file, options.alpn, table=table)
 
 
 def check_credentials(options: LinkOptions) -> None:
@@ -291,7 +341,7 @@ def check_credentials(options: LinkOptions) -> None:
     if options.password_file:
         read_password(options.password_file)
     if options.tls:
-        tls_context(options.ca_file, options.cert_file, options.key_file, options.alpn)
+        _tls_context(options)
 
 
 def try_connection(options: LinkOptions) -> str:

@@ -34,6 +34,11 @@ _TURNED_DOWN: Final = (
 )  # fmt: skip
 
 
+def option(table: str, key: str) -> str:
+    """What an option is called where it is given: ``mqtt.ca_file``, or ``--ca-file`` for a ``table`` of ``--``."""
+    return f"--{key.replace('_', '-')}" if table == "--" else f"{table}.{key}"
+
+
 def read_password(path: str) -> str:
     """A password file's content without white space around it. Raises `BrokerRefusedError`."""
     try:
@@ -118,7 +123,7 @@ def tls_context(
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise BrokerRefusedError(
-                "CA file cannot be used", where=f"{table}.ca_file: {ca_file}", expected="PEM certificates",
+                "CA file cannot be used", where=f"{option(table, 'ca_file')}: {ca_file}", expected="PEM certificates",
                 found=getattr(error, "strerror", None) or str(error),
             ) from None  # fmt: skip
     if cert_file:
@@ -129,7 +134,7 @@ def tls_context(
 
 
 def _load_own(context: TlsContext, cert_file: str, key_file: str, table: str) -> None:
-    key = f"{table}.key_file: {key_file}" if key_file else f"{table}.cert_file: {cert_file}"
+    key = f"{option(table, 'key_file')}: {key_file}" if key_file else f"{option(table, 'cert_file')}: {cert_file}"
 
     def encrypted() -> str:  # without it, OpenSSL would ask on the terminal, and wait
         raise BrokerRefusedError(
@@ -138,15 +143,15 @@ def _load_own(context: TlsContext, cert_file: str, key_file: str, table: str) ->
         )  # fmt: skip
 
     try:
-        for name, file in ((f"{table}.cert_file", cert_file), (f"{table}.key_file", key_file)):
+        for name, file in (("cert_file", cert_file), ("key_file", key_file)):
             if file:
-                _read_pem(name, file)
+                _read_pem(option(table, name), file)
         context.load_cert_chain(cert_file, key_file or None, password=encrypted)
     except OSError as error:  # and ssl.SSLError, which is one
         reason = getattr(error, "reason", None)
         fix = "the key is another certificate's" if reason == "KEY_VALUES_MISMATCH" else ""
         raise BrokerRefusedError(
-            "certificate and key cannot be used", where=f"{table}.cert_file: {cert_file}, {key}",
+            "certificate and key cannot be used", where=f"{option(table, 'cert_file')}: {cert_file}, {key}",
             expected="a PEM certificate and its private key", found=reason or error.strerror or str(error), fix=fix,
         ) from None  # fmt: skip
 
@@ -178,7 +183,8 @@ def distrust(error: ssl.SSLCertVerificationError, where: str, table: str = "mqtt
         )  # fmt: skip
     return BrokerRefusedError(
         "the broker's certificate is not trusted", where=where, found=error.verify_message,
-        fix=f"set {table}.ca_file to the authority that signed it, and {_HOSTS.get(table, 'the host')} to the name in it",
+        fix=f"set {option(table, 'ca_file')} to the authority that signed it, and {_HOSTS.get(table, 'the host')} to the "
+        "name in it",
     )  # fmt: skip
 
 
@@ -188,12 +194,13 @@ def turned_down(error: ssl.SSLError | None, where: str, table: str = "mqtt") -> 
     if "CERTIFICATE_EXPIRED" in reason:
         return BrokerUnreachableError(
             "the broker says that this device's certificate has expired", where=where,
-            fix=f"it is tried again; renew {table}.cert_file, or set the broker's clock",
+            fix=f"it is tried again; renew {option(table, 'cert_file')}, or set the broker's clock",
         )  # fmt: skip
     if any(reason.endswith(alert) for alert in _TURNED_DOWN):
         return BrokerRefusedError(
             "the broker does not accept this device's certificate", where=where, found=reason.lower().replace("_", " "),
-            fix=f"set {table}.cert_file and {table}.key_file to a certificate that its authority signed",
+            fix=f"set {option(table, 'cert_file')} and {option(table, 'key_file')} to a certificate that its authority "
+            "signed",
         )  # fmt: skip
     return None
 
