@@ -43,10 +43,27 @@ def test_what_happens_once_stands_for_a_while(
     condition.review({}, {})
     now += int((NOTED_S - 1) * 1e9)
     condition.review({}, {})
-    assert [s.state for s in said] == ["alert"], "it happened again meanwhile"
+    assert {s.state for s in said} == {"alert"}, "it happened again meanwhile"
     now += int(2e9)
     condition.review({}, {})
-    assert [(s.state, s.why) for s in said] == [("alert", "pump: nan, 1 so far"), ("ready", None)]
+    assert [(s.state, s.why) for s in said] == [
+        ("alert", "pump: nan, 1 so far"),
+        ("alert", "pump: nan, 2 so far"),
+        ("ready", None),
+    ]
+
+
+def test_what_goes_on_happening_is_counted_on(
+    condition: Condition, said: list[Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = now = clock.now_ns()
+    monkeypatch.setattr(clock, "now_ns", lambda: now)
+    for count in range(1, 42):
+        condition.note("pump gap", f"pump: gap, {count} so far")
+        condition.review({}, {})
+        now += 1_000_000_000
+    assert [s.why for s in said] == [f"pump: gap, {count} so far" for count in (1, 11, 21, 31, 41)]
+    assert {s.state for s in said} == {"alert"} and {s.since_ns for s in said} == {begun}
 
 
 def test_a_second_problem_is_news(condition: Condition, said: list[Said]) -> None:

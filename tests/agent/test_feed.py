@@ -61,10 +61,10 @@ def readings(first: int, count: int) -> Readings:
 class Fed:
     """A feed and what was said of its source."""
 
-    def __init__(self, source: Scripted, *, stride: int | None = None) -> None:
+    def __init__(self, source: Scripted, *, stride: int | None = None, spec: SeriesInput = SPEC) -> None:
         self.outcomes: list[Outcome | None] = []
         self.feed = WindowFeed(
-            source, SPEC, name="pump", stride=stride, stall_timeout_s=60,
+            source, spec, name="pump", stride=stride, stall_timeout_s=60,
             on_change=lambda outcome, why: self.outcomes.append(outcome),
         )  # fmt: skip
 
@@ -138,6 +138,19 @@ def test_what_went_wrong_is_news_once() -> None:
         assert fed.feed.news() == []
         source.tally.malformed["not a number"] = 4
         assert [key for key, _ in fed.feed.news()] == ["not a number"]
+
+
+def test_times_in_milliseconds_are_asked_for_once_and_counted_on() -> None:
+    def odd(first: int, count: int) -> Readings:
+        right = readings(first, count)
+        return Readings(right.values, right.times_ns * 1000, 0, True)
+
+    spec = SeriesInput(channels=SPEC.channels, length=4, stride=2, rate_hz=100.0)
+    with Fed(Scripted([odd(0, 6)], live=True, endless=True), spec=spec) as fed:
+        wait_for("the gaps", lambda: fed.feed.counts.gaps == 5)
+        [(key, text)] = fed.feed.news()
+        assert key == "time unit" and "is t in milliseconds?; write t in seconds" in text and "(5 gaps so far)" in text
+        assert fed.feed.news() == []
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from real import run_cli
 from test_cli import document, good, mistake
 
 from series_bundle import network, results, write, write_csv
@@ -211,7 +212,26 @@ def test_infer_as_json(bundles: dict[str, Path], walk: Path, tmp_path: Path) -> 
 
 def test_infer_of_a_recording_shorter_than_a_window(bundles: dict[str, Path], tmp_path: Path) -> None:
     np.save(tmp_path / "short.npy", np.zeros((5, 3), np.float32))
-    assert "5 readings, 0 windows" in good("infer", bundles["classify"], tmp_path / "short.npy").stdout
+    outcome = run_cli("infer", bundles["classify"], tmp_path / "short.npy")
+    assert "5 readings, 0 windows" in outcome.stdout and outcome.returncode == 2
+    [line] = outcome.stderr.splitlines()
+    assert f"short.npy: not one window: expected {LENGTH} readings" in line and "found 5 readings" in line
+
+
+@pytest.mark.parametrize(("parts", "unit"), [(1e3, "milliseconds"), (1e6, "microseconds"), (1e3 / 3, "milliseconds")])
+def test_infer_of_times_in_another_unit(
+    bundles: dict[str, Path], walk: Path, tmp_path: Path, parts: float, unit: str
+) -> None:
+    header, *lines = walk.read_text().splitlines()
+    rows = [line.split(",", 1) for line in lines]
+    assert header.startswith("t,")
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join([header, *(f"{float(t) * parts},{rest}" for t, rest in rows)]))
+    outcome = run_cli("infer", bundles["classify"], odd, walk)
+    assert outcome.returncode == 2
+    [line] = outcome.stderr.splitlines()
+    assert "odd.csv: not one window" in line and f"the model wants 0.02 s: is t in {unit}?; write t in seconds" in line
+    assert "walk.csv  100 readings, 7 windows" in outcome.stdout, "the other is looked at all the same"
 
 
 def test_mistakes_are_one_line(bundles: dict[str, Path], walk: Path, tmp_path: Path) -> None:

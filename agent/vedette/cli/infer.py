@@ -11,7 +11,9 @@ from .plain import add_plain_arguments, plain_model
 
 if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
+    from vedette.contract.errors import ReadingsError
     from vedette.contract.manifest import SeriesInput
+    from vedette.contract.window import WindowBuilder
     from vedette.flow.regions import Regions
     from vedette.models.model import ModelSpec
 
@@ -173,6 +175,7 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
 
 def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: SeriesInput) -> int:
     import statistics
+    import sys
 
     import msgspec
 
@@ -188,12 +191,15 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
     first = [read_recording(arguments.files[0], channels)]  # a bad file is found before the model loads
     finder = _finder(arguments, spec)
     results: list[dict[str, object]] = []
+    useless: list[ReadingsError] = []
     for file in arguments.files:
         readings = first.pop() if first else read_recording(file, channels)
         builder = WindowBuilder(series)
         windows = builder.push(readings)
         found = [finder(window) for window in windows]
         counts = builder.counts
+        if not counts.windows:
+            useless.append(_no_window(file, series, builder))
         results.append(
             {
                 "file": str(file),
@@ -216,7 +222,7 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
         infer_ms = statistics.median(f.latency_ms["infer"] for f in found) if found else 0.0
         print(
             f"{file}  {counts.readings} readings, {counts.windows} windows, {counts.gaps} gaps, {counts.late} late"
-            + (f"  infer {infer_ms:.3f} ms" if found else f"; a window takes {series.length}")
+            + (f"  infer {infer_ms:.3f} ms" if found else "")
         )
         begin_ns = int(readings.times_ns[0])
         for window, finding in zip(windows, found, strict=True):
@@ -225,4 +231,22 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
                 print(f"{at if not number else ' ' * len(at)}  {line}")
     if arguments.json:
         print(json.dumps(finder.document(results)))
-    return 0
+    for error in useless:
+        print(f"vedette: error: {error.line()}", file=sys.stderr)
+    return useless[0].exit_code if useless else 0
+
+
+def _no_window(file: Path, series: SeriesInput, builder: WindowBuilder) -> ReadingsError:
+    """Why nothing came of a recording."""
+    from vedette.contract.errors import ReadingsError
+
+    counts = builder.counts
+    if (doubt := builder.doubt) is not None:
+        asked, fix = doubt
+        return ReadingsError("not one window", where=file, found=asked, fix=fix)
+    apart = f", none more than {series.max_gap / series.rate_hz:.3g} s after another" if series.rate_hz else ""
+    breaks = f", {counts.gaps} gaps, {counts.late} late" if counts.gaps or counts.late else ""
+    return ReadingsError(
+        "not one window", where=file, expected=f"{series.length} readings{apart}",
+        found=f"{counts.readings} readings{breaks}", fix="take a longer recording" if not breaks else "",
+    )  # fmt: skip

@@ -31,12 +31,15 @@ import numpy as np
 from .errors import ModelError, ReadingsError
 from .manifest import SeriesInput
 from .resample import Resampler, Samples
+from .time_unit import doubted_unit
 from .types import Float32Array, Int64Array, Readings, Tensor, TensorSpec, Window
 
 CLOCK_BACK_NS: Final = 1_000_000_000
 BURST: Final = 0.5  # of 1 / rate_hz: what arrives within so little after another is of the same burst
 INTERVALS: Final = 512  # what the cadence is measured over
 MAX_BURST_S: Final = 10.0
+DOUBT_FROM: Final = 3  # steps between readings, of which this share must be gaps before their unit is doubted
+DOUBT_SHARE: Final = 0.9
 FEW: Final = 16  # readings of which Python looks at each faster than numpy at all
 
 
@@ -148,11 +151,21 @@ class WindowBuilder:
         self._last_ns = 0  # of the last reading that was not left out
         self._burst = 0  # how many readings have arrived with it
         self._readings = self._gaps = self._late = self._back = 0
+        self._timed_gaps = 0  # those by the sensor's own times, and how long the last of them was
+        self._gap_step_ns = 0
 
     @property
     def counts(self) -> WindowCounts:
         """Since the builder was made."""
         return WindowCounts(self._readings, self._samples.windows, self._gaps, self._late, self._back)
+
+    @property
+    def doubt(self) -> tuple[str, str] | None:
+        """What to ask and what to do where nearly every step is a gap that would be none in another unit of time."""
+        steps = self._readings - self._late - 1
+        if steps < DOUBT_FROM or self._timed_gaps < DOUBT_SHARE * steps:
+            return None
+        return doubted_unit(self._gap_step_ns / 1e9, self._period_ns / 1e9)
 
     @property
     def cadence(self) -> Cadence | None:
@@ -242,7 +255,10 @@ class WindowBuilder:
             if index > begin:
                 runs.append((begin, index, anew))
             if step > 0 or -step > self._back_ns:
-                self._gaps += step > 0
+                if step > 0:
+                    self._gaps += 1
+                    self._timed_gaps += 1
+                    self._gap_step_ns = step
                 self._back += step < 0
                 begin, anew, last = index, True, time_ns
             else:

@@ -156,8 +156,13 @@ class WindowFeed:
         seen = {**heard.malformed, **ours}
         problems = {**heard.problems, "unfit": self._refusal}
         found = []
+        doubt = self._builder.doubt
         for reason, count in seen.items():
-            if count > self._told.get(reason, 0):
+            if count <= self._told.get(reason, 0):
+                continue
+            if reason == "gap" and doubt is not None:
+                found.append(("time unit", f"{'; '.join(doubt)} ({count} gaps so far)"))
+            else:
                 example = problems.get(reason)
                 found.append((reason, f"{reason}, {count} so far" + (f", first: {example}" if example else "")))
         self._told = seen

@@ -2,7 +2,8 @@
 
 A *problem* that lasts (a camera is away) stands as long as somebody sees it; one that happens (a malformed reading, a
 refused command) stands for `NOTED_S` after it last happened, so that a subscriber who looks now and then sees it. The
-status is published when the set of problems changes, not when their texts do: a stall's text counts seconds.
+status is published when the set of problems changes, not when their texts do: a stall's text counts seconds. What goes on
+happening is said again every `AGAIN_S`, for whoever reads how often.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from vedette import clock
 from vedette.mqtt.payloads import State
 
 NOTED_S: Final = 60.0
+AGAIN_S: Final = 10.0  # from one status to the next that says of the same problems how often they have happened by now
 MAX_NOTES: Final = 50  # of different kinds; more are no news to anybody
 DEGRADED_BELOW: Final = 0.9  # share of the samples it wanted; from there a pipeline counts as degraded
 RECOVERED_FROM: Final = 0.95  # until this share, so that one at the edge does not flicker
@@ -41,6 +43,8 @@ class Condition:
         self._lasting: dict[str, str] = {}
         self._known: frozenset[str] = frozenset()
         self._degraded: frozenset[str] = frozenset()
+        self._told: list[str] = []  # the notes' texts as they were last said, and when
+        self._told_ns = clock.now_ns()
         self._said = Said("init", None, clock.now_ns(), ())
 
     @property
@@ -84,11 +88,15 @@ class Condition:
                 elif share >= RECOVERED_FROM:
                     degraded.discard(name)
             same = frozenset(problems) == self._known
-            if same and degraded == self._degraded:
+            notes = [text for text, _ in self._notes.values()]
+            again = notes != self._told and now - self._told_ns >= AGAIN_S * 1e9
+            if same and degraded == self._degraded and not again:
                 return
             self._known = frozenset(problems)
             self._degraded = frozenset(degraded)
             since_ns = self._said.since_ns if same else now
-            why = self._said.why if same else "; ".join(problems.values()) or None
+            why = self._said.why if same and not again else "; ".join(problems.values()) or None
+            if not same or again:
+                self._told, self._told_ns = notes, now
             said = self._said = Said("alert" if problems else "ready", why, since_ns, tuple(sorted(degraded)))
         self._on_change(said)

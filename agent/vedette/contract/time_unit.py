@@ -1,0 +1,20 @@
+"""Times in another unit than seconds, told by how far apart readings are: an Arduino's ``millis()`` is a habit."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+UNITS: Final = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000))
+NEAR: Final = 5.0  # times more or less than the model's step: a sensor may be quicker or slower than the model
+
+
+def doubted_unit(step_s: float, wanted_s: float) -> tuple[str, str] | None:
+    """What to ask and what to do where readings ``step_s`` apart would be about ``wanted_s`` apart in a smaller unit."""
+    if not 0 < wanted_s < step_s < math.inf:
+        return None
+    for name, parts in UNITS:
+        if max(step_s / parts / wanted_s, wanted_s * parts / step_s) <= NEAR:
+            asked = f"readings are {step_s:.6g} s apart by their t, the model wants {wanted_s:.6g} s: is t in {name}?"
+            return asked, f"write t in seconds: divide it by {parts}"
+    return None
