@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import Final
 
 from vedette import __version__, journal
-from vedette.contract.errors import UserError, VedetteError
+from vedette.arguments import Parser
+from vedette.contract.errors import BrokerUnreachableError, UserError, VedetteError
 
 COMMANDS: Final = (
     "run", "demo", "infer", "bench", "check", "doctor", "show", "verify", "command", "watch", "top", "chaos",
@@ -60,7 +61,7 @@ def _parser(
     names: Sequence[str] = COMMANDS,
 ) -> tuple[argparse.ArgumentParser, dict[str, Callable[[argparse.Namespace], int]]]:
     """``names``: the commands it is to know."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vedette",
         description="Run TFLite models on a camera, on the device, and publish what they see over MQTT.",
         epilog="Exit codes: 0 good, 2 your mistake (one line says what and where), 1 a fault of ours.",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import vedette
+from vedette.arguments import Parser
 from vedette.contract.errors import VedetteError
 
 from . import build, lint, search, sign, specialise
@@ -26,7 +27,7 @@ exit codes:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vedette-convert",
         description="Makes small, fast, proven TFLite bundles for vedette.",
         epilog=f"{build.EXAMPLES}\n{_EPILOG}",

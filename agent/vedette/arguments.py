@@ -1,0 +1,71 @@
+"""A command line whose mistakes are one line: what is wrong, the nearest right word, and where the help is."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NoReturn
+
+from vedette import journal
+from vedette.contract.errors import UserError
+
+# argparse's own words, which are the same from Python 3.11 on but for the quotes around choices
+_CHOICE: Final = re.compile(r"(?P<where>.+?): invalid choice: (?P<found>.+?) \(choose from (?P<choices>.*)\)", re.S)
+_VALUE: Final = re.compile(r"(?P<where>.+?): invalid (?P<kind>\S+) value: (?P<found>.*)", re.S)
+_NEEDED: Final = "the following arguments are required: "
+_NUMBERS: Final = {"int": "a whole number", "float": "a number"}
+
+
+class Parser(argparse.ArgumentParser):
+    """As `argparse.ArgumentParser`, and so are its subcommands. A mistake ends the program with exit code 2."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `argparse`. What is left over is this parser's to tell: the one above it does not know its options."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self._stop(self._unknown(rest))
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse`."""
+        self._stop(self._in_house(message.removeprefix("argument ")))
+
+    def _stop(self, error: UserError) -> NoReturn:
+        program = self.prog.split()[0]
+        self.exit(2, f"{journal.prefix(journal.ERROR)}{program}: error: {error.line()}\n")
+
+    def _in_house(self, message: str) -> UserError:
+        if match := _CHOICE.fullmatch(message):
+            choices = [choice.strip("'") for choice in match["choices"].split(", ")]
+            near = self._fix(_nearest(match["found"].strip("'\""), choices))
+            return UserError(
+                "bad value",
+                where=match["where"],
+                expected=f"one of {', '.join(choices)}",
+                found=match["found"],
+                fix=near,
+            )
+        if (match := _VALUE.fullmatch(message)) and match["kind"] in _NUMBERS:
+            expected = _NUMBERS[match["kind"]]
+            return UserError(
+                "bad value", where=match["where"], expected=expected, found=match["found"], fix=self._fix()
+            )
+        if message.startswith(_NEEDED):
+            return UserError("incomplete", expected=message.removeprefix(_NEEDED), fix=self._fix())
+        return UserError(message, fix=self._fix())
+
+    def _unknown(self, rest: Sequence[str]) -> UserError:
+        option = next((word for word in rest if word.startswith("-")), None)
+        if option is None:
+            return UserError("more than it takes", found=" ".join(map(repr, rest)), fix=self._fix())
+        name = option.partition("=")[0]
+        return UserError("unknown option", found=name, fix=self._fix(_nearest(name, self._option_string_actions)))
+
+    def _fix(self, near: str = "") -> str:
+        return f"{f'did you mean {near}? ' if near else ''}see {self.prog} --help"
+
+
+def _nearest(word: str, right: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(word, list(right), n=1)), "")
