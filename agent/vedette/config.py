@@ -249,7 +249,7 @@ def parse_config(raw: bytes, path: Path) -> Config:
     except (ValueError, RecursionError) as error:
         # ValueError: TOMLDecodeError, and what int() says of thousands of digits
         raise ConfigError("no TOML", where=path, found=str(error)) from None
-    places = _Places(path, text)
+    places = Places(path, text)
     for key in document:
         if key not in _TOP:
             raise places.unknown((), key, _TOP)
@@ -322,7 +322,7 @@ def default_state_dir() -> str:
     return str(Path(base) / "vedette")
 
 
-class _Places:
+class Places:
     """Finds the line of a key, for tomllib does not say it."""
 
     _HEADER: Final = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
@@ -343,6 +343,16 @@ class _Places:
                 parts = self._split(key[1])
                 for end in range(1, len(parts) + 1):
                     self._lines.setdefault((*table, *parts[:end]), number)
+
+    @classmethod
+    def of(cls, path: Path) -> Places:
+        """Of a file that has been read before; it finds no lines where it is gone."""
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_BYTES)
+        except OSError:
+            raw = b""
+        return cls(path, raw.decode("utf-8", "replace"))
 
     def _split(self, dotted: str) -> tuple[str, ...]:
         return tuple(part.strip("\"'") for part in self._PART.findall(dotted))
@@ -381,7 +391,7 @@ _PATTERNS: Final = {
 """What a key's pattern means, for people; of the others: some text without NUL bytes."""
 
 
-def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: _Places) -> _T:
+def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: Places) -> _T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

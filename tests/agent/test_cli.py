@@ -386,7 +386,9 @@ def test_a_mistake_in_the_configuration(tmp_path: Path, command: str, lines: str
     config = agent_config(tmp_path, free_port(), source, pipeline=lines)
     outcome = run_cli(command, "-c", config)
     assert outcome.returncode == 2, outcome
-    assert len(outcome.stderr.splitlines()) == 1 and str(config) in outcome.stderr and part in outcome.stderr
+    # check goes on to what else there is
+    [line] = [line for line in (outcome.stderr + outcome.stdout).splitlines() if part in line]
+    assert re.search(rf"{re.escape(str(config))}:\d+: pipeline\.door\.", line), line
 
 
 @pytest.mark.parametrize(
@@ -436,9 +438,10 @@ def test_check_says_of_each_part_how_it_is(tmp_path: Path, broker: BrokerAddress
     mqtt = f'protocol = "{broker.protocols[0]}"'
     config = agent_config(tmp_path, broker.port, source, mqtt=mqtt)
     lines = good("check", "-c", config).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 4
-    assert "64x48" in lines[2] and str(broker.port) in lines[3]
-    assert len(good("check", "-c", config, "--offline").stdout.splitlines()) == 2
+    assert [line.split()[0] for line in lines] == ["ok"] * 5
+    assert "64x48" in lines[3] and str(broker.port) in lines[4]
+    assert len(good("check", "-c", config, "--offline").stdout.splitlines()) == 3
+    assert not (tmp_path / "dev-1").exists(), "a trial leaves nothing"
 
 
 def test_check_finds_every_problem_and_ends_with_two(tmp_path: Path) -> None:
@@ -446,8 +449,47 @@ def test_check_finds_every_problem_and_ends_with_two(tmp_path: Path) -> None:
     outcome = run_cli("check", "-c", config)
     assert outcome.returncode == 2 and outcome.stderr == ""
     lines = outcome.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok", "ok", "bad", "bad"]
-    assert "/none.mp4" in lines[2] and "broker" in lines[3]
+    assert [line.split()[0] for line in lines] == ["ok", "ok", "ok", "bad", "bad"]
+    assert lines[3].startswith(f"bad   {config}:") and "pipeline.door.source: /none.mp4" in lines[3]
+    assert "broker" in lines[4]
+
+
+def test_check_goes_on_behind_a_model_that_is_none(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "p")
+    path = tmp_path / "v.toml"
+    path.write_text(
+        f'state_dir = "/proc/nope"\n[mqtt]\nport = {free_port()}\n'
+        f'[pipeline.yard]\nmodel = "nope1"\nsource = "{pictures}"\n'
+        '[pipeline.yard.snapshots]\nfolder = "/proc/nope"\n'
+        '[pipeline.pump]\nmodel = "nope2"\nsource = "serial:///dev/ttyNONE"\n'
+    )
+    outcome = run_cli("check", "-c", path)
+    assert outcome.returncode == 2 and outcome.stderr == ""
+    begins = [
+        f"ok    configuration {path}, ",
+        f"bad   {path}:1: state_dir: /proc/nope: cannot be written to: ",
+        f"bad   {path}:8: pipeline.yard.snapshots.folder: /proc/nope/yard: cannot be written to: ",
+        f"bad   {path}:5: pipeline.yard.model: nope1: no such model: ",
+        "ok    pipeline yard: source: ",
+        f"bad   {path}:10: pipeline.pump.model: nope2: no such model: ",
+        "warn  pipeline pump: source: not tried",
+        "bad   broker: ",
+    ]
+    lines = outcome.stdout.splitlines()
+    assert [begin for begin, line in zip(begins, lines, strict=True) if not line.startswith(begin)] == [], lines
+
+
+def test_check_leaves_no_part_of_a_folder_behind_and_what_is_there_alone(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
+    state = tmp_path / "a" / "b" / "c"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "kept").write_text("")
+    config.write_text(re.sub('state_dir = ".*"', f'state_dir = "{state}"', config.read_text()))
+    good("check", "-c", config, "--offline")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
+    state.parent.write_text("")  # a file in the folder's place
+    outcome = run_cli("check", "-c", config, "--offline")
+    assert outcome.returncode == 2 and "state_dir" in outcome.stdout and "Not a directory" in outcome.stdout
 
 
 def test_check_without_a_broker_that_would_pass_by_itself_is_still_the_users_to_know(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from real import BUNDLE, CLIP, TINY
 
-from vedette.config import Config, parse_config
-from vedette.contract.errors import ConfigError, ModelError
-from vedette.service.compose import Prepared, prepare
+from vedette.config import Config, load_config, parse_config
+from vedette.contract.errors import ConfigError, ModelError, UserError
+from vedette.service.compose import Prepared, link_options, prepare
 from vedette.service.lanes import load_models
 
 PLAIN = """
@@ -18,6 +18,7 @@ labels_file = "LABELS"
 [pipeline.NAME.plain.output]
 decoder = "classify"
 """
+TRIANGLE = "polygon = [[0, 0], [1, 0], [1, 1]]\n"
 
 
 def parsed(text: str, tmp_path: Path) -> Config:
@@ -40,7 +41,9 @@ def camera(name: str, extra: str = "", *, model: str = "BUNDLE") -> str:
     ("extra", "where"),
     [
         ("[pipeline.p.track]\n", "pipeline.p.track"),
-        ("[pipeline.p.zones.yard]\npolygon = [[0, 0], [1, 0], [1, 1]]\n", "pipeline.p.track"),
+        ("[pipeline.p.zones.yard]\npolygon = [[0, 0], [1, 0], [1, 1]]\n", "pipeline.p.zones"),
+        ("[pipeline.p.wires.gate]\nline = [[0, 0], [1, 0]]\n", "pipeline.p.wires"),
+        ("[pipeline.p.events]\n", "pipeline.p.events"),
         ("stride = 5\n", "pipeline.p.stride"),
     ],
 )
@@ -73,6 +76,94 @@ def test_labels_of_zones_must_be_the_models(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'person'") as error:
         prepared(camera("p", zone), tmp_path)
     assert "pipeline.p.zones.yard.labels" in error.value.line()
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [
+        ("thresholds = { cat = 0.4 }\n", "thresholds"),
+        (f'[pipeline.p.zones.yard]\n{TRIANGLE}labels = ["person", "cat"]\n', "zones.yard.labels"),
+        ('[pipeline.p.wires.gate]\nline = [[0, 0], [1, 1]]\nlabels = ["cat"]\n', "wires.gate.labels"),
+    ],
+)
+def test_what_is_said_of_a_label_that_is_not_reported_is_refused(extra: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not report") as error:
+        prepared(camera("p", 'labels = ["person"]\n' + extra), tmp_path)
+    assert error.value.where == f"v.toml: pipeline.p.{key}"
+    assert (error.value.expected, error.value.found) == ("one of its labels, person", "'cat'")
+    assert prepared(camera("p", extra), tmp_path), "without labels every one is reported"
+
+
+def test_what_is_not_reported_may_be_blurred(tmp_path: Path) -> None:
+    extra = 'labels = ["dog"]\n[pipeline.p.snapshots]\nfolder = "x"\nblur_labels = ["person"]\n'
+    assert prepared(camera("p", extra), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "says"),
+    [
+        ("threshold = 50", "threshold", "expected 0 to 1"),
+        ('labels = ["persn"]', "labels", "did you mean 'person'"),
+        ("stride = 5", "stride", "means nothing for this model"),
+        ('source = "ftp://a/b"', "source", "unknown scheme"),
+        ('source = "udp://127.0.0.1:9000"', "source", "takes pictures"),
+        ('model = "nope"', "model", "nope: no such model"),
+        ("steady = {}", "steady", "means nothing for this model"),
+    ],
+)
+def test_what_a_model_shows_to_be_wrong_has_file_line_and_key(line: str, key: str, says: str, tmp_path: Path) -> None:
+    pipeline = {"model": f'model = "{BUNDLE}"', "source": f'source = "{CLIP}"', key: line}
+    path = tmp_path / "v.toml"
+    path.write_text("# a comment\n[pipeline.p]\n" + "\n".join(pipeline.values()) + "\n")
+    with pytest.raises(UserError, match=says) as error:
+        prepare(load_config(path), path)
+    number = path.read_text().splitlines().index(line) + 1
+    assert error.value.line().startswith(f"{path}:{number}: pipeline.p.{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('[trust]\nkeys = ["/none.pub"]', "trust.keys"),
+        ('[engine]\ndelegate = "/none.so"', "engine.delegate"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_its_key(lines: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "v.toml"
+    path.write_text(f'{lines}\n[pipeline.p]\nmodel = "{BUNDLE}"\nsource = "{CLIP}"\n')
+    with pytest.raises(UserError) as error:
+        prepare(load_config(path), path)
+    assert error.value.line().startswith(f"{path}:2: {key}: ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('username = "u"\npassword_file = "/none"', "password_file"),
+        ('tls = true\nca_file = "/none"', "ca_file"),
+        ('tls = true\ncert_file = "/none"', "cert_file"),
+    ],
+)
+def test_a_file_about_the_broker_is_named_with_its_key(lines: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / "v.toml"
+    path.write_text(f'[mqtt]\n{lines}\n[pipeline.p]\nmodel = "{BUNDLE}"\nsource = "{CLIP}"\n')
+    with pytest.raises(ConfigError) as error:
+        link_options(load_config(path), path)
+    assert error.value.line().startswith(f"{path}:3: mqtt.{key}: /none: ")
+
+
+def test_a_network_that_is_none_is_named_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "none.tflite").write_bytes(b"nothing")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    path = tmp_path / "v.toml"
+    path.write_text(
+        f'[pipeline.p]\nmodel = "{tmp_path}/none.tflite"\nsource = "{CLIP}"\n'
+        f'plain = {{ labels_file = "{tmp_path}/labels.txt", output = {{ decoder = "classify" }} }}\n'
+    )
+    config = load_config(path)
+    with pytest.raises(ModelError) as error:
+        load_models(prepare(config, path), config.engine)
+    assert error.value.line().startswith(f"{path}:2: pipeline.p.model: {tmp_path}/none.tflite: ")
 
 
 def test_a_tracker_wants_poorer_detections_than_are_reported(tmp_path: Path) -> None:

@@ -288,6 +288,23 @@ class Fitted:
         """Nothing to decode."""
 
 
+def test_a_threshold_of_a_label_that_is_not_reported_is_refused(tmp_path: Path) -> None:
+    prepared = configured(tmp_path, {"a": MODELS / "coco-ssdlite-mobilenet-v2.tflite"})[1]["a"]
+    few = replace(prepared, config=msgspec.structs.replace(prepared.config, labels=["person"]))
+
+    def told(one: Prepared, label: str) -> dict[str, float]:
+        control = Control([one], [Fitted(one)], lambda name: None)  # type: ignore[list-item]
+        control.threshold(Threshold(id="t", expires=0.0, pipeline="a", value=0.6, label=label))
+        return control.settings("d", 1, "a").thresholds
+
+    assert told(few, "person") == {"person": 0.6}
+    assert told(prepared, "cat") == {"cat": 0.6}, "without labels every one is reported"
+    with pytest.raises(
+        UserError, match="a: a label that this pipeline does not report: expected one of person, found 'cat'"
+    ):
+        told(few, "cat")
+
+
 def test_a_command_that_comes_while_the_model_is_exchanged_meets_one_or_the_other(tmp_path: Path) -> None:
     coco, person = MODELS / "coco-ssdlite-mobilenet-v2.tflite", MODELS / "vtest-person.tflite"
     before, after = (configured(tmp_path, {"a": model})[1]["a"] for model in (coco, person))
@@ -353,10 +370,10 @@ def test_a_model_fits_that_takes_the_same_windows(changes: dict[str, Any], fits:
     new = replace(old, spec=replace(old.spec, input=taken))
     assert not is_same(old, new)
     if fits:
-        check_fits(old, new, "pipeline.a")
+        check_fits(old, new)
     else:
         with pytest.raises(ConfigError, match="restart the agent for this"):
-            check_fits(old, new, "pipeline.a")
+            check_fits(old, new)
 
 
 def test_an_agent_that_stops_begins_no_reload(tmp_path: Path) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vedette.service.compose import Prepared
+    from vedette.config import Config, EngineConfig, PipelineConfig, Places
+    from vedette.contract.errors import VedetteError
+    from vedette.service.compose import Prepared, Preparing
+    from vedette.sources import Source
 
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
-    "Checks a configuration from end to end: every key, every model (digests, self-test on this machine, and on its "
-    "accelerator), every source (opened, one frame read) and the broker (connected to, with its credentials). Says what is "
-    "wrong in one line each, and warns of passwords and keys that others on this computer may read."
+    "Checks a configuration from end to end: every key, the folders it writes to, every model (digests, self-test on this "
+    "machine, and on its accelerator), every source (opened, one frame read) and the broker (connected to, with its "
+    "credentials). Says what is wrong in one line each, with file, line and key where it is about one, and warns of "
+    "passwords and keys that others on this computer may read."
 )
 EXAMPLES = """examples:
   vedette check -c /etc/vedette/vedette.toml
@@ -29,95 +36,190 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code: that of the worst problem."""
-    from collections.abc import Callable
-
-    from rich.markup import escape
-
-    from vedette.config import load_config
+    from vedette.config import Places, load_config
     from vedette.contract.errors import VedetteError
-    from vedette.engine import load_runtime
-    from vedette.models.acceleration import try_acceleration
-    from vedette.models.model import load_model, self_test
     from vedette.mqtt.connection import try_connection
-    from vedette.service.compose import acceleration, link_options, prepare
-    from vedette.terminal import Console
+    from vedette.service.compose import Preparing, link_options
     from vedette.trust.exposure import exposures
 
-    console = Console(highlight=False, soft_wrap=True)
     config = load_config(arguments.config)
-    console.print(f"[green]ok[/]    configuration {escape(str(arguments.config))}, device {config.device}")
+    report = _Report(Places.of(arguments.config))
+    report.good(f"configuration {arguments.config}, device {config.device}")
     for line in exposures(config, arguments.config):
-        console.print(f"[yellow]warn[/]  {escape(line)}")
-    prepared = prepare(config, arguments.config)
-    accelerated = acceleration(config.engine)
-    link = link_options(config)
-    worst = 0
-
-    def attempt(what: str, action: Callable[[], str]) -> None:
-        nonlocal worst
-        try:
-            detail = action()
-        except VedetteError as error:
-            # what would pass by itself when running is the user's to know of when checking
-            code = error.exit_code if error.exit_code == 2 else 2 if _retryable(error) else 1
-            worst = code if worst == 0 else min(worst, code) if code == 1 else worst
-            console.print(f"[red]bad[/]   {escape(what)}: {escape(str(error))}")
-        else:
-            console.print(f"[green]ok[/]    {escape(what)}: {escape(detail)}")
-
-    # results are looked at here, not speed
-    threads = config.engine.threads if config.engine.threads != "auto" else 1
-    for item in prepared:
-
-        def model(item=item) -> str:  # type: ignore[no-untyped-def]
-            loaded = load_model(item.spec, runtime=config.engine.runtime, threads=threads)
-            outcome = self_test(loaded)
-            loaded.engine.close()
-            verdict = "plain model, no self-test" if outcome is None else outcome.reason
-            return f"{item.spec.name} {item.spec.version} on {loaded.engine.description.runtime}; {verdict}"
-
-        def source(item=item) -> str:  # type: ignore[no-untyped-def]
-            return _try_source(item)
-
-        def accelerator(item=item) -> str:  # type: ignore[no-untyped-def]
-            assert accelerated is not None
-            runtime = load_runtime(config.engine.runtime)
-            return try_acceleration(item.spec, runtime, accelerated, threads=threads).reason
-
-        attempt(f"pipeline {item.name}: model", model)
-        if accelerated is not None and item.config.delegate and not arguments.offline:
-            attempt(f"pipeline {item.name}: accelerator", accelerator)
+        report.warn(line)
+    report.attempt("state_dir", lambda: _try_folder(Path(config.state_dir)), "state_dir")
+    for name, pipeline in config.pipelines.items():
+        if pipeline.snapshots is not None and pipeline.snapshots.folder:
+            trial = partial(_try_folder, Path(pipeline.snapshots.folder) / name)
+            report.attempt(f"pipeline {name}: snapshots", trial, f"pipeline.{name}.snapshots.folder")
+    try:
+        preparing = Preparing(config, arguments.config)
+    except VedetteError as error:
+        report.bad(error)
+    else:
+        for name in config.pipelines:
+            _check_pipeline(name, config, preparing, report, offline=arguments.offline)
+    try:
+        link = link_options(config, arguments.config)
+    except VedetteError as error:
+        report.bad(error)
+    else:
         if not arguments.offline:
-            attempt(f"pipeline {item.name}: source", source)
-    if not arguments.offline:
-        attempt("broker", lambda: try_connection(link))
-    return worst
+            report.attempt("broker", lambda: try_connection(link))
+    return report.worst
+
+
+class _Report:
+    """Prints a line for each thing that is checked. ``worst``: the exit code of the worst problem."""
+
+    def __init__(self, places: Places) -> None:
+        from vedette.terminal import Console
+
+        self.worst = 0
+        self._places = places
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def good(self, line: str) -> None:
+        self._say("[green]ok[/]   ", line)
+
+    def warn(self, line: str) -> None:
+        self._say("[yellow]warn[/] ", line)
+
+    def bad(self, error: VedetteError, what: str = "") -> None:
+        from vedette.contract.errors import RetryableError
+
+        # what would pass by itself when running is the user's to know of when checking
+        code = 2 if isinstance(error, RetryableError) else error.exit_code
+        self.worst = code if self.worst == 0 else min(self.worst, code)
+        self._say("[red]bad[/]  ", f"{what}: {error}" if what else str(error))
+
+    def attempt(self, what: str, action: Callable[[], str], key: str = "") -> None:
+        """``action``: says what it found, or raises `VedetteError`. ``key``: of the configuration, which that is about."""
+        from vedette.contract.errors import VedetteError, placed
+
+        try:
+            with placed(self._places.at(tuple(key.split(".")))) if key else nullcontext():
+                found = action()
+        except VedetteError as error:
+            self.bad(error, "" if key else what)
+        else:
+            self.good(f"{what}: {found}")
+
+    def _say(self, verdict: str, line: str) -> None:
+        from rich.markup import escape
+
+        self._console.print(f"{verdict} {escape(line)}")
+
+
+def _check_pipeline(name: str, config: Config, preparing: Preparing, report: _Report, *, offline: bool) -> None:
+    """Its model, its accelerator, its source. A model that is none is no reason not to look at the source."""
+    from vedette.contract.errors import SourceError, VedetteError
+    from vedette.sources import is_sensor_url
+
+    options, source_key = config.pipelines[name], f"pipeline.{name}.source"
+    try:
+        item = preparing(name)
+    except VedetteError as error:
+        report.bad(error)
+        if offline or isinstance(error, SourceError):
+            return
+        if is_sensor_url(options.source_config.url):
+            report.warn(f"pipeline {name}: source: not tried, for the model says which channels it has")
+        else:
+            camera = partial(preparing.camera, name)
+            report.attempt(f"pipeline {name}: source", lambda: _try_camera(name, options, camera()), source_key)
+        return
+    report.attempt(f"pipeline {name}: model", lambda: _try_model(item, config.engine), f"pipeline.{name}.model")
+    if offline:
+        return
+    if config.engine.delegate and options.delegate:
+        report.attempt(f"pipeline {name}: accelerator", lambda: _try_accelerator(item, config.engine))
+    report.attempt(f"pipeline {name}: source", lambda: _try_source(item), source_key)
+
+
+def _threads(config: EngineConfig) -> int:
+    """Results are looked at here, not speed."""
+    return config.threads if config.threads != "auto" else 1
+
+
+def _try_model(item: Prepared, config: EngineConfig) -> str:
+    from vedette.models.model import load_model, self_test
+
+    loaded = load_model(item.spec, runtime=config.runtime, threads=_threads(config))
+    outcome = self_test(loaded)
+    loaded.engine.close()
+    verdict = "plain model, no self-test" if outcome is None else outcome.reason
+    return f"{item.spec.name} {item.spec.version} on {loaded.engine.description.runtime}; {verdict}"
+
+
+def _try_accelerator(item: Prepared, config: EngineConfig) -> str:
+    from vedette.engine import load_runtime
+    from vedette.models.acceleration import try_acceleration
+    from vedette.service.compose import acceleration
+
+    accelerated = acceleration(config)
+    assert accelerated is not None, "whoever calls this has looked"
+    return try_acceleration(item.spec, load_runtime(config.runtime), accelerated, threads=_threads(config)).reason
+
+
+def _try_folder(folder: Path) -> str:
+    """Makes the folder if need be, and a file in it, and takes both away again. Raises `StateError`."""
+    import tempfile
+
+    from vedette.contract.errors import StateError
+
+    made: list[Path] = []
+    try:
+        for parent in reversed([folder, *folder.parents]):
+            if not parent.exists():
+                parent.mkdir(mode=0o700)
+                made.append(parent)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"vedette")
+    except OSError as error:
+        raise StateError(
+            "cannot be written to", where=folder, expected="a folder that the agent may make or write to",
+            found=error.strerror or str(error), fix="check as the user that will run the agent, or name another folder",
+        ) from None  # fmt: skip
+    finally:
+        with suppress(OSError):  # somebody has begun to use it meanwhile
+            for parent in reversed(made):
+                parent.rmdir()
+    return f"{folder} can be written to"
 
 
 def _try_source(item: Prepared) -> str:
     """Opens a pipeline's source and waits for what it gives first. Raises `SourceError` or `SourceLostError`."""
-    from vedette.contract.errors import SourceLostError
     from vedette.contract.manifest import SeriesInput
     from vedette.sources import masked_url
 
-    url = masked_url(item.config.source_config.url)
     if isinstance(item.spec.input, SeriesInput):
-        return f"{url} {_first_readings(item)}"
-    item.source.open()
+        return f"{masked_url(item.config.source_config.url)} {_first_readings(item)}"
+    return _try_camera(item.name, item.config, item.source)
+
+
+def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
+    from vedette.contract.errors import SourceLostError
+    from vedette.sources import masked_url
+
+    source.open()
     try:
-        reading = item.source.read(None)
+        reading = source.read(None)
     finally:
-        item.source.close()
+        source.close()
     if reading is None:
-        raise SourceLostError("opened, but gave no frame", where=item.name)
-    return f"{url} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
+        raise SourceLostError("opened, but gave no frame", where=name)
+    return f"{masked_url(config.source_config.url)} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
 
 
 def _first_readings(item: Prepared) -> str:
     import time
 
     from vedette.contract.errors import SourceLostError
+    from vedette.sources import masked_url
+    from vedette.sources.unusable import unusable
 
+    url = masked_url(item.config.source_config.url)
     wait_s = item.config.source_config.stall_timeout_s
     deadline = time.monotonic() + wait_s
     source = item.source
@@ -128,17 +230,13 @@ def _first_readings(item: Prepared) -> str:
             if readings is None or len(readings):
                 break
             if time.monotonic() > deadline:
-                reasons = "; ".join(source.tally.problems.values())
-                raise SourceLostError(f"opened, but gave no reading in {wait_s:g} s", where=item.name, found=reasons)
+                problem = f"opened, but gave no reading in {wait_s:g} s"
+                if source.tally.malformed:
+                    raise unusable(source.tally, url, problem)
+                raise SourceLostError(problem, where=url)
     finally:
         source.close()
     if readings is None:
-        raise SourceLostError("opened, but gave no reading", where=item.name)
+        raise SourceLostError("opened, but gave no reading", where=url)
     first = ", ".join(f"{value:g}" for value in readings.values[0])
     return f"{readings.values.shape[1]} channels, first {first}" + ("" if readings.timed else ", without times")
-
-
-def _retryable(error: Exception) -> bool:
-    from vedette.contract.errors import RetryableError
-
-    return isinstance(error, RetryableError)

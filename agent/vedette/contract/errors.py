@@ -29,6 +29,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 MAX_PART: Final = 2000  # characters of one part of a line; a key that somebody made up may have a million
@@ -68,6 +70,18 @@ class VedetteError(Exception):
         if self.fix:
             text += f"; {_short(self.fix)}"
         return one_line(text)
+
+
+@contextmanager
+def placed(where: object) -> Iterator[None]:
+    """What is raised inside says this place before its own: ``file:line: key``, of whoever named the file it is about."""
+    try:
+        yield
+    except VedetteError as error:
+        raise type(error)(
+            error.problem, where=f"{where}: {error.where}" if error.where else where, expected=error.expected,
+            found=error.found, fix=error.fix,
+        ) from None  # fmt: skip
 
 
 def one_line(text: str) -> str:

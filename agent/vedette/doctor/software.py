@@ -162,7 +162,7 @@ def look_at_config(path: Path) -> tuple[list[Finding], str | None]:
 
     try:
         config = load_config(path)
-        options = link_options(config)
+        options = link_options(config, path)
     except VedetteError as error:
         return [Finding("config", "bad", error.line())], None
     names = ", ".join(config.pipelines)

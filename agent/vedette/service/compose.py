@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vedette import clock
 from vedette.clock import ClockState
-from vedette.config import Config, EngineConfig, PipelineConfig
-from vedette.contract.errors import BrokerRefusedError, ConfigError, SourceError
+from vedette.config import Config, EngineConfig, PipelineConfig, Places
+from vedette.contract.errors import BrokerRefusedError, ConfigError, placed
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
 from vedette.delivery import Outbox
@@ -67,6 +67,8 @@ class Prepared:
     """Made, not opened."""
     follows: TrackOptions | None
     """How its objects are followed; None where they are not."""
+    place: str
+    """Where its model is named: file, line and key."""
 
     @property
     def label_filter(self) -> LabelFilter:
@@ -93,21 +95,57 @@ class Prepared:
 
 def prepare(config: Config, config_path: Path) -> list[Prepared]:
     """Reads and checks every model, and makes every source, against what the configuration says. Raises `UserError`s."""
-    trust = load_trust(config.trust.keys, require=config.trust.require)
-    rollback = Rollback(Path(config.state_dir)) if config.trust.no_rollback else None
-    prepared = []
-    for name, pipeline in config.pipelines.items():
-        where = f"{config_path}: pipeline.{name}"
-        spec = read_model(pipeline.model, _plain(pipeline), trust)
-        if rollback is not None and spec.bundle is not None:
-            rollback.check(spec.name, spec.version, spec.path)
+    preparing = Preparing(config, config_path)
+    return [preparing(name) for name in config.pipelines]
+
+
+class Preparing:
+    """`prepare`, a pipeline at a time: what is wrong with one is no reason not to look at the next."""
+
+    def __init__(self, config: Config, config_path: Path) -> None:
+        """Raises `UserError`s about keys, about what ran before, and about an accelerator that is none."""
+        self._config = config
+        self._places = Places.of(config_path)
+        with placed(self._places.at(("trust", "keys"))):
+            self._trust = load_trust(config.trust.keys, require=config.trust.require)
+        with placed(self._places.at(("state_dir",))):
+            self._rollback = Rollback(Path(config.state_dir)) if config.trust.no_rollback else None
+        self._accelerated = acceleration(config.engine, self._places.at(("engine", "delegate")))
+
+    def __call__(self, name: str) -> Prepared:
+        """One pipeline. Raises `UserError`s, with file, line and key."""
+        config = self._config.pipelines[name]
+        at = _At(self._places, name)
+        with placed(at("model")):
+            spec = read_model(config.model, _plain(config), self._trust)
+            if self._rollback is not None and spec.bundle is not None:
+                self._rollback.check(spec.name, spec.version, spec.path)
+            if self._accelerated is not None and config.delegate:
+                check_acceleration(spec, self._accelerated.delegate)
+        _check_labels(config, spec, at)
+        _check_task(config, spec, at)
+        threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)
+        follows = config.follows
         # Home Assistant shows how many objects there are
-        prepared.append(_prepare(name, pipeline, spec, where, counted=config.home_assistant.enabled))
-    accelerated = acceleration(config.engine, f"{config_path}: engine")
-    for ready in prepared:
-        if accelerated is not None and ready.config.delegate:
-            check_acceleration(ready.spec, accelerated.delegate)
-    return prepared
+        if follows is None and self._config.home_assistant.enabled and task_of(spec.output) == "detect":
+            follows = TrackOptions()
+        return Prepared(name, config, spec, threshold, _source(config, spec, at), follows, at("model"))
+
+    def camera(self, name: str) -> Source:
+        """A pipeline's source, whatever its model is. Raises `UserError`s."""
+        with placed(_At(self._places, name)("source")):
+            return make_source(source_options(self._config.pipelines[name]))
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Where a pipeline's keys stand: file, line and dotted name."""
+
+    places: Places
+    pipeline: str
+
+    def __call__(self, key: str) -> str:
+        return self.places.at(("pipeline", self.pipeline, *key.split(".")))
 
 
 def remember_versions(config: Config, prepared: Sequence[Prepared]) -> None:
@@ -124,16 +162,6 @@ def _plain(config: PipelineConfig) -> PlainModel | None:
     return PlainModel(config.plain.output, config.plain.input, labels_file)
 
 
-def _prepare(name: str, config: PipelineConfig, spec: ModelSpec, where: str, *, counted: bool) -> Prepared:
-    _check_labels(config, spec, where)
-    _check_task(config, spec, where)
-    threshold = config.threshold if config.threshold is not None else default_threshold(spec.output)
-    follows = config.follows
-    if follows is None and counted and task_of(spec.output) == "detect":
-        follows = TrackOptions()
-    return Prepared(name, config, spec, threshold, _source(config, spec, where), follows)
-
-
 def default_threshold(output: OutputSpec) -> float:
     """What the manifest says of what is reported."""
     if isinstance(output, AnomalyOutput):
@@ -141,7 +169,7 @@ def default_threshold(output: OutputSpec) -> float:
     return 0.0 if isinstance(output, RegressOutput) else output.score_threshold
 
 
-def _check_labels(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+def _check_labels(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
     known = [label for label in spec.labels if is_used(label)]
     named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
     named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
@@ -153,18 +181,28 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
             if label not in known:
                 near = difflib.get_close_matches(label, known, n=1)
                 raise ConfigError(
-                    "unknown label", where=f"{where}.{key}", found=repr(label),
+                    "unknown label", where=at(key), found=repr(label),
                     expected=f"one of the {len(known)} labels of {spec.name}",
                     fix=f"did you mean {near[0]!r}?" if near else f"vedette show {config.model} lists them",
                 )  # fmt: skip
+            # what is not reported is blurred all the same
+            if config.labels and label not in config.labels and key != "snapshots.blur_labels":
+                raise ConfigError(
+                    "a label that this pipeline does not report", where=at(key), found=repr(label),
+                    expected="one of its labels, " + ", ".join(config.labels),
+                    fix=f"add it to {at('labels')}, or take it out here",
+                )  # fmt: skip
 
 
-def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
+def _check_task(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
     """Tables that mean nothing for this model are refused: nobody should believe that they do something."""
     task = task_of(spec.output)
     series = isinstance(spec.input, SeriesInput)
     for table, given, fits in (
-        ("track", config.follows is not None, task == "detect"),
+        ("track", config.track is not None, task == "detect"),
+        ("zones", bool(config.zones), task == "detect"),
+        ("wires", bool(config.wires), task == "detect"),
+        ("events", config.events is not None, task == "detect"),
         ("region", config.region is not None, task == "detect" or (task == "classify" and _views(config) == 1)),
         ("motion", config.motion is not None, not series),
         ("snapshots", config.snapshots is not None, not series),
@@ -175,36 +213,31 @@ def _check_task(config: PipelineConfig, spec: ModelSpec, where: str) -> None:
     ):
         if given and not fits:
             raise ConfigError(
-                "means nothing for this model", where=f"{where}.{table}", fix="take it out",
+                "means nothing for this model", where=at(table), fix="take it out",
                 found=f"{spec.name}, a network of task {task!r} on {'readings' if series else 'pictures'}",
             )  # fmt: skip
     if config.threshold is not None and config.threshold > 1 and task != "anomaly":
-        raise ConfigError("bad value", where=f"{where}.threshold", expected="0 to 1", found=f"{config.threshold:g}")
+        raise ConfigError("bad value", where=at("threshold"), expected="0 to 1", found=f"{config.threshold:g}")
 
 
 def _views(config: PipelineConfig) -> int:
     return 1 if config.region is None else Regions(config.region).count
 
 
-def _source(config: PipelineConfig, spec: ModelSpec, where: str) -> Source | SensorSource:
+def _source(config: PipelineConfig, spec: ModelSpec, at: _At) -> Source | SensorSource:
     source = config.source_config
     sensor = is_sensor_url(source.url)
     if sensor != isinstance(spec.input, SeriesInput):
         takes, gives = ("readings", "pictures") if not sensor else ("pictures", "readings")
         raise ConfigError(
             f"{spec.name} takes {takes}",
-            where=f"{where}.source",
+            where=at("source"),
             found=f"a source of {gives}: {masked_url(source.url)}",
         )
-    try:
+    with placed(at("source")):
         if isinstance(spec.input, SeriesInput):
             return make_sensor_source(sensor_options(config, spec.input))
         return make_source(source_options(config))
-    except SourceError as error:
-        raise SourceError(
-            error.problem, where=f"{where}.source: {error.where}", expected=error.expected, found=error.found,
-            fix=error.fix,
-        ) from None  # fmt: skip
 
 
 def source_options(config: PipelineConfig) -> SourceOptions:
@@ -236,6 +269,7 @@ def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
         rate_hz=spec.rate_hz,
         open_timeout_s=source.open_timeout_s,
         window_s=(spec.length - 1) / spec.rate_hz if spec.rate_hz else 0.0,
+        max_gap_s=spec.max_gap / spec.rate_hz if spec.rate_hz else 0.0,
         password_file=source.password_file,
         ca_file=source.ca_file,
         cert_file=source.cert_file,
@@ -243,8 +277,11 @@ def sensor_options(config: PipelineConfig, spec: SeriesInput) -> SensorOptions:
     )
 
 
-def link_options(config: Config) -> LinkOptions:
-    """What the configuration says of the broker. Raises `ConfigError` where a file it names cannot be used."""
+def link_options(config: Config, config_path: Path | None = None) -> LinkOptions:
+    """What the configuration says of the broker. Raises `ConfigError` where a file it names cannot be used.
+
+    ``config_path``: of its file, for messages.
+    """
     mqtt = config.mqtt
     options = LinkOptions(
         host=mqtt.host,
@@ -266,17 +303,22 @@ def link_options(config: Config) -> LinkOptions:
     try:
         check_credentials(options)
     except BrokerRefusedError as error:
+        where = error.where
+        if config_path is not None:
+            named = where if where != mqtt.password_file else f"mqtt.password_file: {where}"
+            key, _, file = named.removeprefix("mqtt.").partition(": ")
+            where = f"{Places.of(config_path).at(('mqtt', key))}: {file}"
         raise ConfigError(
-            error.problem, where=error.where, expected=error.expected, found=error.found, fix=error.fix
+            error.problem, where=where, expected=error.expected, found=error.found, fix=error.fix
         ) from None
     return options
 
 
-def acceleration(config: EngineConfig, where: object = "engine") -> Acceleration | None:
+def acceleration(config: EngineConfig, where: str = "engine.delegate") -> Acceleration | None:
     """What the configuration says of an accelerator; None for none. Raises `ConfigError`."""
     if not config.delegate:
         return None
-    delegate = find_delegate(config.delegate, config.delegate_options, where=f"{where}.delegate")
+    delegate = find_delegate(config.delegate, config.delegate_options, where=where)
     return Acceleration(delegate, config.deadline_s, config.check_s)
 
 

@@ -72,7 +72,7 @@ class Control:
         name = self._pipeline(request.pipeline).name
         with self._lock:
             now = self._settings[name]
-            self._check_threshold(request, self._prepared[name])
+            self._check_threshold(request, self._prepared[name], now)
             if request.label is None:
                 self._set(name, replace(now, threshold=request.value))
             else:
@@ -102,7 +102,7 @@ class Control:
             raise UserError("no such pipeline", found=repr(name), expected="one of " + ", ".join(self._pipelines))
         return pipeline
 
-    def _check_threshold(self, request: Threshold, prepared: Prepared) -> None:
+    def _check_threshold(self, request: Threshold, prepared: Prepared, now: _Settings) -> None:
         task = task_of(prepared.spec.output)
         if task in ("regress", "segment"):
             raise UserError(
@@ -118,6 +118,11 @@ class Control:
             raise UserError(
                 "no such label", where=prepared.name, found=repr(request.label),
                 fix=f"did you mean {near[0]!r}?" if near else "",
+            )  # fmt: skip
+        if now.labels and request.label not in now.labels:
+            raise UserError(
+                "a label that this pipeline does not report", where=prepared.name, found=repr(request.label),
+                expected="one of " + ", ".join(now.labels), fix="add it to labels in the configuration, and reload",
             )  # fmt: skip
 
     def _set(self, name: str, settings: _Settings) -> None:

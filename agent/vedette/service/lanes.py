@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from vedette.config import EngineConfig
-from vedette.contract.errors import FaultError, ModelError, VedetteError
+from vedette.contract.errors import FaultError, ModelError, VedetteError, placed
 from vedette.engine import AcceleratedEngine, AcceleratorStatus, Engine, Runtime, SelfTest, TfliteEngine, load_runtime
 from vedette.flow.lane import Lane, Turns, slots
 from vedette.models.acceleration import accelerate
@@ -80,7 +80,8 @@ class Lanes:
         for key, group in alike.items():
             try:
                 there = next((known for known in self._loaded.values() if known.key == key), None)
-                loaded.update(self._join(there, group) if there is not None else self._load(key, group))
+                with placed(group[0].place):
+                    loaded.update(self._join(there, group) if there is not None else self._load(key, group))
             except (ModelError, FaultError) as error:
                 if on_unfit is None:
                     raise

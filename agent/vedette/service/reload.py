@@ -126,7 +126,7 @@ class Reload:
             elif self._pipelines[new.name].ended.is_set():
                 later.append(f"pipeline.{new.name}")
             else:
-                check_fits(old, new, f"{self._path}: pipeline.{new.name}")
+                check_fits(old, new)
                 others.append(new)
         taken = self._swap(config, others)
         for new in same:
@@ -217,17 +217,17 @@ def later_of(old: PipelineConfig, new: PipelineConfig) -> list[str]:
     return [key for key in old.__struct_fields__ if key not in LIVE and getattr(old, key) != getattr(new, key)]
 
 
-def check_fits(old: Prepared, new: Prepared, where: str) -> None:
+def check_fits(old: Prepared, new: Prepared) -> None:
     """Raises `ConfigError` where what stands around the old model cannot take the new one."""
     before, after = task_of(old.spec.output), task_of(new.spec.output)
     if before != after:
         raise ConfigError(
-            "another task than the model that runs", where=f"{where}.model", expected=before,
+            "another task than the model that runs", where=new.place, expected=before,
             found=f"{new.spec.name}, {after}", fix="restart the agent for this",
         )  # fmt: skip
     if _windows(old.spec.input) != _windows(new.spec.input):
         raise ConfigError(
-            "takes other windows than the model that runs", where=f"{where}.model",
+            "takes other windows than the model that runs", where=new.place,
             expected=f"channels, length, stride, rate and gaps of {old.spec.name}", found=new.spec.name,
             fix="restart the agent for this",
         )  # fmt: skip
