@@ -67,7 +67,7 @@ def test_a_broker_that_goes_is_a_problem_until_it_is_back(tmp_path: Path) -> Non
 
 def test_mistakes_are_one_line() -> None:
     for arguments, code, says in (
-        (("mqtt://127.0.0.1:1",), 1, "no broker"), (("http://a",), 2, "bad broker"), (("--count", "0"), 2, "bad --count"),
+        (("mqtt://127.0.0.1:1",), 2, "no broker"), (("http://a",), 2, "bad broker"), (("--count", "0"), 2, "bad --count"),
         (("--device", "a/b"), 2, "bad --device"), (("a", "-c", "b"), 2, "found both"), (("a", "--ca-file", "b"), 2, "mqtts://"),
         (("a", "--password-file", "b"), 2, "a user name"), (("a", "--root", "#"), 2, "bad root"),
     ):  # fmt: skip

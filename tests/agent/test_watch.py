@@ -214,9 +214,9 @@ def test_a_broker_that_says_no(tmp_path: Path, protocol: str) -> None:
 
 def test_nobody_there_is_one_line() -> None:
     outcome = run_cli("watch", f"mqtt://{LOOPBACK}:1")
-    assert outcome.returncode == 1
+    assert outcome.returncode == 2
     [line] = outcome.stderr.splitlines()
-    assert line.startswith("vedette: fault: 127.0.0.1:1: no broker")
+    assert line.startswith("vedette: error: 127.0.0.1:1: no broker")
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(broker: BrokerAddress, voice: Voice) -> None:

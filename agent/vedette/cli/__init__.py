@@ -2,7 +2,8 @@
 
 One file a command, imported when it is called.
 
-Exit codes: 0 good, 2 the user's mistake (one line that says what and where), 1 a fault of ours or of this machine.
+Exit codes: 0 good, 2 the user's mistake (one line that says what and where), a broker that does not answer included; 1 a
+fault of ours or of this machine.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = commands[arguments.command](arguments)
         sys.stdout.flush()  # here, where it is known what a reader means that has gone
         return code
-    except UserError as error:
+    except (UserError, BrokerUnreachableError) as error:
+        # whoever named a broker that does not answer can mend that as well as one that refuses
         print(f"{journal.prefix(journal.ERROR)}vedette: error: {error}", file=sys.stderr)
         return 2
     except VedetteError as error:

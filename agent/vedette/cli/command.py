@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   vedette command front-door snapshot door -c /etc/vedette/vedette.toml
   vedette command front-door reload --broker 192.168.1.2
 
-Exit codes: 0 done, 2 refused by the agent or the broker (one line says why), 1 no reply.
+Exit codes: 0 done, 2 refused by the agent or the broker, or no broker there (one line says why), 1 no reply.
 --json prints the reply as it came: v, id, command, ok, error (code, message), result.
 """
 
@@ -102,7 +102,7 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         from vedette.service.compose import link_options
 
         config = load_config(arguments.config)
-        return link_options(config), config.mqtt.root
+        return link_options(config, arguments.config), config.mqtt.root
     host, port = _address(arguments.broker or "localhost")
     options = LinkOptions(
         host,
