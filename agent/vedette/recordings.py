@@ -15,6 +15,7 @@ import numpy as np
 from .contract.errors import ReadingsError
 from .contract.types import Readings
 from .sources.lines import LineCutter, LineParser, Tally
+from .sources.unusable import advice
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
@@ -73,7 +74,7 @@ def _first_bad_line(path: Path, channels: tuple[str, ...], format: Literal["csv"
     reason, example = next(iter(tally.problems.items()), ("", ""))
     return ReadingsError(
         f"a line that cannot be used ({reason.replace('_', ' ')})", where=f"{path}:{number}",
-        expected="values of " + ", ".join(channels), found=repr(example),
+        expected="values of " + ", ".join(channels), found=repr(example), fix=advice(reason, example, len(channels)),
     )  # fmt: skip
 
 

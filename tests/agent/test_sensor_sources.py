@@ -30,11 +30,12 @@ from real import DEADLINE_S, ROOT, BrokerAddress, Mosquitto, needs_mosquitto, wa
 
 from vedette import clock
 from vedette.config import parse_config
-from vedette.contract.errors import ConfigError, MissingPackageError, SourceError, SourceLostError
+from vedette.contract.errors import ConfigError, MissingPackageError, ReadingsError, SourceError, SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings
 from vedette.contract.window import WindowBuilder
 from vedette.demo.broker import LOOPBACK, free_port
+from vedette.recordings import read_recording
 from vedette.sources import (
     Listener,
     Outcome,
@@ -325,6 +326,7 @@ def test_a_device_that_sends_rubbish_is_stalled_and_the_rubbish_is_told(wire: Wi
 
         wait_for("the stall", stalled)
         assert heard.listener.status().malformed
+        assert "expected x, y, found" in heard.listener.status().why
 
 
 def test_without_pyserial_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1099,6 +1101,69 @@ def test_a_recording_that_is_shorter_than_a_window_is_refused(tmp_path: Path, lo
     path.write_text(lines(0, 100) + lines(0, 100).partition("\n")[2])  # its clock is set back in the middle
     with pytest.raises(SourceError, match=r"found 0\.99 s in 200 readings"):
         sensor(str(path), loop=loop, window_s=1.28).open()
+
+
+def test_a_recording_of_gaps_alone_is_refused_and_the_unit_of_its_times_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    options: dict[str, Any] = {"rate_hz": 50.0, "window_s": 0.4, "max_gap_s": 0.1}
+
+    def write(step: float) -> None:
+        path.write_text("t,x,y\n" + "".join(f"{k * step},{k},{-k}\n" for k in range(30)))
+
+    write(0.02)
+    with closing(sensor(str(path), **options)) as source:
+        source.open()
+    write(20)
+    with pytest.raises(SourceError) as caught:
+        sensor(str(path), **options).open()
+    assert str(caught.value) == (
+        f"{path}: no window can come of it: readings are 20 s apart by their t, the model wants 0.02 s: is t in "
+        "milliseconds?; write t in seconds: divide it by 1000"
+    )
+    write(0.5)
+    with pytest.raises(SourceError, match=r"shorter than a window.*found 0 s without a gap, 29 gaps in 30 readings"):
+        sensor(str(path), **options).open()
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("hello\nworld\n", "2 lines could not be used (not json): expected x, y, found 'hello'"),
+        ('{"x": 1}\n', "1 line could not be used (missing channel): expected x, y, found '{\"x\": 1}'"),
+        ('{"t": 1764140000000, "x": 1, "y": 2}\n', "t is in seconds: is it in milliseconds here?"),
+    ],
+)
+def test_a_program_that_ends_is_told_of_with_what_it_printed(tmp_path: Path, printed: str, said: str) -> None:
+    (tmp_path / "lines").write_text(printed)
+    with Heard(sensor(f"exec:cat {tmp_path / 'lines'}")) as heard:
+        heard.wait_outcome(Outcome.LOST)
+        why = heard.listener.status().why
+        assert "the program ended" in why and "exit code 0" in why and said in why
+
+
+@pytest.mark.parametrize(
+    ("text", "advised"),
+    [
+        ("t;x;y\n0,00;1,5;2,5\n", True),
+        ("x;y\n1,5;2,5\n", True),
+        ("1,5;2,5\n", True),
+        ("x\ty\n1,5\t2,5\n", True),
+        ('x,y\n"1,5","2,5"\n', True),
+        ("t,x,y\n0,00,1,5,2,5\n", True),
+        ("1.5,2.5,3.5\n", False),
+        ("1,2,3\n", False),
+        ("x,y\none,two\n", False),
+    ],
+)
+def test_decimal_commas_are_called_so(tmp_path: Path, text: str, advised: bool) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(SourceError) as caught:
+        sensor(str(path), pace="max").open()
+    assert ("decimal comma? write 0.5 for 0,5" in str(caught.value)) == advised
+    with pytest.raises(ReadingsError) as read:
+        read_recording(path, CHANNELS)
+    assert ("decimal comma?" in str(read.value)) == advised
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,12 @@ def test_what_can_never_be_opened_is_said_at_the_start(tmp_path: Path, clip: Pat
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize(("url", "device"), [("0", "0"), ("/dev/video12", "12")])
+def test_a_cameras_number_or_device_is_told_its_url(url: str, device: str) -> None:
+    with pytest.raises(SourceError, match=f'a camera\'s device is no file: .*; give "v4l2:///dev/video{device}"'):
+        make_source(SourceOptions(url))
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://host/x", "v4l2://video0", "rtsp://", "http:///path", "rtsp://host:99999/x", "http://[::1/x"]
 )

@@ -99,9 +99,10 @@ def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
 
     from vedette.contract.errors import UserError
     from vedette.contract.manifest import task_of
+    from vedette.contract.wording import explained
     from vedette.flow.regions import RegionOptions, Regions
 
-    asked: dict[str, object] = {}
+    asked: dict[str, list[float]] = {}
     if arguments.tiles is not None:
         if not re.fullmatch(r"[0-9]{1,3}x[0-9]{1,3}", arguments.tiles):
             raise UserError("--tiles", expected="COLUMNSxROWS, such as 3x2", found=repr(arguments.tiles))
@@ -110,9 +111,9 @@ def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
         try:
             asked["crop"] = [float(part) for part in arguments.crop.split(",")]
         except ValueError:
-            raise UserError(
-                "--crop", expected="four fractions, such as 0,0.5,1,1", found=repr(arguments.crop)
-            ) from None
+            asked["crop"] = []
+        if len(asked["crop"]) != 4:
+            raise UserError("--crop", expected="four fractions, such as 0,0.5,1,1", found=repr(arguments.crop))
     if not asked:
         return None
     if task_of(spec.output) != "detect":
@@ -120,7 +121,12 @@ def _regions(arguments: argparse.Namespace, spec: ModelSpec) -> Regions | None:
     try:
         return Regions(msgspec.convert(asked, RegionOptions))
     except msgspec.ValidationError as error:
-        raise UserError("--" + ", --".join(asked), found=str(error)) from None
+        where, expected, found = explained(error)
+        option = where.partition("[")[0]
+        if option in asked:
+            given = repr(getattr(arguments, option))
+            raise UserError(f"--{option}", expected=expected, found=f"{given}: {found}" if found else given) from None
+        raise UserError("--" + ", --".join(asked), expected=expected, found=found) from None
 
 
 def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
@@ -243,7 +249,7 @@ def _no_window(file: Path, series: SeriesInput, builder: WindowBuilder) -> Readi
     counts = builder.counts
     if (doubt := builder.doubt) is not None:
         asked, fix = doubt
-        return ReadingsError("not one window", where=file, found=asked, fix=fix)
+        return ReadingsError(f"not one window: {asked}", where=file, fix=fix)
     apart = f", none more than {series.max_gap / series.rate_hz:.3g} s after another" if series.rate_hz else ""
     breaks = f", {counts.gaps} gaps, {counts.late} late" if counts.gaps or counts.late else ""
     return ReadingsError(

@@ -6,6 +6,8 @@ import math
 from typing import Final
 
 UNITS: Final = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000))
+DOUBT_FROM: Final = 3  # steps between readings, of which this share must be gaps before their unit is doubted
+DOUBT_SHARE: Final = 0.9
 NEAR: Final = 5.0  # times more or less than the model's step: a sensor may be quicker or slower than the model
 
 

@@ -31,15 +31,13 @@ import numpy as np
 from .errors import ModelError, ReadingsError
 from .manifest import SeriesInput
 from .resample import Resampler, Samples
-from .time_unit import doubted_unit
+from .time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
 from .types import Float32Array, Int64Array, Readings, Tensor, TensorSpec, Window
 
 CLOCK_BACK_NS: Final = 1_000_000_000
 BURST: Final = 0.5  # of 1 / rate_hz: what arrives within so little after another is of the same burst
 INTERVALS: Final = 512  # what the cadence is measured over
 MAX_BURST_S: Final = 10.0
-DOUBT_FROM: Final = 3  # steps between readings, of which this share must be gaps before their unit is doubted
-DOUBT_SHARE: Final = 0.9
 FEW: Final = 16  # readings of which Python looks at each faster than numpy at all
 
 

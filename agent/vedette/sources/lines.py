@@ -39,6 +39,8 @@ class Tally:
         """The first of them for each reason: printable, shortened."""
         self.lost = 0
         """Messages that the system threw away before they could be read, where it says so."""
+        self.wanted: tuple[str, ...] = ()
+        """The channels that the lines should have; empty before anybody has parsed one."""
 
     def refuse(self, reason: Reason, example: bytes) -> None:
         """Counts a line that is not used."""
@@ -127,6 +129,7 @@ class LineParser:
         """
         self._channels = channels
         self._tally = tally
+        tally.wanted = channels
         self._format = format
         self._json = JsonReadings(channels)
         self._csv = CsvReadings(channels, columns)

@@ -19,6 +19,7 @@ from .descriptor import READ_BYTES, Gatherer, LineStream
 from .lines import LineCutter, LineParser, Tally, shown
 from .process_group import end_group, exit_of, signal_group
 from .sensor import SensorOptions, no_readings
+from .unusable import unusable_lines
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ class ProgramSource:
         pieces = 0
         while pieces < LAST_PIECES and self._hear_complaints():
             pieces += 1
-        return f"{text}, after {self._complaints.last!r}" if self._complaints.last else text
+        if self._complaints.last:
+            text += f", after {self._complaints.last!r}"
+        return text + unusable_lines(self.tally)
 
 
 class _Complaints:

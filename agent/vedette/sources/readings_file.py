@@ -13,10 +13,12 @@ import numpy as np
 
 from vedette import clock
 from vedette.contract.errors import SourceError
+from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
 from vedette.contract.types import Int64Array, Readings
 
 from .lines import LineCutter, LineParser, Parsed, Tally
 from .sensor import SensorOptions, as_readings, no_readings
+from .unusable import unusable
 
 CHUNK_BYTES: Final = 65_536
 BATCH_NS: Final = 10_000_000  # at its own pace, readings due within so long of one another are handed on together
@@ -121,7 +123,8 @@ class RecordingSource:
             replace(self._options, loop=False, pace="max", window_s=0.0),
         )  # fmt: skip
         needed_ns = self._options.window_s * ENOUGH * 1e9
-        longest_ns = begun_ns = last_ns = count = 0
+        gap_ns = int(self._options.max_gap_s * 1e9)
+        longest_ns = begun_ns = last_ns = count = gaps = step_ns = 0
         rest.open()
         try:
             while longest_ns < needed_ns:
@@ -131,18 +134,30 @@ class RecordingSource:
                 for time_ns in readings.times_ns.tolist():
                     if not count or time_ns < last_ns:
                         begun_ns = time_ns  # its clock was set back: a window begins anew
+                    elif gap_ns and time_ns - last_ns > gap_ns:
+                        begun_ns, gaps, step_ns = time_ns, gaps + 1, time_ns - last_ns
                     last_ns = time_ns
                     longest_ns = max(longest_ns, last_ns - begun_ns)
                     count += 1
         finally:
             rest.close()
         if longest_ns < needed_ns:
+            self._doubt_unit(count, gaps, step_ns)
             again = "; a window never goes on where it begins again" if self._options.loop else ""
             raise SourceError(
                 "shorter than a window", where=self._path,
                 expected=f"at least {self._options.window_s:.3g} s of readings, as the model's window has",
-                found=f"{longest_ns / 1e9:.3g} s in {count} readings", fix=f"take a longer recording{again}",
+                found=f"{longest_ns / 1e9:.3g} s" + (f" without a gap, {gaps} gaps" if gaps else "")
+                + f" in {count} readings", fix=f"take a longer recording{again}",
             )  # fmt: skip
+
+    def _doubt_unit(self, count: int, gaps: int, step_ns: int) -> None:
+        """Raises `SourceError` where nearly every step is a gap, such as ``step_ns`` is, by a unit of time."""
+        if count <= DOUBT_FROM or gaps < DOUBT_SHARE * (count - 1) or not self._options.rate_hz:
+            return
+        doubt = doubted_unit(step_ns / 1e9, 1.0 / self._options.rate_hz)
+        if doubt is not None:
+            raise SourceError(f"no window can come of it: {doubt[0]}", where=self._path, fix=doubt[1])
 
     def _is_replaced(self) -> bool:
         """Whether the path leads to other content than when it was opened."""
@@ -199,11 +214,7 @@ class RecordingSource:
 
     def _complain(self) -> None:
         """Raises `SourceError` where the file's whole beginning is of no use."""
-        reason, example = list(self.tally.problems.items())[-1]
-        raise SourceError(
-            f"no reading can be used ({reason.replace('_', ' ')})", where=self._path,
-            expected=", ".join(self._options.channels), found=repr(example),
-        )  # fmt: skip
+        raise unusable(self.tally, self._path)
 
     def _timed(self, parsed: Parsed) -> Readings:
         if parsed.times_ns is not None or not self._rate_hz:

@@ -73,6 +73,12 @@ def make_source(options: SourceOptions) -> Source:
     url = options.url
     scheme, separator, rest = url.partition("://")
     if not separator:
+        device = re.fullmatch(r"(?:/dev/video)?([0-9]{1,3})", url)
+        if device is not None and not Path(url).is_file() and not _is_folder(Path(url)):
+            raise SourceError(
+                "a camera's device is no file", where=url, expected="a video file, a folder of pictures, or a URL",
+                fix=f'give "v4l2:///dev/video{device[1]}"',
+            )  # fmt: skip
         return _path_source(Path(url), options)
     scheme = scheme.lower()
     if scheme in ("file", "images"):

@@ -19,6 +19,7 @@ from vedette.contract.types import Readings
 
 from .lines import Parsed, Tally
 from .supervise import Outcome, SourceThread
+from .unusable import unusable_lines
 
 JITTER_S: Final = 0.1  # how late a batch of readings may be read without that there was a silence before it
 AVERAGING: Final = 0.05  # weight of the newest batch
@@ -31,8 +32,8 @@ class SensorOptions:
 
     ``rate_hz``: readings a second, of a sensor that is polled and says no rate itself, and of a recording without times;
     the URL's ``rate=`` goes before it. ``pace``, ``loop``: of a recording. ``window_s``: how long the model's window is;
-    a recording that is shorter is refused. Times in seconds. The files are those of mqtts://, see
-    `vedette.trust.credentials`; ``password_file`` of mqtt:// as well.
+    a recording that is shorter is refused. ``max_gap_s``: readings further apart are not of one window; 0: all are. Times
+    in seconds. The files are those of mqtts://, see `vedette.trust.credentials`; ``password_file`` of mqtt:// as well.
     """
 
     url: str
@@ -42,6 +43,7 @@ class SensorOptions:
     rate_hz: float | None = None
     open_timeout_s: float = 10.0
     window_s: float = 0.0
+    max_gap_s: float = 0.0
     password_file: str = ""
     ca_file: str = ""
     cert_file: str = ""
@@ -138,8 +140,8 @@ class Listener(SourceThread):
         """May be called by any thread."""
         readings, reopened, outcome, why = self._standing()
         tally = self._source.tally
-        if outcome is Outcome.STALLED and tally.malformed:
-            why += f" ({tally.total()} lines could not be used)"
+        if outcome is Outcome.STALLED:
+            why += unusable_lines(tally)
         return ListenerStatus(readings, dict(tally.malformed), dict(tally.problems), tally.lost, reopened, outcome, why)
 
     def _no_more(self) -> None:

@@ -1,0 +1,43 @@
+"""What to say of lines of which no reading came: what was expected, the first of them, and what it looks like."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from vedette.contract.errors import SourceError
+
+from .lines import Tally
+
+_DECIMAL_COMMA: Final = re.compile(r'([;"]|\\t)\s*-?\d+,\d+|\d+,\d+\s*([;"]|\\t)')  # a tab is shown as \\t
+
+
+def unusable(tally: Tally, where: object = "", problem: str = "no reading can be used") -> SourceError:
+    """Of the reason that came most often; there must be one."""
+    malformed = dict(tally.malformed)  # its thread goes on
+    reason = max(malformed, key=malformed.__getitem__)
+    example = tally.problems[reason]
+    return SourceError(
+        f"{problem} ({reason.replace('_', ' ')})", where=where, expected=", ".join(tally.wanted),
+        found=repr(example), fix=advice(reason, example, len(tally.wanted)),
+    )  # fmt: skip
+
+
+def unusable_lines(tally: Tally) -> str:
+    """The same with how many there were, to be put behind something else; empty where all could be used."""
+    count = tally.total()
+    if not count:
+        return ""
+    problem = f"{count} line{'s' if count > 1 else ''} could not be used"
+    return f"; {unusable(tally, problem=problem).line()}"
+
+
+def advice(reason: str, example: str, channels: int) -> str:
+    """What a line that was refused looks like; empty where nobody knows. ``channels``: how many the model wants."""
+    if reason in ("wrong_count", "not_a_number"):
+        twice = example.count(",") + 1 in (2 * channels, 2 * (channels + 1)) and ";" not in example
+        if _DECIMAL_COMMA.search(example) or (reason == "wrong_count" and twice and "." not in example):
+            return "decimal comma? write 0.5 for 0,5"
+    if reason == "bad_time" and re.search(r"\d{11}", example):
+        return "t is in seconds: is it in milliseconds here?"
+    return ""
