@@ -20,6 +20,8 @@ class Agreement:
     """Of those: how many the other network finds, of the same label, overlapping enough, at ``partner_score`` or above."""
     found_confident: int
     """The same at ``confident`` or above."""
+    doubts: tuple[str, ...] = ()
+    """Why that may mean nothing: see `vedette_converter.chance`."""
 
     @property
     def share(self) -> float:

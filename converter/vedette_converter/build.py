@@ -166,6 +166,8 @@ def build(
                 stages.append(_stage(material, before, candidate, timing, progress))
             judged = stages[product]
             assert judged.agreement is not None
+            doubted = judged.accuracy is not None and judged.accuracy.doubts
+            findings = [*(doubted or judged.agreement.doubts), *findings]
             evaluation = material.evaluation(judged.accuracy, judged.agreement)
         source_sha256 = files.sha256 if files is not None else file.sha256
         label_bytes, labels = material.labels

@@ -6,15 +6,18 @@ Both run through the agent's own engine, preprocessing and decoder (`vedette_con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vedette.contract.manifest import ClassifyOutput, Dataset, Evaluation, ImageInput, Metric, OutputSpec
+from vedette.contract.types import Classes
 from vedette.engine import Engine
 
+from . import chance
 from .agreement import Agreement, compare, compare_classes
 from .coco import AnnotatedPictures, Evaluated, bootstrap, share_of_large
 from .progress import Progress
@@ -101,6 +104,8 @@ class Accuracy:
     """Annotated objects above 96 x 96 pixels found with confidence, by label."""
     more: tuple[Figure, ...] = ()
     """What else was measured on the same data."""
+    doubts: tuple[str, ...] = ()
+    """Why the figures may mean nothing: see `vedette_converter.chance`."""
 
     @property
     def drop(self) -> float:
@@ -113,7 +118,8 @@ def measure_agreement(pair: Pair, pictures: Sequence[Path], options: Evaluate, p
     step = progress.begin("agreement", len(pictures))
     if pair.classifies:
         first, second = look(pair.classifiers(), pictures, step)
-        return compare_classes(first, second, confident=options.confident, partner_score=options.partner_score)
+        agreement = compare_classes(first, second, confident=options.confident, partner_score=options.partner_score)
+        return replace(agreement, doubts=tuple(chance.doubts_unlabelled(_answers(first), pair.labels)))
     lowest = min(options.partner_score, options.confident)
     before, after = look(pair.detectors(lowest), pictures, step)
     return compare(before, after, confident=options.confident, partner_score=options.partner_score, iou=options.iou)
@@ -145,17 +151,21 @@ def measure_accuracy(pair: Pair, truth: Truth, options: Evaluate, progress: Prog
 
 def _top_1(pair: Pair, truth: Labelled, options: Evaluate, progress: Progress) -> Accuracy:
     found = look(pair.classifiers(), truth.files, progress.begin("classes", len(truth.files)))
-    before, after = (
-        np.array(
-            [len(seen) > 0 and seen.class_ids[0] == right for seen, right in zip(each, truth.class_ids, strict=True)]
-        )
-        for each in found
-    )
+    answers = [_answers(each) for each in found]
+    before, after = (each == truth.class_ids for each in answers)
     rng = np.random.default_rng(options.seed)
     difference = after.astype(np.float64) - before
     means = [difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(options.resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
-    return Accuracy("top-1", truth.data, float(before.mean()), float(after.mean()), (float(low), float(high)), {})
+    return Accuracy(
+        "top-1", truth.data, float(before.mean()), float(after.mean()), (float(low), float(high)), {},
+        doubts=tuple(chance.doubts(answers[0], truth.class_ids, pair.labels)),
+    )  # fmt: skip
+
+
+def _answers(found: Sequence[Classes]) -> NDArray[np.int64]:
+    """(n,): the best class of each, -1 where there is none."""
+    return np.array([int(seen.class_ids[0]) if len(seen) else -1 for seen in found], np.int64)
 
 
 def as_manifest(
