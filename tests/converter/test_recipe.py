@@ -10,6 +10,7 @@ from converter_project import RECIPE, ROOT
 from vedette.contract.errors import ConfigError
 from vedette.contract.labels import parse_labels
 from vedette_converter.recipe import read_recipe
+from vedette_converter.recipe.document import page
 
 TEXT = RECIPE.read_text()
 
@@ -108,3 +109,7 @@ def test_a_mistake_in_a_recipe_of_recordings_is_named(
     text = recipe.read_text()
     assert text.count(old) == 1, old
     assert expected in refusal(tmp_path, text.replace(old, new))
+
+
+def test_the_page_speaks_of_tables_and_not_of_classes() -> None:
+    assert "| `channels` | a list of tables of `name`, `unit` |" in page() and "<class" not in page()

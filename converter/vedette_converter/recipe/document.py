@@ -117,6 +117,8 @@ def _value(kind: Any) -> str:
         return f"a table of {_value(arguments[1])}"
     if origin in (tuple, list):
         return f"a list of {_value(arguments[0])}"
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return f"tables of {', '.join(f'`{field.encode_name}`' for field in msgspec.structs.fields(kind))}"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}.get(kind, str(kind))
 
 
