@@ -28,6 +28,7 @@ from vedette.pictures.snapshots import SnapshotOptions
 
 from .contract.errors import ConfigError
 from .contract.manifest import InputSpec, OutputSpec
+from .contract.wording import in_words
 from .delivery import Durable, WhenFull
 from .sources import masked_url
 
@@ -407,7 +408,7 @@ def _convert(value: Any, kind: type[_T], table: tuple[str, ...], places: Places)
         if missing := _MISSING.match(text):
             raise ConfigError("missing key", where=places.at(key), expected=f"{missing['key']} = ...") from None
         if expected := _EXPECTED.match(text):
-            wanted = expected["expected"].replace("`", "")
+            wanted = in_words(expected["expected"])
             if "matching regex" in wanted:
                 wanted = _PATTERNS.get(key[-1], "some text without NUL bytes")
                 if isinstance(found, dict):  # one of its keys

@@ -272,9 +272,11 @@ def test_infer_with_tiles_and_a_crop(tmp_path: Path, frame: Path) -> None:
         (("--tiles", "3"), "--tiles: expected COLUMNSxROWS, such as 3x2, found '3'"),
         (("--tiles", "9x9"), "expected at most 32 views of a frame"),
         (("--crop", "left"), "--crop: expected four fractions"),
-        (("--crop", "0,0,1"), "--crop"),
+        (("--crop", "0.5,0.5"), "--crop: expected four fractions, such as 0,0.5,1,1, found '0.5,0.5'"),
         (("--crop", "0,0,nan,1"), "--crop"),
-        (("--crop", "0.5,0,0.4,1"), "--crop: found crop: expected x_min, y_min"),
+        (("--crop", "0.5,0,0.4,1"), "--crop: expected x_min, y_min"),
+        (("--crop", "0,0,1.5,1"), "--crop: expected number <= 1.0, found '0,0,1.5,1'"),
+        (("--tiles", "0x3"), "--tiles: expected whole number >= 1, found '0x3'"),
     ],
 )
 def test_tiles_and_crops_that_cannot_be(frame: Path, options: tuple[str, ...], said: str) -> None:
@@ -372,7 +374,7 @@ def test_a_reader_that_goes_away_is_no_error(classify: list[object], tmp_path: P
 CONFIG_MISTAKES = [
     ("treshold = 0.5", "did you mean 'threshold'?"),
     ("threshold = 1.5", "expected 0 to 1"),
-    ('threshold = "high"', "expected float"),
+    ('threshold = "high"', "expected number"),
     ('labels = ["aspen"]', "unknown label"),
     ('labels = ["brich"]', "did you mean 'birch'?"),
     ("thresholds = { oak = 0.5 }", "unknown label"),

@@ -161,18 +161,18 @@ def test_an_unknown_key_far_from_all_lists_what_there_is() -> None:
 
 
 BAD_VALUES = [
-    ("[mqtt]\nport = '1883'\n", "v.toml:2: mqtt.port", "int", "'1883'"),
+    ("[mqtt]\nport = '1883'\n", "v.toml:2: mqtt.port", "whole number", "'1883'"),
     ("[mqtt]\nport = 0\n", "v.toml:2: mqtt.port", ">= 1", "0"),
     ("[mqtt]\nport = 65536\n", "v.toml:2: mqtt.port", "<= 65535", "65536"),
     (f"[mqtt]\nport = {10**30}\n", "v.toml:2: mqtt.port", "", "1000"),
-    ("[mqtt]\nport = true\n", "v.toml:2: mqtt.port", "int", "True"),
-    ("[mqtt]\nport = 1.5\n", "v.toml:2: mqtt.port", "int", "1.5"),
+    ("[mqtt]\nport = true\n", "v.toml:2: mqtt.port", "whole number", "True"),
+    ("[mqtt]\nport = 1.5\n", "v.toml:2: mqtt.port", "whole number", "1.5"),
     ("[mqtt]\nhost = ''\n", "v.toml:2: mqtt.host", "a name or address", "''"),
     ("[mqtt]\nhost = 'mqtt://a'\n", "v.toml:2: mqtt.host", "a name or address alone", "a URL in it"),
     ("[mqtt]\nhost = 'a:1883'\n", "v.toml:2: mqtt.host", "a name or address alone", "a port in it"),
-    ("[mqtt]\nhost = ['a']\n", "v.toml:2: mqtt.host", "str", "a list"),
+    ("[mqtt]\nhost = ['a']\n", "v.toml:2: mqtt.host", "text", "a list"),
     ("[mqtt]\nprotocol = '4'\n", "v.toml:2: mqtt.protocol", "'3.1.1'", "'4'"),
-    ("[mqtt]\nprotocol = 5\n", "v.toml:2: mqtt.protocol", "str", "5"),
+    ("[mqtt]\nprotocol = 5\n", "v.toml:2: mqtt.protocol", "text", "5"),
     ("[mqtt]\nroot = '/a'\n", "v.toml:2: mqtt.root", "levels of a topic", "'/a'"),
     ("[mqtt]\nroot = 'a/'\n", "v.toml:2: mqtt.root", "levels of a topic", "'a/'"),
     ("[mqtt]\nroot = 'a/#'\n", "v.toml:2: mqtt.root", "levels of a topic", "'a/#'"),
@@ -180,11 +180,11 @@ BAD_VALUES = [
     ('[mqtt]\nroot = "a\\nb"\n', "v.toml:2: mqtt.root", "levels of a topic", r"a\nb"),
     ("[mqtt]\nroot = '$SYS'\n", "v.toml:2: mqtt.root", "levels of a topic", "$SYS"),
     ("[mqtt]\nroot = ''\n", "v.toml:2: mqtt.root", "levels of a topic", "''"),
-    ("[mqtt]\ntls = 'yes'\n", "v.toml:2: mqtt.tls", "bool", "'yes'"),
+    ("[mqtt]\ntls = 'yes'\n", "v.toml:2: mqtt.tls", "true or false", "'yes'"),
     ("[mqtt]\nkeepalive_s = 1\n", "v.toml:2: mqtt.keepalive_s", ">= 5", "1"),
-    ("mqtt = 'broker'\n", "v.toml:1: mqtt", "object", "'broker'"),
-    ("[[mqtt]]\npassword = 's3cret'\n", "v.toml:1: mqtt", "object", "a list"),
-    ("[mqtt]\nusername = 'a'\npassword = 53\n", "v.toml:3: mqtt.password", "str", "a secret"),
+    ("mqtt = 'broker'\n", "v.toml:1: mqtt", "table", "'broker'"),
+    ("[[mqtt]]\npassword = 's3cret'\n", "v.toml:1: mqtt", "table", "a list"),
+    ("[mqtt]\nusername = 'a'\npassword = 53\n", "v.toml:3: mqtt.password", "text", "a secret"),
     ("[outbox]\nwhen_full = 'block'\n", "v.toml:2: outbox.when_full", "'drop_oldest'", "'block'"),
     ("[outbox]\nmax_messages = 0\n", "v.toml:2: outbox.max_messages", ">= 1", "0"),
     ("[outbox]\nmax_bytes = 10\n", "v.toml:2: outbox.max_bytes", ">= 65536", "10"),
@@ -197,7 +197,7 @@ BAD_VALUES = [
     ("log_level = 'loud'\n", "v.toml:1: log_level", "'debug'", "'loud'"),
     ("state_dir = ''\n", "v.toml:1: state_dir", "some text", "''"),
     ('state_dir = "a\\u0000b"\n', "v.toml:1: state_dir", "", "a"),
-    ("state_dir = 3\n", "v.toml:1: state_dir", "str", "3"),
+    ("state_dir = 3\n", "v.toml:1: state_dir", "text", "3"),
     ("device = 'a b'\n", "v.toml:1: device", "letters", "'a b'"),
     ("device = ''\n", "v.toml:1: device", "letters", "''"),
     ("device = 5\n", "v.toml:1: device", "letters", "5"),
@@ -222,17 +222,17 @@ def test_a_bad_value_says_where_what_was_expected_and_what_was_found(
         ("threshold = 1e13", "threshold", "<= 1000000000000", "10000000000000.0"),
         ("threshold = -0.1", "threshold", ">= 0.0", "-0.1"),
         ("threshold = nan", "threshold", "", "nan"),
-        ("threshold = 'high'", "threshold", "float", "'high'"),
+        ("threshold = 'high'", "threshold", "number", "'high'"),
         ("thresholds = { cat = 0.5, dog = 1.5 }", "thresholds.dog", "<= 1.0", "1.5"),
-        ("thresholds = { cat = 'x' }", "thresholds.cat", "float", "'x'"),
+        ("thresholds = { cat = 'x' }", "thresholds.cat", "number", "'x'"),
         ("thresholds = { cat = nan }", "thresholds.cat", "", "nan"),
-        ("thresholds = [0.5]", "thresholds", "object", "a list"),
-        ("labels = 'cat'", "labels", "array", "'cat'"),
-        ("labels = ['cat', 3]", "labels", "str", "3"),
+        ("thresholds = [0.5]", "thresholds", "table", "a list"),
+        ("labels = 'cat'", "labels", "list", "'cat'"),
+        ("labels = ['cat', 3]", "labels", "text", "3"),
         ("max_fps = -1", "max_fps", ">= 0", "-1"),
         ("max_fps = nan", "max_fps", "", "nan"),
-        ("publish_empty = 1", "publish_empty", "bool", "1"),
-        ("plain = 'classify'", "plain", "object", "'classify'"),
+        ("publish_empty = 1", "publish_empty", "true or false", "1"),
+        ("plain = 'classify'", "plain", "table", "'classify'"),
     ],
 )
 def test_a_bad_value_in_a_pipeline(lines: str, key: str, expected: str, found: str) -> None:
@@ -291,7 +291,7 @@ def test_a_pipeline_needs_a_name_that_fits_a_topic(name: str) -> None:
 
 def test_a_pipeline_that_is_no_table() -> None:
     error = refused("[pipeline]\ndoor = 5\n")
-    assert error.where == "v.toml:2: pipeline.door" and "object" in str(error.expected)
+    assert error.where == "v.toml:2: pipeline.door" and "table" in str(error.expected)
 
 
 @pytest.mark.parametrize(

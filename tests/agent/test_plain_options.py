@@ -78,16 +78,16 @@ def test_nothing_said_is_no_plain_model() -> None:
     [
         ("--decoder yolo --set layout", "--set: expected KEY=VALUE, such as layout=columns, found 'layout'"),
         ("--decoder yolo --set layout=diagonal", "--set layout: found invalid enum value 'diagonal'"),
-        ("--decoder yolo --set strides=[0]", "--set strides[0]: expected int >= 1"),
-        ("--decoder yolo --set nms_iou=2", "--set nms_iou: expected float <= 1.0"),
-        ("--decoder pose --set point=[]", "--set point: expected array of length >= 2"),
+        ("--decoder yolo --set strides=[0]", "--set strides[0]: expected whole number >= 1"),
+        ("--decoder yolo --set nms_iou=2", "--set nms_iou: expected number <= 1.0"),
+        ("--decoder pose --set point=[]", "--set point: expected list of length >= 2"),
         ("""--decoder pose --set 'point=["x", "score"]'""", "--set point: expected x and y among them"),
         (
             "--decoder pose --activation none",
             "--decoder pose has no option activation: expected one of keypoints, point",
         ),
         ("--decoder ssd", "--decoder ssd: expected --feature-maps"),
-        ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0"),
+        ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0, found 0.0"),
         ("--decoder classify --pad-value 7", "input options: expected --size"),
     ],
 )

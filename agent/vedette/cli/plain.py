@@ -63,8 +63,11 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
         return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
     except ValueError as error:
         # a struct's own check: "std: expected numbers above 0, found [0.0]"
-        field, _, rest = str(error).partition(": ")
-        raise UserError(f"--{field.replace('_', '-')}: {rest}") from None
+        field, _, rest = str(error).partition(": expected ")
+        expected, _, found = rest.partition(", found ")
+        raise UserError(
+            f"--{field.replace('_', '-')}", expected=expected, found=found.strip("[]()").rstrip(",")
+        ) from None
 
 
 def _output(arguments: argparse.Namespace) -> OutputSpec:
@@ -73,6 +76,7 @@ def _output(arguments: argparse.Namespace) -> OutputSpec:
     import msgspec
 
     from vedette.contract.manifest import OutputSpec
+    from vedette.contract.wording import explained
 
     options = dict(_option(text) for text in arguments.set)
     if arguments.activation is not None:
@@ -94,14 +98,8 @@ def _output(arguments: argparse.Namespace) -> OutputSpec:
     try:
         output: OutputSpec = msgspec.convert({**options, "decoder": arguments.decoder}, kind)
     except msgspec.ValidationError as error:
-        # "Expected `int`, got `str` - at `$.strides[0]`", or a struct's own check, "point: expected ..."
-        text, _, path = str(error).replace("`", "").partition(" - at $")
-        if path:
-            expected, _, got = text.partition(", got ")
-            if expected.startswith("Expected "):
-                raise UserError(f"--set {path[1:]}", expected=expected.removeprefix("Expected "), found=got) from None
-            raise UserError(f"--set {path[1:]}", found=text[:1].lower() + text[1:]) from None
-        raise UserError(f"--set {text}") from None
+        where, expected, found = explained(error)
+        raise UserError(f"--set {where}", expected=expected, found=found) from None
     return output
 
 
