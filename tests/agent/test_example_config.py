@@ -20,8 +20,8 @@ OPTION = re.compile(r"^#(?=\[|[a-z_]+ = )")  # "# " begins prose
 
 # Worked out where the agent runs, so that no default can stand in a file
 DEVICE = "device"
-# TOML has no null; absent means "the bundle's own", "none"
-NULLS = {"threshold", "stride", "rate_hz"}
+# TOML has no null; absent means "the bundle's own", "none", "nowhere"
+NULLS = {"threshold", "stride", "rate_hz", "folder"}
 
 
 @pytest.fixture

@@ -82,16 +82,16 @@ def test_without_a_table_nothing_is_followed() -> None:
          "v.toml:7: pipeline.door.zones.b.polygon: bad value: expected edges that do not cross or touch, found those from "
          "corners 1 and 3 doing so"),
         (YARD + "[pipeline.door.zones.b]\npolygon = [[0, 0], [1, 1.5], [1, 0]]\n",
-         "v.toml:7: pipeline.door.zones.b.polygon.1.1: bad value: expected float <= 1.0, found 1.5"),
+         "v.toml:7: pipeline.door.zones.b.polygon.1.1: bad value: expected number <= 1.0, found 1.5"),
         (YARD + "[pipeline.door.zones.b]\npolygn = []\n",
          "v.toml:7: pipeline.door.zones.b.polygn: unknown key: expected one of polygon, point, labels; did you mean "
          "'polygon'?"),
         ("[pipeline.door.zones.yard]\n", "v.toml:4: pipeline.door.zones.yard: missing key: expected polygon = ..."),
         ("[pipeline.door.zones.'a b']\npolygon = [[0, 0], [1, 1], [1, 0]]\n",
          "v.toml:1: pipeline.door.zones: bad value: expected names of 1 to 64 letters, digits, - and _, found 'a b'"),
-        ("[pipeline.door.zones]\nyard = 3\n", "v.toml:5: pipeline.door.zones.yard: bad value: expected object, found 3"),
+        ("[pipeline.door.zones]\nyard = 3\n", "v.toml:5: pipeline.door.zones.yard: bad value: expected table, found 3"),
         ("[pipeline.door.wires.gate]\nline = [[0, 0], [0, 1], [1, 1]]\n",
-         "v.toml:5: pipeline.door.wires.gate.line: bad value: expected array of length 2, found a list"),
+         "v.toml:5: pipeline.door.wires.gate.line: bad value: expected list of length 2, found a list"),
         ("[pipeline.door.wires.gate]\nline = [[0, 0], [0, 0]]\n",
          "v.toml:5: pipeline.door.wires.gate.line: bad value: expected two ends at least 0.001 apart, found "
          "(0.0, 0.0) and (0.0, 0.0)"),
@@ -106,8 +106,11 @@ def test_without_a_table_nothing_is_followed() -> None:
          "'wire_crossed', 'zone_entered', 'zone_left', found 'left'"),
         ("[pipeline.door.steady]\noff_score = 0.9\n",
          "v.toml:5: pipeline.door.steady.off_score: bad value: expected at most on_score = 0.6, found 0.9"),
+        ("[pipeline.door.snapshots]\nmax_files = 9\n",
+         "v.toml:4: pipeline.door.snapshots.folder: bad value: expected one, or mqtt = true, for a picture must "
+         "go somewhere"),
         ("[pipeline.door.track]\nkeep_s = 0\n",
-         "v.toml:5: pipeline.door.track.keep_s: bad value: expected float > 0.0, found 0"),
+         "v.toml:5: pipeline.door.track.keep_s: bad value: expected number > 0.0, found 0"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_line(text: str, line: str) -> None:

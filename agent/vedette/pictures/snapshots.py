@@ -49,8 +49,8 @@ Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 class SnapshotOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[pipeline.NAME.snapshots]"""
 
-    folder: Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=4096)] = "/var/lib/vedette/snapshots"
-    """Where pictures are kept, in a folder of the pipeline's name within it; empty for nowhere."""
+    folder: Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=4096)] = ""
+    """Where pictures are kept, in a folder of the pipeline's name within it; empty for nowhere, with `mqtt`."""
     max_files: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     """At most so many, the oldest go first ..."""
     max_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] = 268_435_456
