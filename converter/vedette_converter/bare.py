@@ -173,6 +173,13 @@ def _size(spec: TensorSpec) -> int:
     return int(np.prod(spec.shape))
 
 
+def _speed(ratio: float) -> str:
+    """``ratio``: of the new latency to float's."""
+    if ratio <= 1:
+        return f"{1 / ratio:.2f} times faster"
+    return f"{ratio:.2f} times slower: `vedette-convert lint` says which operations cost it"
+
+
 def markdown(made: Converted) -> str:
     """Before and after, a row a figure."""
     latency = made.latency
@@ -184,7 +191,7 @@ def markdown(made: Converted) -> str:
         f"| flatbuffer | {made.bytes_before / 1e3:.1f} KB | {made.bytes_after / 1e3:.1f} KB | "
         f"{made.bytes_before / made.bytes_after:.2f} times smaller |",
         f"| latency, median of {latency.rounds}, {latency.threads} thread, {latency.runtime} | "
-        f"{latency.before.p50_ms:.3f} ms | {latency.after.p50_ms:.3f} ms | {1 / latency.ratio:.2f} times faster |",
+        f"{latency.before.p50_ms:.3f} ms | {latency.after.p50_ms:.3f} ms | {_speed(latency.ratio)} |",
         f"| p90, p99 | {latency.before.p90_ms:.3f}, {latency.before.p99_ms:.3f} ms | "
         f"{latency.after.p90_ms:.3f}, {latency.after.p99_ms:.3f} ms |  |",
         "",

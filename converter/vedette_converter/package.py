@@ -130,7 +130,9 @@ def _sure_parts(before: Subject, folder: Path) -> Iterator[tuple[UInt8Array, Res
             return
     raise UserError(
         "the golden pictures prove nothing", where=folder, expected=f"{LEAST_INPUTS} parts with a score >= {CLEAR:g}",
-        found=f"{count} of {PARTS_TRIED} tried", fix="give pictures like those the network was trained on",
+        found=f"{count} of {PARTS_TRIED} tried",
+        fix="give pictures like those the network was trained on; or --data samples.npy, the inputs themselves, for a plain "
+        ".tflite that needs none",
     )  # fmt: skip
 
 

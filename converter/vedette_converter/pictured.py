@@ -23,6 +23,7 @@ from .progress import Progress, Silent
 from .quantise import limits_of
 from .quantise.findings import Limits
 from .recipe import Recipe, RecipeFile
+from .recipe.flags import FLAGS
 from .recipe.training import ZooSource
 from .report.samples import Look, sample_pictures
 from .subject import Subject
@@ -172,9 +173,8 @@ def read_labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            "labels cannot be read", where=path, found=error.strerror or str(error), fix=f"{file.path}: labels.file"
-        ) from None
+        said = "mend --labels" if file.path == FLAGS else f"{file.path}: labels.file"
+        raise UserError("labels cannot be read", where=path, found=error.strerror or str(error), fix=said) from None
     return raw, parse_labels(raw, path)
 
 

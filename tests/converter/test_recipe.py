@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from converter_project import RECIPE, ROOT
 
-from vedette.contract.errors import ConfigError
+from vedette.contract.errors import ConfigError, UserError
 from vedette.contract.labels import parse_labels
+from vedette.contract.manifest import ImageInput
+from vedette_converter.pictured import read_labels
 from vedette_converter.recipe import read_recipe
 from vedette_converter.recipe.document import page
+from vedette_converter.recipe.flags import Flags, recipe_from_flags
+from vedette_converter.recipe.quantisation import Quantise
+from vedette_converter.recipe.sources import KerasSource
 
 TEXT = RECIPE.read_text()
 
@@ -57,7 +63,8 @@ def test_the_shipped_labels_are_the_91_column_network_less_its_background() -> N
         ('format = "tfjs"', 'format = "caffe"', "source.format: Invalid value 'caffe': expected one of graph_def, keras"),
         ("std = [127.5]", "std = [0.0]", "input: std: expected numbers above 0"),
         ('task = "detect"\n', "", "Object missing required field `task`"),
-        ('name = "coco-ssdlite-mobilenet-v2"', 'name = "../../x"', "name: Expected `str` matching regex"),
+        ('name = "coco-ssdlite-mobilenet-v2"', 'name = "../../x"', "name: bad value: expected 1 to 64 lower case letters, "),
+        ('version = "1.0.0"', 'version = "new"', "version: bad value: expected one to three numbers"),
         ("[source]\n", "[source\n", "recipe is no TOML"),
     ],
 )  # fmt: skip
@@ -113,3 +120,26 @@ def test_a_mistake_in_a_recipe_of_recordings_is_named(
 
 def test_the_page_speaks_of_tables_and_not_of_classes() -> None:
     assert "| `channels` | a list of tables of `name`, `unit` |" in page() and "<class" not in page()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"name": "X Y"}, "--name: expected 1 to 64 lower case letters, .*, found 'X Y'"),
+        ({"max_drop": 5.0}, "--max-drop: expected a share, 0 to 1, found 5"),
+        ({"max_drop": float("nan")}, "--max-drop: expected a share"),
+        ({"min_speedup": 0.0}, "--min-speedup: expected a number above 0"),
+        ({"max_bytes": -1}, "--max-bytes: expected a number above 0"),
+        ({"labels": Path("nowhere.txt")}, "nowhere.txt: labels cannot be read: found No such file.*; mend --labels"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_named(tmp_path: Path, flags: dict[str, Any], expected: str) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    (tmp_path / "a.keras").write_bytes(b"PK")
+    given = Flags(**{"quantise": Quantise(), "labels": tmp_path / "labels.txt", **flags})
+    image = ImageInput(height=8, width=8)
+    with pytest.raises(UserError, match=f"{expected}"):
+        file, _ = recipe_from_flags(
+            tmp_path / "a.keras", KerasSource(file="a.keras", licence="x", attribution="y"), image, 2, tmp_path, given
+        )
+        read_labels(file)

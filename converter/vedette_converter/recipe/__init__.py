@@ -14,7 +14,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,6 +28,7 @@ from vedette.contract.manifest import (
     Positive,
     RegressOutput,
     SeriesInput,
+    Sha256,
     SsdOutput,
     Text,
 )
@@ -37,6 +38,9 @@ from .search import Search
 from .series import AnomalyHead, Series
 from .sources import Source
 from .training import IMAGE_NETWORKS, Augment, Distil, Prune, Sparsify, Train, ZooSource
+
+_VERSION: Final = r"^[0-9]+(\.[0-9]+){0,2}$"
+NAME_IN_WORDS: Final = "1 to 64 lower case letters, digits, dots, dashes and _, a letter or digit first"
 
 RecipeTask: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
 
@@ -128,7 +132,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     name: Name
     """The bundle's name: lower case letters, digits, dots, dashes."""
-    version: Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")]
+    version: Annotated[str, Meta(pattern=_VERSION)]
     """Its version, `1.0.0`."""
     task: RecipeTask
     """What it finds: boxes, classes, what is out of the ordinary, or numbers."""
@@ -267,6 +271,9 @@ def _explain(message: str, file: Path, document: Any) -> ConfigError:
     unknown = _UNKNOWN.search(parts["problem"])
     if unknown is None and parts["problem"].startswith("Invalid value") and (kinds := _tags(Recipe, place.split("."))):
         return ConfigError(parts["problem"], where=f"{file}: {place}", expected="one of " + ", ".join(kinds))
+    words = next((words for pattern, words in _PATTERNS.items() if repr(pattern) in parts["problem"]), None)
+    if unknown is None and words is not None:
+        return ConfigError("bad value", where=f"{file}: {place}", expected=words, found=repr(_at(document, place)))
     if unknown is None:
         return ConfigError(parts["problem"], where=f"{file}: {place}" if place else file)
     key = unknown["key"]
@@ -277,6 +284,21 @@ def _explain(message: str, file: Path, document: Any) -> ConfigError:
         where=f"{file}: {place}.{key}" if place else f"{file}: {key}",
         fix=f"did you mean {nearest[0]}?" if nearest else "known here: " + ", ".join(known),
     )
+
+
+_PATTERNS: Final = {
+    typing.get_args(Name)[1].pattern: NAME_IN_WORDS,
+    typing.get_args(Sha256)[1].pattern: "64 lower case hexadecimal digits",
+    _VERSION: "one to three numbers with dots between, such as 1.0.0",
+}
+"""What a pattern means, for people."""
+
+
+def _at(found: Any, place: str) -> Any:
+    """What stands in a document at a path of tables; None below lists."""
+    for key in place.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _keys(kind: Any, path: list[str], found: Any) -> list[str]:

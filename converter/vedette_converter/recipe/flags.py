@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ClassifyOutput, ImageInput
+from vedette.contract.manifest import ClassifyOutput, ImageInput, Name
 from vedette.contract.types import TensorSpec
 
-from . import Gate, GoldenVectors, Labels, Latency, Recipe, RecipeFile
+from . import NAME_IN_WORDS, Gate, GoldenVectors, Labels, Latency, Recipe, RecipeFile
 from .quantisation import Quantise
 from .sources import Source
+
+FLAGS: Final = Path("flags")
+"""The place of a recipe's file, where flags were given in its stead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def recipe_from_flags(
             "the classes need names", fix="--labels FILE, one label a line" + _folders(data, classes),
             expected=f"{classes} labels",
         )  # fmt: skip
+    _check(flags)
     recipe = Recipe(
         name=flags.name or _name(model),
         version="1.0.0",
@@ -99,7 +104,20 @@ def recipe_from_flags(
         ),
     )  # fmt: skip
     encoded = msgspec.json.encode(recipe, order="deterministic")
-    return RecipeFile(Path("flags"), hashlib.sha256(encoded).hexdigest(), recipe), [f"assumed: {a}" for a in assumed]
+    return RecipeFile(FLAGS, hashlib.sha256(encoded).hexdigest(), recipe), [f"assumed: {a}" for a in assumed]
+
+
+def _check(flags: Flags) -> None:
+    """Raises `UserError` for a flag that no recipe may say."""
+    if flags.name is not None and not re.fullmatch(typing.get_args(Name)[1].pattern, flags.name):
+        raise UserError("--name", expected=NAME_IN_WORDS, found=repr(flags.name))
+    if flags.max_drop is not None and not 0 <= flags.max_drop <= 1:
+        raise UserError("--max-drop", expected="a share, 0 to 1", found=f"{flags.max_drop:g}")
+    for option, value in (
+        ("--min-speedup", flags.min_speedup), ("--max-bytes", flags.max_bytes), ("--max-latency-ms", flags.max_latency_ms),
+    ):  # fmt: skip
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(option, expected="a number above 0", found=f"{value:g}")
 
 
 def _folders(data: Path, classes: int) -> str:
