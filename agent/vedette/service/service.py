@@ -246,7 +246,7 @@ class Service:
         if snapshots is None or options is None or not options.command:
             raise UserError(
                 "no pictures of this pipeline", where=request.pipeline,
-                fix=f"give it a table [pipeline.{request.pipeline}.snapshots], command = true",
+                fix=f"give it [pipeline.{request.pipeline}.snapshots] with folder or mqtt = true, and command = true",
             )  # fmt: skip
         snapshots.ask()
 
