@@ -429,7 +429,7 @@ def bench(*arguments: object, timeout_s: float, **environment: str) -> subproces
 @needs_mosquitto
 @pytest.mark.timeout(420)
 def test_the_short_form_of_the_whole_suite_holds() -> None:
-    done = bench("--short", 60, timeout_s=400)
+    done = bench("--short", 40, timeout_s=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(": holds") > 20
 

@@ -567,7 +567,7 @@ def test_pruned_is_masked_for_random_networks(tf: Any, blocks: list[Block], tail
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(BLOCKS, TAILS, st.integers(0, 2**31))
 def test_pruned_is_masked_for_many_random_networks(tf: Any, blocks: list[Block], tail: int, seed: int) -> None:
     prove_random(blocks, tail, seed)

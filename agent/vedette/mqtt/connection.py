@@ -176,6 +176,11 @@ class Connection:
             raise BrokerUnreachableError(
                 "no broker", where=self._where, found=text, fix=_no_tls(self._options, error)
             ) from None
+        sock = self._client.socket()
+        if isinstance(sock, socket.socket):
+            # Nagle's algorithm is on in paho's sockets: after a message that nobody answers (QoS 0), the next one would
+            # wait for the acknowledgement that the broker's kernel puts off for up to 40 ms
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
         while not self._answered:
             self.poll(POLL_S)
