@@ -58,7 +58,7 @@ HEADLINES = (
              "throughput, capture to broker, over that of a loop that only calls `invoke()`"),
     Headline("pipeline", "infer, p50: agent by native C", "inference in the agent over TFLite's C library alone, p50"),
     Headline("pipeline", "throughput: agent by MediaPipe Tasks", "throughput by that of MediaPipe Tasks, the same model"),
-    Headline("pipeline", "all cores, autotuned, a camera a core", "all cores: inferences a second by what the CPUs could do"),
+    Headline("pipeline", "all cores, autotuned, a camera a core", "all cores: inferences by what the CPUs could do"),
     Headline("pipeline", "start to READY, warm", "start to READY, a bundle that has proved itself here before"),
     Headline("demo", "agent's PSS with its children", "memory of the agent with the shipped detector, children included"),
     Headline("demo", "process start to READY", "the first start: the bundle proves itself in a child"),
