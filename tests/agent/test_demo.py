@@ -297,7 +297,9 @@ def test_the_sensors_demo_from_end_to_end(tmp_path: Path) -> None:
     answer = json.loads(text.splitlines()[-1])
     assert answer["received"] == answer["published"] > 5 and answer["missing"] == 0
     assert answer["inferred"] == answer["latency_ms"]["infer"]["count"] > 5
-    assert answer["windows"] - answer["inferred"] in (0, 1), "one may be cut in the moment in which the agent is stopped"
+    assert answer["windows"] - answer["inferred"] in (0, 1), (
+        "one may be cut in the moment in which the agent is stopped"
+    )
     assert answer["sensor"]["windows"] == answer["windows"] and answer["sensor"]["readings"] >= 256 + 5 * 64
     assert answer["speed"] == 20 and answer["model"] == "watch-activity"
     first = answer["events"][0]
