@@ -46,7 +46,7 @@ def parse_url(url: str) -> Broker:
         raise ConfigError(
             "bad broker", expected=expected, found=f"{wrong[0]!r} in it",
             fix="a URL names no topic filter, for which there are --device and --topic; in a user name, password or root "
-            f"write {quote(wrong[0], safe='')}",
+            f"write {quote(wrong[0], safe='', errors='surrogateescape')}",
         )  # fmt: skip
     text = url if "://" in url else f"mqtt://{url}"
     try:
