@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vedette.config import Config, EngineConfig, PipelineConfig, Places, default_state_dir
+    from vedette.config import Config, EngineConfig, PipelineConfig, Places
     from vedette.contract.errors import VedetteError
     from vedette.service.compose import Prepared, Preparing
     from vedette.sources import Source
@@ -47,6 +47,8 @@ def execute(arguments: argparse.Namespace) -> int:
     report.good(f"configuration {arguments.config}, device {config.device}")
     for line in exposures(config, arguments.config):
         report.warn(line)
+    from vedette.config import default_state_dir
+
     if config.state_dir != default_state_dir():  # as a service it is another one (STATE_DIRECTORY), which systemd makes
         report.attempt("state_dir", lambda: _try_folder(Path(config.state_dir)), "state_dir")
     for name, pipeline in config.pipelines.items():
