@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,16 @@ def test_bytes_that_are_cast_first_are_fed_as_floats(tf: Any, tmp_path: Path) ->
         load(other)
 
 
-def test_what_tensorflow_2_refuses_is_read_as_tensorflow_1_did(tf: Any, plain: Path) -> None:
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What nobody refers to stays: TensorFlow has one library of functions for the process, and those of the network that
+    was saved, or of an attempt to load it, are in it until their Python objects are collected."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_what_tensorflow_2_refuses_is_read_as_tensorflow_1_did(tf: Any, uncollected: None, plain: Path) -> None:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     expected = load(plain, signature="first")

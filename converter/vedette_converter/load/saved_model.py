@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vedette.contract.errors import ModelError
@@ -115,12 +120,50 @@ def _load_2(folder: str, key: str, names: list[str]) -> tuple[Any, list[str], di
     return graph, [str(node) for node in nodes], tensors
 
 
+@contextmanager
+def _renamed_functions(folder: str) -> Iterator[str]:
+    """The same SavedModel, whose functions have names that nobody else has.
+
+    TensorFlow keeps one library of functions for the whole process, and there may be others of these names: what TensorFlow
+    2 left of its own attempt, or the very network that was saved.
+    """
+    load_tensorflow()
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    document = SavedModel()
+    document.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
+    mark = uuid.uuid4().hex[:12]
+    for meta in document.meta_graphs:
+        library = meta.graph_def.library
+        new = {function.signature.name: f"{function.signature.name}_{mark}" for function in library.function}
+        for node in (*meta.graph_def.node, *(node for function in library.function for node in function.node_def)):
+            node.op = new.get(node.op, node.op)
+            for attribute in node.attr.values():
+                for called in (attribute.func, *attribute.list.func):
+                    if called.name in new:
+                        called.name = new[called.name]
+        for function in library.function:
+            function.signature.name = new[function.signature.name]
+        for gradient in library.gradient:
+            gradient.function_name = new.get(gradient.function_name, gradient.function_name)
+            gradient.gradient_func = new.get(gradient.gradient_func, gradient.gradient_func)
+    with tempfile.TemporaryDirectory(prefix="vedette-saved-model-") as place:
+        for part in Path(folder).iterdir():
+            if part.name != "saved_model.pb":
+                (Path(place) / part.name).symlink_to(part.resolve())
+        (Path(place) / "saved_model.pb").write_bytes(document.SerializeToString())
+        yield place
+
+
 def _load_1(folder: str, key: str, names: list[str]) -> tuple[Any, list[str], dict[str, str]]:
     tf = load_tensorflow()
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_from_session_graph
 
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session, captured_native_output():
-        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
+    with (
+        _renamed_functions(folder) as place, tf.Graph().as_default(), tf.compat.v1.Session() as session,
+        captured_native_output(),
+    ):  # fmt: skip
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], place)
         signature = meta.signature_def[key]
         tensors = {name: str(stated.name) for name, stated in signature.outputs.items()}
         nodes = [str(signature.inputs[name].name) for name in names]
