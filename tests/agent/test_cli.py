@@ -494,6 +494,15 @@ def test_check_leaves_no_part_of_a_folder_behind_and_what_is_there_alone(tmp_pat
     assert outcome.returncode == 2 and "state_dir" in outcome.stdout and "Not a directory" in outcome.stdout
 
 
+def test_check_warns_of_a_state_folder_that_nothing_names_and_a_service_has_another(tmp_path: Path) -> None:
+    config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
+    config.write_text(re.sub('state_dir = ".*"\n', "", config.read_text()))
+    outcome = run_cli("check", "-c", config, "--offline", XDG_STATE_HOME="/proc/nope", STATE_DIRECTORY="")
+    assert outcome.returncode == 0 and "warn  state_dir: /proc/nope/vedette: cannot be written to" in outcome.stdout
+    outcome = run_cli("check", "-c", config, "--offline", STATE_DIRECTORY="/proc/nope")
+    assert outcome.returncode == 2 and f"bad   {config}: state_dir: /proc/nope: cannot be written to" in outcome.stdout
+
+
 def test_check_without_a_broker_that_would_pass_by_itself_is_still_the_users_to_know(tmp_path: Path) -> None:
     config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
     outcome = run_cli("check", "-c", config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -47,10 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
     report.good(f"configuration {arguments.config}, device {config.device}")
     for line in exposures(config, arguments.config):
         report.warn(line)
-    from vedette.config import default_state_dir
-
-    if config.state_dir != default_state_dir():  # as a service it is another one (STATE_DIRECTORY), which systemd makes
-        report.attempt("state_dir", lambda: _try_folder(Path(config.state_dir)), "state_dir")
+    _check_state_dir(config, report)
     for name, pipeline in config.pipelines.items():
         if pipeline.snapshots is not None and pipeline.snapshots.folder:
             trial = partial(_try_folder, Path(pipeline.snapshots.folder) / name)
@@ -112,6 +110,21 @@ class _Report:
         from rich.markup import escape
 
         self._console.print(f"{verdict} {escape(line)}")
+
+
+def _check_state_dir(config: Config, report: _Report) -> None:
+    """Where nothing names it, it is this user's own: a service has another one, of systemd's making."""
+    from vedette.config import default_state_dir
+    from vedette.contract.errors import StateError
+
+    folder = Path(config.state_dir)
+    if os.environ.get("STATE_DIRECTORY") or config.state_dir != default_state_dir():
+        report.attempt("state_dir", lambda: _try_folder(folder), "state_dir")
+        return
+    try:
+        report.good(f"state_dir: {_try_folder(folder)}")
+    except StateError as error:
+        report.warn(f"state_dir: {error}; where systemd starts the agent, StateDirectory= takes this folder's place")
 
 
 def _check_pipeline(name: str, config: Config, preparing: Preparing, report: _Report, *, offline: bool) -> None:
