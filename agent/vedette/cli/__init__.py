@@ -66,7 +66,7 @@ def _parser(
     parser = Parser(
         prog="vedette",
         description="Run TFLite models on a camera, on the device, and publish what they see over MQTT.",
-        epilog="Exit codes: 0 good, 2 your mistake (one line says what and where), 1 a fault of ours.",
+        epilog="Exit codes: 0 good, 2 yours to mend (one line says what and where), 1 a fault of ours.",
     )
     parser.add_argument("--version", action="version", version=f"vedette {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")

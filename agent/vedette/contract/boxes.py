@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .types import Float32Array, Int32Array
 
 FEW: Final = (
-    128  # boxes; comparing each with each takes 64 KiB an array at most, and a tenth of the calls of one by one
+    128  # boxes; comparing each with each takes 64 KiB an array at most, and fewer calls than one by one
 )
 
 

@@ -8,7 +8,7 @@ The arithmetic, for a pixel ``p`` (0..255) of channel ``c``::
 A pixel has 256 values, so ``p -> raw`` is a table of 256 entries a channel, made once: an int8 network never sees a
 float. Where the table is ``p`` itself or ``p - 128``, not even a table is needed, nor where it falls behind ``p - 128`` by
 one from some value on, as it does for a network trained on -1..1: 255 steps of real values do not fit 255 steps of pixels
-evenly, and a vectorised comparison takes a quarter of the time of looking up every byte.
+evenly, and a vectorised comparison takes less time than looking up every byte.
 """
 
 from __future__ import annotations
