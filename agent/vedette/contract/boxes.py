@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from .types import Float32Array, Int32Array
 
-FEW: Final = (
-    128  # boxes; comparing each with each takes 64 KiB an array at most, and fewer calls than one by one
-)
+FEW: Final = 128  # boxes; comparing each with each takes 64 KiB an array at most, and fewer calls than one by one
 
 
 def areas(boxes: Float32Array) -> Float32Array:
