@@ -620,7 +620,7 @@ def test_document_from_clone_to_uninstall(bootable: None, tmp_path: Path) -> Non
         version = follow(machine, "Install")[0].splitlines()[-1]
         assert version.startswith("vedette ")
         _, checked = follow(machine, "Configure")
-        assert [line.split()[0] for line in checked.splitlines()] == ["ok"] * 4
+        assert [line.split()[0] for line in checked.splitlines()] == ["ok"] * 5
         _, shown, *_ = follow(machine, "Start")[0].partition("Active: active (running)")
         assert shown
         assert "exposure level" in follow(machine, "How it is confined")[0]
