@@ -40,7 +40,7 @@ contracts: .venv-dev/.ready ## import-linter: who may know whom
 
 # agents are started hundreds of times: each would compile everything anew where an environment forbids keeping it
 unit: .venv-dev/.ready ## pytest, on two processes
-	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 2 --dist loadgroup --durations 25
+	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 2 --durations 25
 
 # what the predecessor of LiteRT must still run: the contract, the engine and the shipped bundle, without LiteRT
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)

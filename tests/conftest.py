@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# what is dear to set up and used by several tests is set up once, so these run in one process: a guest with a kernel of its
+# own, a booted machine, an emulated one, Home Assistant. By file: pytest-xdist 3.8 reads no `xdist_group` under pytest 9.2
+TOGETHER: Final = {
+    "tests/agent/test_discovery.py": "home-assistant",
+    "tests/system/test_arm64.py": "arm64",
+    "tests/system/test_clock_set_for_real.py": "guest",
+    "tests/system/test_systemd.py": "booted",
+    "tests/system/test_v4l2.py": "guest",
+}
 
 # a shell starts what it runs in the background with SIGINT ignored, and programs inherit that: Ctrl-C stays untested then
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -31,3 +42,17 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("../shared/data is absent")
     return path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests go to whichever process is free, one by one, but for those that belong `TOGETHER`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        """Scopes are single tests or the groups."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(nodeid.split("::")[0], nodeid)
+
+    return Scheduler(config, log)

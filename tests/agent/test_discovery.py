@@ -305,7 +305,6 @@ def house(home_assistant_root: Path, tmp_path: Path) -> Iterator[House]:
 
 @needs_mosquitto
 @pytest.mark.broker
-@pytest.mark.xdist_group("home-assistant")
 @pytest.mark.timeout(300)
 def test_home_assistant_takes_every_component_and_reads_every_message(house: House) -> None:
     house.say(TOPIC, json.dumps(discovery(FACTS, TOPICS)).encode())
@@ -374,7 +373,6 @@ def test_home_assistant_takes_every_component_and_reads_every_message(house: Hou
 
 @needs_mosquitto
 @pytest.mark.broker
-@pytest.mark.xdist_group("home-assistant")
 @pytest.mark.timeout(300)
 def test_switches_numbers_and_buttons_are_commands_that_are_carried_out(house: House) -> None:
     done: list[tuple[Any, ...]] = []
@@ -440,7 +438,6 @@ def test_switches_numbers_and_buttons_are_commands_that_are_carried_out(house: H
 
 @needs_mosquitto
 @pytest.mark.broker
-@pytest.mark.xdist_group("home-assistant")
 @pytest.mark.timeout(300)
 def test_what_is_taken_back_disappears_from_home_assistant(house: House) -> None:
     def say(told: Told) -> None:
@@ -467,7 +464,6 @@ def test_what_is_taken_back_disappears_from_home_assistant(house: House) -> None
 
 @needs_mosquitto
 @pytest.mark.broker
-@pytest.mark.xdist_group("home-assistant")
 @pytest.mark.timeout(300)
 def test_home_assistant_would_say_so_if_a_message_were_wrong(house: House) -> None:
     """That the tests above can fail."""

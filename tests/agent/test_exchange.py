@@ -138,8 +138,8 @@ def test_who_gives_up_waiting_is_not_surprised_later() -> None:
             yield picture()
 
     run = Run(engine, pictures())  # type: ignore[arg-type]
+    engine.go_on.clear()
     with run:
-        engine.go_on.clear()
         wait_for("a frame under way", engine._running.locked)
         # one set of buffers is under way, the other is here and waits with it
         given_up = run.pipeline.between(lambda: pytest.fail("nobody waits for it"))

@@ -85,6 +85,8 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
     monkeypatch.setattr(module, "VIEWS", 2)
     monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(module, "LEARNING_RATE", 1e-5)
+    monkeypatch.setattr(module, "ROUNDS", 20)
+    monkeypatch.setattr(module, "LOOKS", 2)
     asked = ["--speedup", "1.5", "--size", "300x300", "--most", "70", "--json"]
     out = tmp_path / "yard.tflite"
     assert main(arguments(tmp_path, *asked, source=coco_package)) == 0

@@ -39,7 +39,7 @@ NEAR = 0.1  # of a score; 0.08 was seen, two steps
 OVERLAP = 0.8  # IoU of two boxes of one object; 0.87 was seen
 WHEEL = re.compile(r"-(?:none-any|(?:cp\d+|py\d)-(?:cp\d+|abi3|none)-[\w.]*manylinux[\w.]*_aarch64[\w.]*)\.whl$")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("arm64")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])

@@ -17,7 +17,6 @@ DATA = Path(__file__).resolve().parents[1] / "contract" / "data"
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.xdist_group("v4l2")
 def test_the_kernels_clock_is_set_under_an_agent(tmp_path: Path) -> None:
     import cv2
     import numpy as np

@@ -232,7 +232,6 @@ def installed(bootable: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("systemd")
 class TestBooted:
     """An agent that was installed by the document, and is as the document left it at the start of each test."""
 
@@ -614,7 +613,6 @@ class TestBooted:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("systemd")
 def test_document_from_clone_to_uninstall(bootable: None, tmp_path: Path) -> None:
     with Machine(tmp_path) as machine:
         version = follow(machine, "Install")[0].splitlines()[-1]

@@ -34,7 +34,6 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("v4l2")
 @pytest.mark.parametrize("check", CHECKS)
 def test_in_the_guest(guest: Outcome, check: str) -> None:
     verdict = re.search(rf"^CHECK {check} (\w+)", guest.text, re.MULTILINE)
@@ -43,6 +42,5 @@ def test_in_the_guest(guest: Outcome, check: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("v4l2")
 def test_nothing_else_went_wrong_in_the_guest(guest: Outcome) -> None:
     assert guest.exit_code == 0, guest.text[-6000:]
