@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from vedette_converter.progress import Silent
 from vedette_converter.train import data, loop
 from vedette_converter.train.answers import ask
 from vedette_converter.train.data import Augmentation, Batches, Samples
+from vedette_converter.train.normalise import fused_batch_norm
 from vedette_converter.train.sparsity import Sparsity, magnitude_mask, zeros
 
 tf = pytest.importorskip("tensorflow", reason="the converter's extra is not installed")
@@ -280,3 +282,43 @@ def test_losses_by_hand(activation: Any, make: Callable[[Any], Any]) -> None:
 
 def test_numbers_are_imitated() -> None:
     assert float(Imitation()(None, tf.constant([[1.0, 3.0]]), tf.constant([[2.0, 0.0]]))) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "momentum": 0.5}, {"trainable": False}])
+def test_fused_normalisation_is_the_same_arithmetic(options: dict[str, Any]) -> None:
+    import keras
+
+    rng = np.random.default_rng(3)
+    pictures = tf.constant(rng.normal(3, 5, (2, 4, 4, 3)), tf.float32)  # few, so that n and n - 1 are far apart
+    found = []
+    for fused in (False, True):
+        x = keras.Input((4, 4, 3))
+        layer = keras.layers.BatchNormalization(**options)
+        model = keras.Model(x, layer(x))
+        for variable, value in zip(model.trainable_variables, ([1.5, 0.5, -2.0], [0.1, 0.2, 0.3]), strict=False):
+            variable.assign(value)
+
+        def step(model: Any = model) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(pictures)
+                out = model(pictures, training=True)
+                value = tf.reduce_sum(out * tf.cast(tf.reshape(tf.range(tf.size(out)), out.shape), out.dtype))
+            return out, tape.gradient(value, [pictures, *(v.value for v in model.trainable_variables)])
+
+        with fused_batch_norm(model) if fused else contextlib.nullcontext():
+            assert ("call" in vars(layer)) is fused
+            out, slopes = step()
+        assert "call" not in vars(layer)
+        found.append([out, *slopes, *(variable.value for variable in layer.non_trainable_variables)])
+    assert len(found[0]) >= 4
+    for one, other in zip(*found, strict=True):
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_fused_kernel_does_not_do_is_left_to_keras() -> None:
+    import keras
+
+    x = keras.Input((4, 3))
+    model = keras.Model(x, keras.layers.BatchNormalization(axis=1)(x))
+    with fused_batch_norm(model):
+        assert model(np.ones((2, 4, 3), np.float32), training=True).shape == (2, 4, 3)

@@ -13,6 +13,7 @@ from ..recipe.quantisation import Quantise
 from . import edge_quantizer, tf_converter
 from .graph import read_graph
 from .mixed import mixed
+from .pack import compact
 from .proof import prove
 from .ranges import clip, observe, refuse_nan_constants
 from .samples import Samples
@@ -52,6 +53,8 @@ def convert(
         if samples is not None:
             observe(original, samples, limit=FEW)
         made = _float(network, options.precision, original)
+    if options.precision != "float32":  # which stays as it came
+        made = compact(made)
     try:
         prove(made, f"the {options.precision} network")
     except FaultError as error:

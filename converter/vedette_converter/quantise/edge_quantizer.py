@@ -14,7 +14,8 @@ import numpy as np
 
 from vedette.contract.errors import FaultError, MissingPackageError
 
-from .graph import GraphOp, inline
+from .graph import GraphOp
+from .pack import compact
 from .ranges import Range
 
 Dtype = Literal["int8", "uint8", "int16", "float32"]
@@ -112,4 +113,4 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
         raise FaultError("ai-edge-quantizer cannot quantise the network", found=said[:500]) from None
     finally:
         logger.setLevel(before)
-    return inline(bytes(made.quantized_model))
+    return compact(bytes(made.quantized_model))

@@ -72,21 +72,6 @@ def read_graph(flatbuffer: bytes) -> Graph:
         raise ModelError("no TFLite flatbuffer that can be read", found=f"{type(error).__name__}: {error}") from None
 
 
-def inline(flatbuffer: bytes) -> bytes:
-    """The same network with its constants inside the flatbuffer, where ai-edge-quantizer puts them behind it.
-
-    TFLite reads such offsets since 2.14; older readers, among them the Edge TPU's compiler, would find no weights.
-    """
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    # the reader fetches what lies behind and forgets the offsets
-    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
-    for buffer in model.buffers:
-        if buffer.data is not None:
-            buffer.data = np.frombuffer(buffer.data, np.uint8)  # what is no array is packed byte by byte, in seconds
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
 def _graph(schema: Any, model: Any, flatbuffer: bytes) -> Graph:
     types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}

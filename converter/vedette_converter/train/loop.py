@@ -23,6 +23,7 @@ from ..progress import Progress
 from ..tensorflow import load_tensorflow
 from .data import TrainingBatches
 from .kept import save_arrays
+from .normalise import fused_batch_norm
 from .sparsity import Masks, Sparsity
 
 LEAST_SHARE: Final = 0.01  # of the highest learning rate, at the end of the cosine
@@ -119,7 +120,7 @@ def fit(
     advance = progress.begin(name, total)
     for _ in range(len(history.losses) * batches.steps):
         advance()
-    with computing_in_bfloat16(model, bfloat16):
+    with fused_batch_norm(model), computing_in_bfloat16(model, bfloat16):
         compiled = tf.function(step, reduce_retracing=True)
         for epoch in range(len(history.losses), schedule.epochs):
             losses = []
