@@ -1,8 +1,8 @@
 """Batch normalisation by TensorFlow's fused kernel while a network is trained.
 
 Keras 3 writes it as a dozen operations (mean, squares, root, products), each of which goes through the whole batch in
-memory; a small network spends more time there than in its convolutions. `tf.raw_ops.FusedBatchNormV3` is the same
-arithmetic in one: a ResNet-8's epoch takes half the time.
+memory, and of a small network that is much of the work. `tf.raw_ops.FusedBatchNormV3` is the same
+arithmetic in one.
 """
 
 from __future__ import annotations
