@@ -74,6 +74,7 @@ class AgentTurn:
     stages: dict[str, list[float]] = field(default_factory=dict)
     delivered: list[float] = field(default_factory=list)
     """From the frame in memory to the message at a subscriber."""
+    sent: Latency = EMPTY
     acknowledged: Latency = EMPTY
     """From the frame in memory to PUBACK, as the agent's statistics say."""
     missing: int = 0
@@ -167,8 +168,10 @@ def _read(
             turn.stages[stage].append(message["latency_ms"][stage])
     for at_ns, message in _messages(everything, "stats"):
         if at_ns - begun_ns > message["interval_s"] * 0.9e9:  # it began with the turn, more or less
-            latency = msgspec.convert(message["latency_ms"]["acknowledged"], Latency)
-            turn.acknowledged = turn.acknowledged.merge(latency)
+            sent, acknowledged = (
+                msgspec.convert(message["latency_ms"][stage], Latency) for stage in ("sent", "acknowledged")
+            )
+            turn.sent, turn.acknowledged = turn.sent.merge(sent), turn.acknowledged.merge(acknowledged)
     turn.missing = sum(max(seen) - min(seen) + 1 - len(set(seen)) for seen in seqs.values())
     return turn
 

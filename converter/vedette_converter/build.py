@@ -289,10 +289,11 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, maker: _Maker) ->
     model = network.model
     if recipe.train is not None:
         model = steps.train(model, recipe.train, samples)
-    larger, spec = None, None
+    larger, spec, together = None, None, False
     if recipe.distil is not None and (named := recipe.distil.teacher) is not None:
         larger = read_network(file.resolve(named.file), fix="mend [distil.teacher] file")
         check_teacher(larger, model, named.file)
+        together = named.together
         if isinstance(recipe.input, ImageInput):
             spec = msgspec.structs.replace(
                 recipe.input, mean=named.mean or recipe.input.mean, std=named.std or recipe.input.std
@@ -303,7 +304,9 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, maker: _Maker) ->
             )
     zeroed = recipe.sparsify
     sparsity = Sparsity(zeroed.sparsity, zeroed.begin, zeroed.end) if zeroed is not None else None
-    return steps.prune_and_distil(model, recipe.prune, recipe.distil, sparsity, samples, larger, spec)
+    return steps.prune_and_distil(
+        model, recipe.prune, recipe.distil, sparsity, samples, larger, spec, together=together
+    )
 
 
 def _write(path: Path, flatbuffer: bytes) -> None:

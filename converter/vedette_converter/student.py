@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput, ImageInput, RegressOutput, SsdOutput
@@ -34,7 +36,7 @@ from .recipe.series import AnomalyHead
 from .recipe.training import Augment, Distil, Prune, Train
 from .tensorflow import load_tensorflow
 from .train.answers import ask
-from .train.data import Augmentation, Samples, TrainingSamples
+from .train.data import Augmentation, Samples, TrainingBatches, TrainingSamples
 from .train.loop import Loss, Schedule, fit
 from .train.sparsity import Sparsity
 from .train.work import Work, weights_digest
@@ -94,10 +96,10 @@ class Steps:
 
     def prune_and_distil(
         self, model: Any, cut: Prune | None, options: Distil | None, sparsify: Sparsity | None,
-        samples: TrainingSamples, larger: Any | None, larger_spec: ImageInput | None = None,
+        samples: TrainingSamples, larger: Any | None, larger_spec: ImageInput | None = None, *, together: bool = False,
     ) -> Student:  # fmt: skip
         """``model``: the float network; it stays as it is. ``larger``: the recipe's own teacher, if it names one, and
-        ``larger_spec``: what that one takes, where it is not what the network takes.
+        ``larger_spec``: what that one takes, where it is not what the network takes. ``together``: both teach.
 
         Raises `UserError` where the options do not fit the network or the samples.
         """
@@ -105,26 +107,28 @@ class Steps:
         taught = samples
         if larger_spec is not None and isinstance(samples, Samples):
             taught = dataclasses.replace(samples, spec=larger_spec)
-        teacher = _Teacher(model if larger is None else larger, taught)
+        teachers = [_Teacher(model if larger is None else larger, taught)]
+        if together:
+            teachers.append(_Teacher(model, samples))
         shape: prune.Plan | None = None
         student = model
         if cut is not None:
-            shape, student = self._cut(model, cut, options, samples, teacher)
+            shape, student = self._cut(model, cut, options, samples, teachers)
         elif options is not None or sparsify is not None:
             student = _copy(model)
         control = None
         if options is not None:
             fresh = _renewed(student, options.seed) if options.control else None
-            student = self._distil("distil", student, teacher, options, sparsify, samples, options.epochs)
+            student = self._distil("distil", student, teachers, options, sparsify, samples, options.epochs)
             if fresh is not None:
                 recovering = 0 if cut is None else (cut.steps - 1) * cut.recover
                 control = self._distil(
-                    "control", fresh, teacher, options, sparsify, samples, options.epochs + recovering
+                    "control", fresh, teachers, options, sparsify, samples, options.epochs + recovering
                 )
         return Student(model, student, control, shape, before, prune.count(student))
 
     def _cut(
-        self, model: Any, cut: Prune, options: Distil | None, samples: TrainingSamples, teacher: _Teacher
+        self, model: Any, cut: Prune, options: Distil | None, samples: TrainingSamples, teachers: Sequence[_Teacher]
     ) -> tuple[prune.Plan, Any]:
         if cut.steps > 1 and options is None:
             raise UserError("[prune] steps", expected="[distil], to recover with between the cuts", found="none")
@@ -143,7 +147,7 @@ class Steps:
             if number < cut.steps:
                 assert options is not None  # asked above
                 student = self._distil(
-                    f"cut {number} of {cut.steps}", student, teacher, options, None, samples, cut.recover
+                    f"cut {number} of {cut.steps}", student, teachers, options, None, samples, cut.recover
                 )
         return shape, student
 
@@ -199,13 +203,12 @@ class Steps:
         return found.plan
 
     def _distil(
-        self, name: str, student: Any, teacher: _Teacher, options: Distil, sparsify: Sparsity | None,
+        self, name: str, student: Any, teachers: Sequence[_Teacher], options: Distil, sparsify: Sparsity | None,
         samples: TrainingSamples, epochs: int,
     ) -> Any:  # fmt: skip
         parts = (
             weights_digest(student),
-            weights_digest(teacher.model),
-            teacher.samples.spec,
+            *(part for teacher in teachers for part in (weights_digest(teacher.model), teacher.samples.spec)),
             msgspec.structs.replace(options, control=False),  # says nothing of what is trained here
             sparsify,
             samples.sha256,
@@ -229,19 +232,23 @@ class Steps:
             loss = Distillation(self._activation("distil"), options.temperature, options.label_weight)
         augmentation = _augmentation(options.augment)
         looks = samples.batches(options.batch, augmentation, options.seed, views=min(options.views, epochs))
-        kept = self.work.step(
-            "answers", weights_digest(teacher.model), teacher.samples.spec, samples.sha256, augmentation, options.seed
-        )
-        answers = ask(teacher.model, looks, teacher.samples, keep=kept.answers, progress=self.progress)
-        batches = samples.batches(
-            options.batch, augmentation, options.seed, views=looks.views, answers=answers[: looks.views]
-        )
+        answers = np.mean([self._ask(teacher, looks, augmentation, options.seed) for teacher in teachers], axis=0)
+        batches = samples.batches(options.batch, augmentation, options.seed, views=looks.views, answers=answers)
         fit(
             student, batches, loss, Schedule(epochs, options.learning_rate, options.weight_decay), name=name,
             progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify, bfloat16=_bfloat16(samples),
         )  # fmt: skip
         step.keep(student)
         return student
+
+    def _ask(
+        self, teacher: _Teacher, looks: TrainingBatches, augmentation: Augmentation, seed: int
+    ) -> NDArray[np.float32]:
+        """(views, n, ...): see `ask`."""
+        kept = self.work.step(
+            "answers", weights_digest(teacher.model), teacher.samples.spec, looks.samples.sha256, augmentation, seed
+        )
+        return ask(teacher.model, looks, teacher.samples, keep=kept.answers, progress=self.progress)[: looks.views]
 
     @property
     def _imitates(self) -> bool:

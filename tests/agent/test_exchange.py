@@ -107,8 +107,8 @@ def test_a_pipeline_that_ends_before_it_heard_what_it_was_asked_takes_no_other(m
 def test_a_pipeline_that_is_stopped_meanwhile_takes_no_other() -> None:
     engine = detector([0.9], [0])
     run = Run(engine, [picture()] * 100)
+    engine.go_on.clear()
     with run:
-        engine.go_on.clear()
         wait_for("a frame under way", engine._running.locked)
         done = run.pipeline.between(lambda: pytest.fail("too late"))
         run.pipeline._stop.set()

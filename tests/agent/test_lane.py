@@ -293,3 +293,103 @@ def test_a_pipeline_that_left_has_no_place() -> None:
         done: list[FaultError | None] = []
         other.submit(lambda engine: None, done.append)
         wait_for("the other's inference", lambda: done == [None])
+
+
+# the first interpreter, borrowed
+
+
+def test_an_idle_lane_lends_its_interpreter_and_takes_no_work_meanwhile() -> None:
+    with lanes(1) as [lane]:
+        one, other = lane.seat("one"), lane.seat("other")
+        ran_on: list[threading.Thread] = []
+        faults: list[FaultError | None] = []
+
+        def run(engine: object) -> None:
+            assert engine is lane.engines[0]
+            ran_on.append(threading.current_thread())
+            other.submit(lambda engine: ran_on.append(threading.current_thread()), faults.append)
+            assert not other.run_now(lambda engine: pytest.fail("two at one interpreter")), "it is lent"
+            time.sleep(0.05)
+            assert len(ran_on) == 1, "the lane's own thread waits until the interpreter is back"
+
+        assert one.run_now(run)
+        wait_for("the other's inference", lambda: faults == [None])
+        assert ran_on[0] is threading.current_thread() and ran_on[1] is not ran_on[0]
+        assert (one.inferences, other.inferences) == (1, 1) and one.engine_s >= 0.05
+
+
+def test_a_lane_that_somebody_wants_lends_nothing() -> None:
+    go_on, entered = threading.Event(), threading.Event()
+    with lanes(2, slots=1) as [lane]:
+        one, other = lane.seat("one"), lane.seat("other")
+
+        def hang(engine: object) -> None:
+            entered.set()
+            assert go_on.wait(DEADLINE_S)
+
+        faults: list[FaultError | None] = []
+        one.submit(hang, faults.append)
+        assert entered.wait(DEADLINE_S)
+        assert not other.run_now(lambda engine: pytest.fail("somebody is at work"))
+        go_on.set()
+        wait_for("done", lambda: faults)
+        assert other.run_now(lambda engine: None)
+        lane.stop()
+        assert not other.run_now(lambda engine: pytest.fail("it has been stopped"))
+
+
+def test_where_all_cores_are_taken_nothing_is_lent() -> None:
+    go_on, entered = threading.Event(), threading.Event()
+    with lanes(1, 1, slots=1) as [lane, another]:
+        seat = lane.seat("a")
+
+        def hang(engine: object) -> None:
+            entered.set()
+            assert go_on.wait(DEADLINE_S)
+
+        faults: list[FaultError | None] = []
+        another.seat("b").submit(hang, faults.append)
+        assert entered.wait(DEADLINE_S)
+        assert not seat.run_now(lambda engine: pytest.fail("no core is free"))
+        go_on.set()
+        wait_for("done", lambda: faults)
+        wait_for("a free core", lambda: seat.run_now(lambda engine: None))
+
+
+def test_a_borrowers_fault_is_raised_and_the_interpreter_comes_back() -> None:
+    fault = EngineFaultError("invoke failed", found="rubbish")
+
+    def fail(engine: object) -> None:
+        raise fault
+
+    def bug(engine: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with lanes(1) as [lane]:
+        seat = lane.seat("a")
+        with pytest.raises(EngineFaultError) as raised:
+            seat.run_now(fail)
+        assert raised.value is fault
+        with pytest.raises(FaultError, match="a fault of ours"):
+            seat.run_now(bug)
+        assert seat.run_now(lambda engine: None) and told(seat, lambda: None) is None
+
+
+def test_an_interpreter_that_is_lent_is_not_let_go() -> None:
+    closed: list[str] = []
+    lane = Lane("m", [Named("first", closed)], Turns(1))
+    lane.start()
+    go_on, entered = threading.Event(), threading.Event()
+
+    def hang(engine: object) -> None:
+        entered.set()
+        assert go_on.wait(DEADLINE_S)
+
+    borrower = threading.Thread(target=lane.seat("a").run_now, args=(hang,))
+    borrower.start()
+    assert entered.wait(DEADLINE_S)
+    lane.stop()
+    lane.close()
+    assert closed == []
+    go_on.set()
+    borrower.join(DEADLINE_S)

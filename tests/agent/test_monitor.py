@@ -229,7 +229,7 @@ def test_a_device_and_its_pipelines_are_shown() -> None:
     text = "\n".join(shown(fleet))
     assert "eye  ready  outbox 0  61.2°C  power ok  synced  mem 88M free 512M" in text
     assert "door  in 10.0/s  out 9.0/s  share 100%  dropped stale 12 (+2), rate_cap 3 (+3)" in text
-    assert text.count("1.96/40.0") == len(STAGES)  # a bucket's middle, and the exact largest
+    assert text.count("1.96/40.0") == len(screen.SHOWN)  # a bucket's middle, and the exact largest
     assert "no problems" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,19 @@ def detector(scores: Sequence[float], class_ids: Sequence[int]) -> SmallEngine:
     return SmallEngine(
         [boxes, np.array([class_ids], np.float32), np.array([scores], np.float32), np.array([n], np.float32)]
     )
+
+
+class Paced(list[UInt8Array]):
+    """Pictures that come one after another, seconds apart."""
+
+    def __init__(self, pictures: Sequence[UInt8Array], seconds: float) -> None:
+        super().__init__(pictures)
+        self._seconds = seconds
+
+    def __iter__(self) -> Iterator[UInt8Array]:
+        for picture in super().__iter__():
+            time.sleep(self._seconds)
+            yield picture
 
 
 class FedSource:
@@ -295,7 +309,7 @@ def test_the_stages_are_all_there_and_add_up_to_the_total() -> None:
         assert latency["capture"] == 1.0
     stages = run.stats.take(clock.now_ns(), 5).stages
     assert {stage: latency.count for stage, latency in stages.items()} == {
-        "capture": 5, "queue": 5, "preprocess": 5, "infer": 5, "decode": 5, "total": 5, "acknowledged": 0,
+        "capture": 5, "queue": 5, "preprocess": 5, "infer": 5, "decode": 5, "total": 5, "sent": 0, "acknowledged": 0,
     }  # fmt: skip
 
 
@@ -502,3 +516,50 @@ def test_two_pipelines_share_an_engine_and_each_keeps_its_order() -> None:
         run.grabber.stop()
     first.lane.stop()
     assert engine.overlaps == 0, "one inference at a time"
+
+
+def test_where_there_is_time_one_thread_does_it_all_and_the_order_stays() -> None:
+    engine = detector([0.9], [0])
+    threads: list[str] = []
+    invoke = engine.invoke
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        threads.append(threading.current_thread().name)
+        invoke(*arguments, **options)
+
+    engine.invoke = noted  # type: ignore[method-assign]
+    run = Run(engine, Paced([picture()] * 12, 0.05)).to_the_end()
+    messages = run.messages()
+    assert [m["seq"] for m in messages] == [m["frame"]["seq"] for m in messages] == list(range(1, 13))
+    assert threads[0].startswith("infer-"), "how long it takes is not known yet"
+    assert threads.count("prepare-p") >= 8, threads
+    assert run.pipeline.fault is None and run.stats.dropped() == {}
+
+
+def test_while_samples_come_fast_the_engine_has_a_thread_of_its_own() -> None:
+    engine = detector([0.9], [0])
+    threads: set[str] = set()
+    invoke = engine.invoke
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.01)
+        invoke(*arguments, **options)
+
+    engine.invoke = noted  # type: ignore[method-assign]
+    run = Run(engine, [picture()] * 30).to_the_end()
+    assert len(run.messages()) == 30
+    assert all(name.startswith("infer-") for name in threads)
+
+
+def test_a_fault_where_there_is_time_ends_the_pipeline_as_any() -> None:
+    engine = detector([0.9], [0])
+    pictures = Paced([picture()] * 40, 0.05)
+    run = Run(engine, pictures)
+    with run:
+        wait_for("some frames", lambda: run.stats.results >= 5)
+        engine.fault = EngineFaultError("invoke failed", found="rubbish")
+        assert run.pipeline.ended.wait(DEADLINE_S)
+        assert run.pipeline.fault is engine.fault
+    messages = run.messages()
+    assert [m["seq"] for m in messages] == list(range(1, run.stats.results + 1))

@@ -140,6 +140,7 @@ def test_intervals_of_a_pipeline_add_up() -> None:
     stats = PipelineStats(0)
     for number in range(10):
         stats.inferred(dict.fromkeys(("capture", "queue", "preprocess", "infer", "decode", "total"), 1.0 + number))
+    stats.sent(6.0)
     stats.acknowledged(7.0)
     stats.drop("rate_cap", 3)
     stats.drop("rate_cap")
@@ -148,7 +149,7 @@ def test_intervals_of_a_pipeline_add_up() -> None:
     assert (interval.seconds, interval.frames_in, interval.inferred) == (2.0, 25, 10)
     assert list(interval.stages) == list(STAGES)
     assert interval.stages["infer"].count == 10
-    assert interval.stages["acknowledged"].max == 7.0
+    assert (interval.stages["sent"].max, interval.stages["acknowledged"].max) == (6.0, 7.0)
     after = stats.take(3_000_000_000, 30)
     assert (after.seconds, after.frames_in, after.inferred) == (1.0, 5, 0)
     assert after.stages["infer"].count == 0

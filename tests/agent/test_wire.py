@@ -211,10 +211,11 @@ def test_statistics_agree_with_the_messages(recorded: Recorded) -> None:
     sent = len(recorded.of("door/detections"))
     assert sum(s["inferred"] for s in stats) == sent
     kept = sent + len(recorded.of("door/events"))
-    assert sum(s["latency_ms"]["acknowledged"]["count"] for s in stats) <= kept
+    assert 0 < sum(s["latency_ms"]["acknowledged"]["count"] for s in stats) <= kept
+    assert 0 < sum(s["latency_ms"]["sent"]["count"] for s in stats) <= kept
     for one in stats:
         assert set(one["latency_ms"]) == {
-            "capture", "queue", "preprocess", "infer", "decode", "total", "acknowledged",
+            "capture", "queue", "preprocess", "infer", "decode", "total", "sent", "acknowledged",
         }  # fmt: skip
         for latency in one["latency_ms"].values():
             assert latency["count"] == latency["histogram"]["zero_count"] + sum(latency["histogram"]["counts"])

@@ -75,7 +75,7 @@ class TfliteEngine:
                 found=f"{len(self._inputs)} and {len(self._outputs)}",
             )  # fmt: skip
         self._input_indices = [detail["index"] for detail in interpreter.get_input_details()]
-        self._output_indices = [detail["index"] for detail in interpreter.get_output_details()]
+        self._output_views = [interpreter.tensor(detail["index"]) for detail in interpreter.get_output_details()]
         engine_class = runtime.engine_class(self._inputs[0].dtype) if kernels == "default" else kernels
         delegate = "xnnpack" if engine_class == "xnnpack" else "none"
         self._description = EngineDescription(str(runtime), delegate, threads, engine_class)
@@ -112,15 +112,16 @@ class TfliteEngine:
             for index, data in zip(self._input_indices, inputs, strict=True):
                 interpreter.set_tensor(index, data)
             interpreter.invoke()
-            for index, out in zip(self._output_indices, outputs, strict=True):
+            for view, out in zip(self._output_views, outputs, strict=True):
                 # a view of the tensor must not outlive this line: the interpreter refuses to run while one does
-                np.copyto(out, interpreter.tensor(index)().reshape(out.shape))
+                np.copyto(out, view().reshape(out.shape))
         except (ValueError, RuntimeError) as error:
             raise EngineFaultError(f"{self._description.runtime}: invoke failed", found=str(error)) from None
 
     def close(self) -> None:
         """Lets the interpreter go, and its memory with it."""
         self._interpreter = None
+        self._output_views = []  # each holds the interpreter
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

@@ -14,6 +14,9 @@ The rule, in one place:
   is in proportion to their weights, off by at most one inference each; and one that had nothing to do saves up nothing.
 
 A pipeline has one inference under way at most: its frames keep their order.
+
+Where nobody else wants it, a pipeline may borrow an interpreter and run it on its own thread (`Seat.run_now`): no thread
+is woken, and what the network reads and writes is in that core's caches.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class Turns:
 
     def enter(self, tag: float) -> None:
         """Waits until a slot is free and nobody with a smaller tag waits for it."""
+        if self.try_enter(tag):
+            return
         with self._changed:
             self._waiting.append(tag)
             self._changed.wait_for(lambda: self._running < self.slots and tag <= min(self._waiting))
@@ -68,6 +73,15 @@ class Turns:
             self._virtual = max(self._virtual, tag)
             if self._waiting and self._running < self.slots:
                 self._changed.notify_all()
+
+    def try_enter(self, tag: float) -> bool:
+        """As `enter`, where nobody has to be waited for; whether it was so."""
+        with self._changed:
+            if self._running >= self.slots or self._waiting:
+                return False
+            self._running += 1
+            self._virtual = max(self._virtual, tag)
+            return True
 
     def leave(self) -> None:
         """Gives the slot back."""
@@ -100,6 +114,11 @@ class Seat:
         """
         self.lane._submit(self, run, done)
 
+    def run_now(self, run: Run) -> bool:
+        """``run`` is called with an engine here and now, on the caller's thread; False, and nothing done, where somebody
+        else wants this lane's engines or all cores are taken. Raises the fault that ``run`` raised."""
+        return self.lane._run_now(self, run)
+
 
 class Lane:
     """The interpreters of one model. Owned by the service; its threads end with `stop`."""
@@ -114,6 +133,7 @@ class Lane:
         self._wanted = 0  # interpreters
         self._started = False
         self._stopped = False
+        self._lent = False  # the first interpreter, to a pipeline's own thread
         self._turned_ns: list[int] = []
         self._threads: list[threading.Thread] = []
         for engine in engines:
@@ -201,8 +221,8 @@ class Lane:
 
     def close(self) -> None:
         """After `stop`: lets the interpreters go. One whose thread still hangs in native code is left to it."""
-        for thread, engine in zip(self._threads, self.engines, strict=True):
-            if not thread.is_alive():
+        for number, (thread, engine) in enumerate(zip(self._threads, self.engines, strict=True)):
+            if not thread.is_alive() and not (self._lent and number == 0):
                 engine.close()
 
     def _submit(self, seat: Seat, run: Run, done: Done) -> None:
@@ -235,30 +255,52 @@ class Lane:
                 run, done = seat._work.popleft()
                 tag = seat._start
             self._turns.enter(tag)
-            begun = time.perf_counter()
-            fault: FaultError | None = None
-            try:
-                run(engine)
-            except FaultError as error:
-                fault = error
-            except VedetteError as error:
-                fault = FaultError(error.problem, where=error.where, expected=error.expected, found=error.found)
-            except Exception as error:
-                log.exception("engine of %s", seat.name)
-                fault = FaultError("a fault of ours", where=f"engine of {seat.name}", found=repr(error))
-            finally:
-                took_s = time.perf_counter() - begun
-                self._turns.leave()
-            with self._changed:
-                seat._busy = False
-                seat.engine_s += took_s
-                seat.inferences += 1
-                seat._finish = tag + took_s / seat.weight
-                seat._start = seat._finish  # of what has come meanwhile
-                if seat._work and len(self.engines) > 1:
-                    self._changed.notify()  # another interpreter may be waiting for this very pipeline
+            fault = self._run(seat, run, engine, tag)
             self._turned_ns[number] = clock.now_ns()
             done(fault)
+
+    def _run_now(self, seat: Seat, run: Run) -> bool:
+        with self._changed:
+            if self._stopped or self._lent or any(other._work or other._busy for other in self._seats):
+                return False
+            tag = max(self._turns.virtual, seat._finish)
+            if not self._turns.try_enter(tag):
+                return False
+            seat._busy = self._lent = True
+        fault = self._run(seat, run, self.engines[0], tag)
+        with self._changed:
+            self._lent = False
+            if any(other._work for other in self._seats):
+                self._changed.notify_all()  # it came meanwhile
+        if fault is not None:
+            raise fault
+        return True
+
+    def _run(self, seat: Seat, run: Run, engine: Engine, tag: float) -> FaultError | None:
+        """One inference, whose turn it is and which has a slot; accounts for it, and gives the slot back."""
+        begun = time.perf_counter()
+        fault: FaultError | None = None
+        try:
+            run(engine)
+        except FaultError as error:
+            fault = error
+        except VedetteError as error:
+            fault = FaultError(error.problem, where=error.where, expected=error.expected, found=error.found)
+        except Exception as error:
+            log.exception("engine of %s", seat.name)
+            fault = FaultError("a fault of ours", where=f"engine of {seat.name}", found=repr(error))
+        finally:
+            took_s = time.perf_counter() - begun
+            self._turns.leave()
+        with self._changed:
+            seat._busy = False
+            seat.engine_s += took_s
+            seat.inferences += 1
+            seat._finish = tag + took_s / seat.weight
+            seat._start = seat._finish  # of what has come meanwhile
+            if seat._work and len(self.engines) > 1:
+                self._changed.notify()  # another interpreter may be waiting for this very pipeline
+        return fault
 
     def _next(self, number: int) -> Seat | None:
         """The pipeline whose turn it is; none for an interpreter that is to go. Under the lock."""
@@ -269,6 +311,6 @@ class Lane:
                     _, done = seat._work.popleft()
                     done(FaultError("the engine has been stopped", where=self.name))
             return None
-        if number >= self._wanted:
+        if number >= self._wanted or (number == 0 and self._lent):
             return None
         return min(ready, key=lambda seat: seat._start, default=None)

@@ -1,4 +1,9 @@
-"""One sample, the whole way: feed -> preprocess -> engine -> decode -> reporter. Two threads a pipeline, and a lane's."""
+"""One sample, the whole way: feed -> preprocess -> engine -> decode -> reporter. Two threads a pipeline, and a lane's.
+
+While samples come faster than that, each of the three has its own: one is prepared and one reported while the engine runs.
+Where there is time between two samples (`LEISURE`), the first thread does it all: nobody has to be woken, and each step
+finds what the last one wrote in its own core's caches.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,7 @@ log = logging.getLogger(__name__)
 IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
 BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
+LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
@@ -81,8 +87,8 @@ class Pipeline:
     """Runs one model on one feed.
 
     A thread prepares a sample, a lane that may be shared infers and does nothing else, a thread finishes: decodes and
-    reports. `BUFFERS` sets of tensors go round between them, so that no more samples than that are under way, and they
-    keep their order. All public things may be called by any thread.
+    reports; or the first does all of it, see the module. `BUFFERS` sets of tensors go round between them, so that no more
+    samples than that are under way, and they keep their order. All public things may be called by any thread.
     """
 
     def __init__(
@@ -120,9 +126,12 @@ class Pipeline:
         self._over = False  # under the lock: nobody looks there any more
         self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
         self._submitted = 0  # the first thread's; final once it has said None
+        self._finished = 0  # of these; the second thread's
+        self._taken_ns = 0  # when the first thread took its last sample
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
         self._infer_ns = 0.0  # moving average of the engine's time
         self._preprocess_ns = 0.0
+        self._report_ns = 0.0
         self._unfit = ""
         stages = (self._prepare, self._finish)
         self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
@@ -178,7 +187,7 @@ class Pipeline:
         self.seat = seat
         self._models = models
         self._engine_free_ns = 0
-        self._infer_ns = self._preprocess_ns = 0.0
+        self._infer_ns = self._preprocess_ns = self._report_ns = 0.0
 
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
@@ -212,7 +221,7 @@ class Pipeline:
                     sample = self._take()
                     if sample is not None:
                         work = self._preprocess(sample, models)
-                        if work is not None:
+                        if work is not None and not self._at_leisure(work):
                             self._submitted += 1
                             self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
                             models = None
@@ -251,8 +260,23 @@ class Pipeline:
         for buffers in held:
             self._free.put(buffers)
 
+    def _at_leisure(self, work: _Work) -> bool:
+        """Infers and reports on the first thread, where there is time for it; whether it did.
+
+        Nothing else of this pipeline may be under way, so that samples keep their order, and nobody else's in the lane.
+        """
+        since_ns = work.taken_ns - self._taken_ns
+        self._taken_ns = work.taken_ns
+        takes_ns = self._preprocess_ns + self._infer_ns + self._report_ns
+        if not self._infer_ns or since_ns < LEISURE * takes_ns or self._finished != self._submitted:
+            return False
+        if not self.seat.run_now(partial(self._infer, work)):
+            return False
+        self._report(work)
+        return True
+
     def _infer(self, work: _Work, engine: Engine) -> None:
-        """On a lane's thread: nothing stands between one inference and the next."""
+        """On a lane's thread, where nothing stands between one inference and the next; or on the first thread."""
         work.entered = time.perf_counter_ns()
         self._engine_free_ns = clock.now_ns() + int(self._infer_ns * self.seat.lane.crowd)
         for model in work.models:
@@ -269,9 +293,8 @@ class Pipeline:
     def _finish(self) -> None:
         """The second thread: until the first has ended, and all that it handed to the lane has come back."""
         closing = False
-        finished = 0
         try:
-            while not (closing and finished == self._submitted):
+            while not (closing and self._finished == self._submitted):
                 try:
                     work = self._inferred.get(timeout=IDLE_S)
                 except Empty:
@@ -284,7 +307,7 @@ class Pipeline:
                     raise work.fault
                 self._report(work)
                 self._free.put(work.models)
-                finished += 1
+                self._finished += 1
                 self._turned("_finish")
         finally:
             self.reporter.end(clock.now_ns())
@@ -335,7 +358,7 @@ class Pipeline:
         return _Work(sample, models, placements, taken_ns, begun, preprocessed)
 
     def _report(self, work: _Work) -> None:
-        """Decodes, and tells the reporter what was found and how long it took."""
+        """Decodes, and tells the reporter what was found and how long it took. One thread at a time: see `_at_leisure`."""
         sample = work.sample
         begun = time.perf_counter_ns()
         found = [model.decode(placement) for model, placement in zip(work.models, work.placements, strict=True)]
@@ -353,6 +376,7 @@ class Pipeline:
         latency_ms["total"] = sum(latency_ms.values())
         self.stats.inferred(latency_ms)
         self.reporter(sample, result, latency_ms, work.engine)
+        self._report_ns += (time.perf_counter_ns() - begun - self._report_ns) * AVERAGING
         if not self.first_result.is_set():
             self.first_result.set()
 

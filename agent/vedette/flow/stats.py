@@ -20,12 +20,13 @@ _FACTOR: Final = 2**SCALE
 _LOWEST: Final = math.floor(math.log2(1e-3) * _FACTOR)  # 1 microsecond, in milliseconds
 _HIGHEST: Final = math.ceil(math.log2(1e6) * _FACTOR)  # 1,000 seconds
 
-STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "acknowledged")
+STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "sent", "acknowledged")
 """What a frame goes through, in order.
 
 ``capture``: reading and decoding it (of a live stream: converting it, for nobody can tell waiting from decoding there).
 ``queue``: complete in memory until the pipeline takes it. ``total``: all of them up to the result, capture included.
-``acknowledged``: complete in memory until the broker has acknowledged the message.
+``sent``: complete in memory until the message was given to the network. ``acknowledged``: until the broker has said that
+it has it.
 """
 
 
@@ -197,6 +198,11 @@ class PipelineStats:
             self._inferred += 1
             for stage, value in latency_ms.items():
                 self._histograms[stage].record(value)
+
+    def sent(self, value_ms: float) -> None:
+        """One message has been given to the network; again, where a connection broke before it was acknowledged."""
+        with self._lock:
+            self._histograms["sent"].record(value_ms)
 
     def acknowledged(self, value_ms: float) -> None:
         """The broker has acknowledged one message."""

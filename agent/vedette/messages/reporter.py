@@ -45,7 +45,7 @@ class NoAudience:
 
 
 class Reporter:
-    """Owned by its pipeline's last thread, but ``label_filter`` may be replaced by any."""
+    """Used by one thread of its pipeline at a time, but ``label_filter`` may be replaced by any."""
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from .lines import STATES, now, printable, size
 LABEL: Final = 10  # columns before the stages
 MAX_PROBLEMS: Final = 8
 MANY_WAITING: Final = 100  # messages in an outbox, from which on it is told from a hiccup
+SHOWN: Final = tuple(stage for stage in STAGES if stage != "sent")  # eighty columns have room for no more
 _SHORT: Final = {"preprocess": "preproc", "acknowledged": "acknowl"}
 
 
@@ -62,8 +63,8 @@ def _problems(found: list[str], most: int | None) -> list[Text]:
 
 
 def _detailed(devices: list[tuple[str, DeviceSeen]], now: float, width: int, blocks: str) -> list[Text]:
-    cell = max((width - LABEL) // len(STAGES), 8)
-    header = Text(" " * LABEL + "".join(f"{_SHORT.get(stage, stage):<{cell}}" for stage in STAGES), "dim")
+    cell = max((width - LABEL) // len(SHOWN), 8)
+    header = Text(" " * LABEL + "".join(f"{_SHORT.get(stage, stage):<{cell}}" for stage in SHOWN), "dim")
     found = [header]
     for name, device in devices:
         found.append(_device(name, device))
@@ -137,7 +138,7 @@ def _pipeline(name: str, pipeline: PipelineSeen, device: DeviceSeen) -> Text:
 
 def _stages(stages: dict[str, Latency], cell: int, blocks: str) -> list[Text]:
     numbers, drawn = Text(f"{'  p50/p99':<{LABEL}}", "dim"), Text(" " * LABEL)
-    for stage in STAGES:
+    for stage in SHOWN:
         latency = stages.get(stage)
         known = latency is not None and latency.count
         numbers.append(f"{_quantiles(latency) if known and latency else '-':<{cell}}", "not dim")

@@ -113,6 +113,7 @@ class Connection:
         self._heard = heard
         self._unheard = unheard
         self._asked: dict[int, str] = {}  # filters by the message id of their SUBSCRIBE
+        self._poller = select.poll()
         self._answered = False
         self._refused: VedetteError | None = None
         self.closed = False
@@ -199,18 +200,17 @@ class Connection:
         if sock is None:
             self.closed = True
             return
-        poller = select.poll()
         fd = sock.fileno()
-        poller.register(fd, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        self._poller.register(fd, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
         if wake_fd >= 0:
-            poller.register(wake_fd, select.POLLIN)
+            self._poller.register(wake_fd, select.POLLIN)
         if _QUICKACK is not None and isinstance(sock, socket.socket):
             # brokers have Nagle's algorithm on (RFC 896): an acknowledgement waits for ours of the one before, which the
             # kernel puts off for up to 40 ms; it forgets this option by itself, see tcp(7)
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         # TLS may hold bytes that the socket no longer shows
         pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        ready = dict(poller.poll(0 if pending else timeout_s * 1000))
+        ready = dict(self._poller.poll(0 if pending else timeout_s * 1000))
         events = ready.get(fd, 0)
         if pending or events & ~select.POLLOUT:
             self._client.loop_read()

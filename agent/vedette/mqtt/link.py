@@ -75,16 +75,19 @@ class Link:
         on_connected: Callable[[], None],
         on_acknowledged: Callable[[Key, int], None],
         on_alert: Callable[[str], None],
+        on_sent: Callable[[Key, int], None] = lambda key, captured_ns: None,
         subscriptions: Sequence[Subscription] = (),
     ) -> None:
         """``will``: the payload of the last will, asked for at each connection. ``on_connected``: publish what is
-        retained. ``on_acknowledged``: a key and its capture time. All of them are called on the link's thread."""
+        retained. ``on_sent``, ``on_acknowledged``: a key and its capture time, of a message of this boot. All of them are
+        called on the link's thread."""
         self._options = options
         self._topics = topics
         self._outbox = outbox
         self._will = will
         self._on_connected = on_connected
         self._on_acknowledged = on_acknowledged
+        self._on_sent = on_sent
         self._on_alert = on_alert
         self._inbox = Inbox(subscriptions, on_alert)
         self._stop = threading.Event()
@@ -298,6 +301,8 @@ class Link:
         self._in_flight[mid] = entry
         with self._lock:
             self._messages += 1
+        if entry.boot == clock.boot_id():
+            self._on_sent(entry.key, entry.captured_ns)
         return True
 
     def _settled(self, mid: int, reason: int) -> None:

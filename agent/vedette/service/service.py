@@ -169,6 +169,7 @@ class Service:
             self._outbox,
             will=self._voice.will,
             on_connected=self._connected,
+            on_sent=self._sent,
             on_acknowledged=self._acknowledged,
             on_alert=self._link_alert,
             subscriptions=self._subscriptions(),
@@ -426,6 +427,11 @@ class Service:
         self._voice.connected(self._condition.said, self._settings)
         self._tell_health()
         self._announcer.connected()
+
+    def _sent(self, key: Key, captured_ns: int) -> None:
+        for pipeline in self._pipelines:
+            if pipeline.name == key.stream.pipeline:
+                pipeline.stats.sent((clock.now_ns() - captured_ns) / 1e6)
 
     def _acknowledged(self, key: Key, captured_ns: int) -> None:
         for pipeline in self._pipelines:

@@ -135,6 +135,8 @@ class Teacher(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it wants taken off each pixel, as in ``[input]``; that one without it."""
     std: Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)] | None = None
     """What it wants each pixel divided by, as in ``[input]``; that one without it."""
+    together: bool = False
+    """Whether the source teaches with it: what is learned is the mean of both's outputs."""
 
 
 class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
