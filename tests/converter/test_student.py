@@ -15,7 +15,7 @@ from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput, ImageInput
 from vedette.contract.types import Classes
 from vedette.engine import TfliteEngine, load_runtime
-from vedette_converter import gate, prune, report
+from vedette_converter import gate, prune, report, student
 from vedette_converter.build import Inputs, build
 from vedette_converter.measured import Measured
 from vedette_converter.progress import Silent
@@ -246,3 +246,34 @@ def test_each_criterion_cuts(criterion: Any, tmp_path: Path) -> None:
     )
     assert student.plan is not None and {cut.kept for cut in student.plan.cuts} == {8, 16}
     assert prune.count(student.model) == student.cost_after != student.cost_before
+
+
+def test_two_that_teach_together_are_asked_each_and_their_mean_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, larger = network(1), network(2)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1), np.uint8)
+    samples = Samples(pixels, np.empty(0, np.int32), unlabelled().spec, "some")
+    answered: list[Any] = []
+    learned: list[Any] = []
+    ask, fit = student.ask, student.fit
+
+    def noted_ask(teacher: Any, *arguments: Any, **options: Any) -> Any:
+        answers = ask(teacher, *arguments, **options)
+        answered.append((teacher, answers))
+        return answers
+
+    def noted_fit(model: Any, batches: Any, *arguments: Any, **options: Any) -> Any:
+        learned.append(batches._answers)
+        return fit(model, batches, *arguments, **options)
+
+    monkeypatch.setattr(student, "ask", noted_ask)
+    monkeypatch.setattr(student, "fit", noted_fit)
+    options = Distil(epochs=2, batch=8, views=2)
+    steps(tmp_path).prune_and_distil(model, Prune(ratio=0.5), options, None, samples, larger, together=True)
+    assert [teacher for teacher, _ in answered] == [larger, model]
+    assert np.array_equal(learned[0], np.mean([answers for _, answers in answered], axis=0))
+    assert not np.array_equal(learned[0], answered[0][1])
+    alone = steps(tmp_path).prune_and_distil(model, Prune(ratio=0.5), options, None, samples, larger)
+    assert np.array_equal(learned[1], answered[0][1]), "another teaching is another training"
+    assert alone.model is not model
