@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from vedette.mqtt.retry import BACKOFF_MAX_S, BACKOFF_MIN_S, BRIEF_S, BRIEF_TIMES, LASTS, Retry
+from vedette.mqtt.retry import BACKOFF_MAX_S, BACKOFF_MIN_S, BRIEF_S, BRIEF_TIMES, LASTS, RESET_S, RESET_TIMES, Retry
 
 S: Final = 10**9
 
@@ -75,12 +75,26 @@ def test_it_is_over_once_a_connection_outlasts_the_others_pause() -> None:
 def test_restarts_resets_and_long_lives_are_no_sign_of_another_client(between: str) -> None:
     hours = Hours()
     for _ in range(20):
-        hours.live(BRIEF_S + 1 if between == "long" else 0.3, closed=between != "reset")
+        hours.live({"long": BRIEF_S + 1, "reset": 2 * RESET_S}.get(between, 0.3), closed=between != "reset")
         pause = hours.pause()
         assert not hours.retry.why and pause <= BACKOFF_MIN_S
         if between == "away":
             hours.retry.failed()
             hours.pause()
+
+
+def test_connections_that_are_reset_as_soon_as_they_are_made_are_tried_less_and_less_often() -> None:
+    hours = Hours()
+    for _ in range(RESET_TIMES - 1):
+        hours.live(RESET_S / 2, closed=False)
+        pause = hours.pause()
+        assert pause <= BACKOFF_MIN_S
+    for _ in range(10):
+        hours.live(RESET_S / 2, closed=False)
+        pause = hours.pause()
+    assert pause >= BACKOFF_MAX_S / 2 and not hours.retry.why
+    hours.live(2 * RESET_S, closed=False)
+    assert hours.pause() <= BACKOFF_MIN_S, "it was of use for a while"
 
 
 def test_the_brokers_own_word_is_enough() -> None:

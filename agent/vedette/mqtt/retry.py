@@ -3,7 +3,8 @@
 After a failure comes a pause that doubles, to a minute at most; a connection that broke begins anew with the shortest. Not
 so where the broker closes one connection after the other soon after it has taken it: that is what two clients of one id do
 to each other, each connection ending the other's (MQTT 5 and 3.1.1, section 3.1.4), and before MQTT 5 without a word. Then
-the pause goes on doubling, for both, until a connection lasts.
+the pause goes on doubling, for both, until a connection lasts. So it does where a network resets one connection after the
+other as soon as it is made; but for a few in a row, as a link that comes and goes makes them, the shortest pause is right.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 60.0
 BRIEF_S: Final = 2.0  # two clients that take turns, at the shortest pause, have a quarter to half a second each
 BRIEF_TIMES: Final = 3  # in a row: a broker that is restarted twice is no reason for a word
+RESET_S: Final = 0.5  # what is reset before that never was of use
+RESET_TIMES: Final = 6  # in a row
 LASTS: Final = 3  # pauses; the other's pause, which is how long a connection has, is at most one doubling ahead of ours
 
 
@@ -27,6 +30,7 @@ class Retry:
         self._paused_s = 0.0  # the step before the last attempt
         self._since_ns = 0
         self._brief = 0  # connections in a row that the broker closed soon
+        self._reset = 0  # connections in a row that a network broke soon
         self.why = ""
         """What is said of connections that do not last; empty where they do."""
 
@@ -53,12 +57,14 @@ class Retry:
         ``closed``: in good order, by the broker; one that a network resets is no sign of another client. ``taken_over``:
         the broker says that another client has connected with this id (MQTT 5, reason 0x8E).
         """
-        if not self.why:
+        up_ns = now_ns - self._since_ns
+        self._reset = self._reset + 1 if up_ns < RESET_S * 1e9 and not (closed or taken_over) else 0
+        if not self.why and self._reset < RESET_TIMES:
             self._step_s = BACKOFF_MIN_S
         if taken_over:
             self._brief = BRIEF_TIMES
         elif closed:
-            self._brief = self._brief + 1 if now_ns - self._since_ns < self._enough_ns() else 0
+            self._brief = self._brief + 1 if up_ns < self._enough_ns() else 0
         if self._brief < BRIEF_TIMES:
             self.why = ""
         elif taken_over:
