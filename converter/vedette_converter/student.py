@@ -42,6 +42,7 @@ from .train.sparsity import Sparsity
 from .train.work import Work, weights_digest
 
 TAYLOR_BATCHES: Final = 16  # gradients over some thousand pictures rank channels well (arXiv 1906.10771, section 4)
+RECONSTRUCTION_BATCH: Final = 32  # samples at a time
 LATENCY_ROUNDS: Final = 30  # of each measurement while a latency is sought
 
 
@@ -143,13 +144,30 @@ class Steps:
         student = model
         for number in range(1, cut.steps + 1):
             found = gradual.step_towards(student, criterion, kept, number, cut.steps, multiple=cut.multiple)
-            student = prune.apply(student, found)
+            whole, student = student, prune.apply(student, found)
+            if cut.reconstruct:
+                self._reconstruct(whole, student, found, samples, cut.reconstruct)
             if number < cut.steps:
                 assert options is not None  # asked above
                 student = self._distil(
                     f"cut {number} of {cut.steps}", student, teachers, options, None, samples, cut.recover
                 )
         return shape, student
+
+    def _reconstruct(self, whole: Any, student: Any, cut: prune.Plan, samples: TrainingSamples, count: int) -> None:
+        tf = load_tensorflow()
+        size = min(count, RECONSTRUCTION_BATCH)
+        first = samples.batches(size, None, 0).epoch(0)
+        shown = [tf.constant(inputs) for _, (inputs, _, _) in zip(range(-(-count // size)), first, strict=False)]
+        advance: list[Callable[[], None]] = []
+
+        def told(done: int, total: int) -> None:
+            if not advance:
+                advance.append(self.progress.begin("reconstruct", total))
+            elif done:
+                advance[0]()
+
+        prune.reconstruct(whole, student, cut, shown, on_layer=told)
 
     def _criterion(self, cut: Prune, samples: TrainingSamples) -> prune.Criterion:
         if cut.criterion == "l1":

@@ -248,6 +248,19 @@ def test_each_criterion_cuts(criterion: Any, tmp_path: Path) -> None:
     assert prune.count(student.model) == student.cost_after != student.cost_before
 
 
+def test_layers_behind_a_cut_are_fitted_anew_where_asked_for(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), np.uint8)
+    samples = Samples(pixels, np.empty(0, np.int32), unlabelled().spec, "some")
+    model = network()
+    plain, fitted = (
+        steps(tmp_path).prune_and_distil(model, Prune(ratio=0.5, reconstruct=count), None, None, samples, None).model
+        for count in (0, 40)
+    )
+    shown = samples.real(pixels)
+    wanted = np.asarray(model(shown))
+    assert np.abs(np.asarray(fitted(shown)) - wanted).mean() < 0.7 * np.abs(np.asarray(plain(shown)) - wanted).mean()
+
+
 def test_two_that_teach_together_are_asked_each_and_their_mean_is_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

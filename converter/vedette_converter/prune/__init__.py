@@ -15,6 +15,7 @@ from .cost import Cost, count
 from .criteria import BatchNormScale, Criterion, GeometricMedian, L1Norm, Taylor
 from .graph import ChannelGraph, Group, analyse
 from .planning import Cut, Plan, plan
+from .reconstruct import Refit, reconstruct
 
 __all__ = [
     "BatchNormScale",
@@ -27,6 +28,7 @@ __all__ = [
     "L1Norm",
     "LatencyPlan",
     "Plan",
+    "Refit",
     "Taylor",
     "analyse",
     "apply",
@@ -34,4 +36,5 @@ __all__ = [
     "masked",
     "plan",
     "plan_for_latency",
+    "reconstruct",
 ]

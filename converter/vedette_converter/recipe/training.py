@@ -97,6 +97,9 @@ class Prune(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Layer -> the share of its own channels that goes, in place of the ratio; 0 leaves it whole."""
     multiple: Annotated[int, Meta(ge=1, le=64)] = 8
     """What stays is a multiple of it: kernels take so many channels at a time."""
+    reconstruct: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """After each cut the layers behind it are fitted anew, by least squares, so that from what is left they make what they
+    made before (arXiv 1707.06168): on so many samples; 0: not at all. Needs no label and no training; some hundreds do."""
     steps: Annotated[int, Meta(ge=1, le=100)] = 1
     """How many cuts lead there, with ``recover`` epochs of distillation after each."""
     recover: Annotated[int, Meta(ge=1, le=1000)] = 1
