@@ -12,6 +12,7 @@ from ..load import Network
 from ..recipe.quantisation import Quantise
 from . import edge_quantizer, tf_converter
 from .graph import read_graph
+from .means import with_means
 from .mixed import mixed
 from .pack import compact
 from .proof import prove
@@ -40,6 +41,9 @@ def convert(
     Raises `ModelError` where weights or, over the samples, a layer's outputs are not finite, naming the layer, and where
     an op has no kernel of this precision; `FaultError` where the flatbuffer does not run; what ``samples`` raises.
     """
+    means = with_means(network) if options.calibrated else None
+    if means is not None:
+        network, float32 = means, None
     original = float32 if float32 is not None else to_float32(network)
     refuse_nan_constants(read_graph(original))
     if options.precision == "mixed":
