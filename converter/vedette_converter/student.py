@@ -253,7 +253,8 @@ class Steps:
         answers = np.mean([self._ask(teacher, looks, augmentation, options.seed) for teacher in teachers], axis=0)
         batches = samples.batches(options.batch, augmentation, options.seed, views=looks.views, answers=answers)
         fit(
-            student, batches, loss, Schedule(epochs, options.learning_rate, options.weight_decay), name=name,
+            student, batches, loss,
+            Schedule(epochs, options.learning_rate, options.weight_decay, rounded=options.rounded), name=name,
             progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify, bfloat16=_bfloat16(samples),
         )  # fmt: skip
         step.keep(student)

@@ -22,6 +22,7 @@ from vedette_converter.train import data, loop
 from vedette_converter.train.answers import ask
 from vedette_converter.train.data import Augmentation, Batches, Samples
 from vedette_converter.train.normalise import fused_batch_norm
+from vedette_converter.train.rounding import rounded_activations
 from vedette_converter.train.sparsity import Sparsity, magnitude_mask, zeros
 
 tf = pytest.importorskip("tensorflow", reason="the converter's extra is not installed")
@@ -322,3 +323,56 @@ def test_what_the_fused_kernel_does_not_do_is_left_to_keras() -> None:
     model = keras.Model(x, keras.layers.BatchNormalization(axis=1)(x))
     with fused_batch_norm(model):
         assert model(np.ones((2, 4, 3), np.float32), training=True).shape == (2, 4, 3)
+
+
+def test_rounded_activations_are_those_that_integers_will_hold() -> None:
+    import keras
+
+    layers = keras.layers
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="folded")(pixels)
+    x = shortcut = layers.ReLU(name="first")(layers.BatchNormalization(name="norm")(x))
+    y = layers.BatchNormalization(name="added")(layers.Conv2D(8, 3, padding="same")(x))
+    x = layers.ReLU(name="sum")(layers.Add(name="bare")([shortcut, y]))
+    model = keras.Model(pixels, layers.Dense(3, name="last")(layers.GlobalAveragePooling2D(name="pool")(x)))
+    names = ("folded", "norm", "first", "added", "bare", "sum", "pool", "last")
+    seen = keras.Model(pixels, [model.get_layer(name).output for name in names])
+    batch = tf.random.stateless_normal((16, 16, 16, 3), [1, 2])
+
+    def distinct() -> dict[str, int]:
+        return {
+            name: len(np.unique(out)) for name, out in zip(names, seen(batch, training=True), strict=True)
+        }  # fmt: skip
+
+    before = distinct()
+    with fused_batch_norm(model), rounded_activations(model):
+        within = distinct()
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(model(batch, training=True) ** 2)
+        slopes = tape.gradient(value, model.trainable_variables)
+    assert all(slope is not None for slope in slopes)
+    assert float(tf.reduce_max(tf.abs(slopes[0]))) > 0, "what is rounded has a slope still"
+    assert {name for name in names if within[name] <= 256 < before[name]} == {"first", "added", "sum"}
+    assert min(within["folded"], within["bare"]) > 256, "they never exist in integers"
+    assert within["pool"] <= before["pool"] and within["last"] <= before["last"]
+    assert distinct() == before and not any("call" in vars(layer) for layer in model.layers)
+
+
+def test_the_last_epochs_see_rounded_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[int] = []
+    real = loop.rounded_activations
+
+    @contextlib.contextmanager
+    def noted(model: Any) -> Any:
+        entered.append(1)
+        with real(model):
+            yield
+
+    monkeypatch.setattr(loop, "rounded_activations", noted)
+    samples = stripes()
+    model = small()
+    loop.fit(
+        model, Batches(samples, 8, PLAIN, 5), CrossEntropy("none"), loop.Schedule(4, 0.1, 0.001, rounded=0.5),
+        name="train", progress=Silent(),
+    )  # fmt: skip
+    assert len(entered) == 2 and right(model, samples) == 1.0

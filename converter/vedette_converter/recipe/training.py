@@ -160,6 +160,9 @@ class Distil(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What logits are divided by before they are compared (classifiers)."""
     label_weight: Fraction = 0.0
     """0: the teacher alone; 1: the labels alone."""
+    rounded: Fraction = 0.0
+    """Share of the epochs, the last ones, in which activations are rounded to eight bits as int8 will do it, so that the
+    network learns to live with it (arXiv 1712.05877)."""
     views: Annotated[int, Meta(ge=1, le=1000)] = 4
     """How many looks each picture has; epochs go through them by turns, and the teacher is asked about each once."""
     teacher: Teacher | None = None

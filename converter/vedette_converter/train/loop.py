@@ -24,6 +24,7 @@ from ..tensorflow import load_tensorflow
 from .data import TrainingBatches
 from .kept import save_arrays
 from .normalise import fused_batch_norm
+from .rounding import rounded_activations
 from .sparsity import Masks, Sparsity
 
 LEAST_SHARE: Final = 0.01  # of the highest learning rate, at the end of the cosine
@@ -52,6 +53,8 @@ class Schedule:
     (arXiv 1608.03983)."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD with Nesterov's momentum 0.9, or Adam (arXiv 1412.6980)."""
+    rounded: float = 0.0
+    """Share of the epochs, the last ones, with activations of eight bits: `vedette_converter.train.rounding`."""
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate at a step, from 0."""
@@ -122,16 +125,19 @@ def fit(
         advance()
     with fused_batch_norm(model), computing_in_bfloat16(model, bfloat16):
         compiled = tf.function(step, reduce_retracing=True)
+        as_int8 = tf.function(step, reduce_retracing=True)
         for epoch in range(len(history.losses), schedule.epochs):
             losses = []
-            for number, batch in enumerate(batches.epoch(epoch)):
-                now = schedule.rate(epoch * batches.steps + number, total)
-                rate.assign(now)
-                optimizer.learning_rate.assign(now)
-                losses.append(compiled(*(tf.constant(array) for array in batch)))
-                if masks is not None:
-                    masks.update(epoch * batches.steps + number)
-                advance()
+            rounded = epoch >= round((1.0 - schedule.rounded) * schedule.epochs)
+            with rounded_activations(model) if rounded else contextlib.nullcontext():
+                for number, batch in enumerate(batches.epoch(epoch)):
+                    now = schedule.rate(epoch * batches.steps + number, total)
+                    rate.assign(now)
+                    optimizer.learning_rate.assign(now)
+                    losses.append((as_int8 if rounded else compiled)(*(tf.constant(array) for array in batch)))
+                    if masks is not None:
+                        masks.update(epoch * batches.steps + number)
+                    advance()
             mean = float(np.mean([float(value) for value in losses]))
             if not math.isfinite(mean):
                 raise FaultError(
