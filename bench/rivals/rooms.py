@@ -7,6 +7,7 @@ changed; there is one more thread, which sleeps.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import threading
@@ -27,8 +28,9 @@ def watch(out: Path) -> None:
             used = {}
             for thread in threading.enumerate():
                 # Linux, Documentation/scheduler/sched-stats: a thread's time on the CPU comes first
-                spent = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
-                used[thread.name] = int(spent)
+                with contextlib.suppress(FileNotFoundError):  # it has just ended, or not begun
+                    spent = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
+                    used[thread.name] = int(spent)
             file.write(json.dumps({"at_ns": clock.now_ns(), "cpu_ns": used}) + "\n")
             file.flush()
 
