@@ -459,6 +459,11 @@ def _loss_in_namespace(ip: str, iptables: str, space: str, extent: Extent) -> li
     return rows
 
 
+LONG_LOSS_S = (
+    30.0  # in less, a few retransmissions lost in a row, which doubles TCP's pause each time, are all there is
+)
+
+
 def lossy(seconds: float, iptables: str | None) -> list[Row]:
     """``iptables``: the program, where this process has a network of its own."""
     with flow(rate=10.0) as (broker, proxy, listener, appender):
@@ -493,7 +498,10 @@ def lossy(seconds: float, iptables: str | None) -> list[Row]:
         *account_rows(what, verdict, drained, verdict.given),
         {"what": f"{what}: delivered meanwhile", "value": round(during / seconds, 1), "unit": "1/s", "n": during,
          "reason": f"of 20 a second; {how}"},
-        recovery_row(what, [recovered], reason="TCP's own back-off has to run out first"),
+        recovery_row(
+            what, [recovered], 3.0 if seconds >= LONG_LOSS_S else None,
+            "TCP's own back-off has to run out first" + ("" if seconds >= LONG_LOSS_S else "; a short run promises nothing"),
+        ),
     ]  # fmt: skip
 
 

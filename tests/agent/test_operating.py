@@ -91,6 +91,7 @@ def topped() -> str:
         "infer": 1.0,
         "decode": 0.03,
         "total": 1.2,
+        "sent": 1.3,
         "acknowledged": 1.4,
     }
     spans = [*(9.0 + 0.08 * n for n in range(40)), 14.0, 16.0, 31.0]
