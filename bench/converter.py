@@ -321,10 +321,22 @@ def build_time(results: Results, data: Path, source: Path, folder: Path) -> None
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar", type=Path, required=True, help="folder with test/LABEL/*.jpg")
-    parser.add_argument("--detection", type=Path, required=True, help="folder with val/, train/ and unlabelled/")
-    parser.add_argument("--source", type=Path, required=True, help="the detector's npm package, .tgz or unpacked")
-    parser.add_argument("--clip", type=Path, required=True, help="OpenCV's vtest.avi")
+    parser.add_argument(
+        "--cifar", type=lambda text: Path(text).resolve(), required=True, help="folder with test/LABEL/*.jpg"
+    )
+    parser.add_argument(
+        "--detection",
+        type=lambda text: Path(text).resolve(),
+        required=True,
+        help="folder with val/, train/ and unlabelled/",
+    )
+    parser.add_argument(
+        "--source",
+        type=lambda text: Path(text).resolve(),
+        required=True,
+        help="the detector's npm package, .tgz or unpacked",
+    )
+    parser.add_argument("--clip", type=lambda text: Path(text).resolve(), required=True, help="OpenCV's vtest.avi")
     parser.add_argument("--coral", type=Path, default=os.environ.get("VEDETTE_CORAL_SSD"),
                         help="mobilenet_ssd_v2_coco_quant_postprocess.tflite (default: $VEDETTE_CORAL_SSD)")  # fmt: skip
     options = parser.parse_args()
