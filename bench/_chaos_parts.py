@@ -459,16 +459,11 @@ def _loss_in_namespace(ip: str, iptables: str, space: str, extent: Extent) -> li
     return rows
 
 
-LONG_LOSS_S = (
-    30.0  # in less, a few retransmissions lost in a row, which doubles TCP's pause each time, are all there is
-)
-
-
 def lossy(seconds: float, iptables: str | None) -> list[Row]:
-    """``iptables``: the program, where this process has a network of its own."""
-    with flow(rate=10.0) as (broker, proxy, listener, appender):
+    """On the agent's own connection. ``iptables``: the program, where this process has a network of its own."""
+    with flow(rate=10.0) as (_, proxy, listener, appender):
         rules = [
-            ["INPUT", "-p", "tcp", way, str(broker.port), "-m", "statistic", "--mode", "random", "--probability", "0.3",
+            ["INPUT", "-p", "tcp", way, str(proxy.port), "-m", "statistic", "--mode", "random", "--probability", "0.3",
              "-j", "DROP"]
             for way in ("--dport", "--sport")
         ]  # fmt: skip
@@ -498,10 +493,7 @@ def lossy(seconds: float, iptables: str | None) -> list[Row]:
         *account_rows(what, verdict, drained, verdict.given),
         {"what": f"{what}: delivered meanwhile", "value": round(during / seconds, 1), "unit": "1/s", "n": during,
          "reason": f"of 20 a second; {how}"},
-        recovery_row(
-            what, [recovered], 3.0 if seconds >= LONG_LOSS_S else None,
-            "TCP's own back-off has to run out first" + ("" if seconds >= LONG_LOSS_S else "; a short run promises nothing"),
-        ),
+        recovery_row(what, [recovered], reason="TCP's own back-off has to run out first"),
     ]  # fmt: skip
 
 

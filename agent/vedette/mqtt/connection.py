@@ -6,6 +6,7 @@ calls `publish` writes to the socket, whoever calls `poll` hears acknowledgement
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
@@ -42,6 +43,9 @@ FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISC
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
 MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once; MQTT 5 alone can ask for it
+_RTO_MAX_MS: Final = 44  # TCP_RTO_MAX_MS of linux/tcp.h, which Python has no name for; since Linux 6.15
+RESEND_S: Final = 2.0  # longest between two attempts to send what was lost; the kernel's own limit is two minutes
+UNHEARD_S: Final = 120.0  # the kernel gives a connection up then; the link does so much earlier
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
@@ -182,6 +186,11 @@ class Connection:
             # Nagle's algorithm is on in paho's sockets: after a message that nobody answers (QoS 0), the next one would
             # wait for the acknowledgement that the broker's kernel puts off for up to 40 ms
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # where packets are lost the kernel waits twice as long after each attempt (RFC 6298), and a network that is
+            # well again would wait with it; without a time of its own it would then count attempts, and give up early
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNHEARD_S * 1000))
+            with contextlib.suppress(OSError):  # an older kernel
+                sock.setsockopt(socket.IPPROTO_TCP, _RTO_MAX_MS, round(RESEND_S * 1000))
         deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
         while not self._answered:
             self.poll(POLL_S)

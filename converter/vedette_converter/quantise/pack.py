@@ -1,7 +1,8 @@
 """The same network in fewer bytes, for any reader.
 
-Of a small network a fifth of the file is not weights: each channel has a zero point of eight bytes, which is 0, twice; and
-each tensor the names of all the ops that were folded into it. Nothing that runs depends on either being written out again.
+Of a small network no small part of the file is not weights: each channel has a zero point of eight bytes, which is 0, and
+so has its bias; and each tensor has the names of all the ops that were folded into it. Nothing that runs depends on either
+being written out again.
 """
 
 from __future__ import annotations

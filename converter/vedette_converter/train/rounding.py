@@ -3,7 +3,7 @@
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", arXiv
 1712.05877, section 3: in the forward pass each tensor that the integer network will hold is rounded to 256 steps of its
 range, and the gradient goes through as if it were not. The range is the batch's own. Weights, which get a scale a channel,
-are not rounded: they lose little.
+are not rounded.
 """
 
 from __future__ import annotations
