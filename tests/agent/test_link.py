@@ -21,7 +21,8 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Key, LedgerRow, Stream
 from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
 from vedette.mqtt import Link, LinkOptions, Topics
-from vedette.mqtt.connection import RESERVED_WINDOW, try_connection
+from vedette.mqtt.connection import RESEND_S, RESERVED_WINDOW, RTO_MAX_MS, UNHEARD_S, try_connection
+from vedette.mqtt.link import PUBACK_TIMEOUT_S
 from vedette.outbox import MemoryOutbox
 
 TOPICS = Topics("vedette", "dev-1")
@@ -111,6 +112,21 @@ def test_acknowledgements_do_not_wait_for_the_next_message(tmp_path: Path) -> No
             threading.Event().wait(0.008)
             in_time.append(linked.outbox.depth().messages == 0)
         assert sum(in_time[60:]) > 45
+
+
+def test_the_kernel_tries_again_soon_and_leaves_giving_up_to_the_link(broker: BrokerAddress) -> None:
+    with Linked(broker.port, protocol=broker.protocols[0]) as linked:
+        linked.wait_connected()
+        assert linked.link._connection is not None
+        sock = linked.link._connection._client.socket()
+        assert isinstance(sock, socket.socket)
+        patience_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert patience_ms == UNHEARD_S * 1000 > PUBACK_TIMEOUT_S * 1000
+        try:
+            longest_ms = sock.getsockopt(socket.IPPROTO_TCP, RTO_MAX_MS)
+        except OSError:
+            pytest.skip("TCP_RTO_MAX_MS needs Linux 6.15: how soon the kernel tries again stays untried")
+        assert longest_ms == RESEND_S * 1000
 
 
 def test_streams_keep_their_own_topics_and_seqs(broker: BrokerAddress) -> None:

@@ -43,7 +43,7 @@ FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISC
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
 MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once; MQTT 5 alone can ask for it
-_RTO_MAX_MS: Final = 44  # TCP_RTO_MAX_MS of linux/tcp.h, which Python has no name for; since Linux 6.15
+RTO_MAX_MS: Final = 44  # TCP_RTO_MAX_MS of linux/tcp.h, which Python has no name for; since Linux 6.15
 RESEND_S: Final = 2.0  # longest between two attempts to send what was lost; the kernel's own limit is two minutes
 UNHEARD_S: Final = 120.0  # the kernel gives a connection up then; the link does so much earlier
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
@@ -190,7 +190,7 @@ class Connection:
             # well again would wait with it; without a time of its own it would then count attempts, and give up early
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNHEARD_S * 1000))
             with contextlib.suppress(OSError):  # an older kernel
-                sock.setsockopt(socket.IPPROTO_TCP, _RTO_MAX_MS, round(RESEND_S * 1000))
+                sock.setsockopt(socket.IPPROTO_TCP, RTO_MAX_MS, round(RESEND_S * 1000))
         deadline_ns = clock.now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
         while not self._answered:
             self.poll(POLL_S)
