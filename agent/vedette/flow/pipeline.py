@@ -223,6 +223,7 @@ class Pipeline:
                         work = self._preprocess(sample, models)
                         if work is not None and not self._at_leisure(work):
                             self._submitted += 1
+                            self._expect(max(self._engine_free_ns, clock.now_ns()))
                             self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
                             models = None
                     elif self.feed.closed:
@@ -278,12 +279,17 @@ class Pipeline:
     def _infer(self, work: _Work, engine: Engine) -> None:
         """On a lane's thread, where nothing stands between one inference and the next; or on the first thread."""
         work.entered = time.perf_counter_ns()
-        self._engine_free_ns = clock.now_ns() + int(self._infer_ns * self.seat.lane.crowd)
+        self._expect(clock.now_ns())
         for model in work.models:
             model.infer(engine)
         work.inferred = time.perf_counter_ns()
         work.engine = engine.description  # an accelerated one's is of whoever ran it this time
         self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
+
+    def _expect(self, begins_ns: int) -> None:
+        """An inference begins, or will when the one before it has ended; without the second, a frame that is taken in
+        between would be as old as an inference takes when its turn comes."""
+        self._engine_free_ns = begins_ns + int(self._infer_ns * self.seat.lane.crowd)
 
     def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
         """On a lane's thread, which must not wait."""
