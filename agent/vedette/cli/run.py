@@ -32,6 +32,10 @@ def execute(arguments: argparse.Namespace) -> int:
     # a thread that comes back from native code waits at most so long for one that runs Python (5 ms by default)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
+    from vedette.memory import share_one_arena
+
+    share_one_arena()
+
     import cv2
 
     # lanes and grabbers are the parallelism; a pool that spins beside them only takes their cores

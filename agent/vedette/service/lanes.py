@@ -6,7 +6,6 @@ lane that nobody uses any more is let go.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from vedette.config import EngineConfig
 from vedette.contract.errors import FaultError, ModelError, VedetteError, placed
 from vedette.engine import AcceleratedEngine, AcceleratorStatus, Engine, Runtime, SelfTest, TfliteEngine, load_runtime
 from vedette.flow.lane import Lane, Turns, slots
+from vedette.memory import return_freed
 from vedette.models.acceleration import accelerate
 from vedette.models.model import Model, ModelSpec, load_model, read_network, self_test
 from vedette.models.proofs import Proofs
@@ -108,7 +108,7 @@ class Lanes:
             self._lanes.remove(lane)
             lane.stop(STOP_S)
             lane.close()
-        _return_memory()
+        return_freed()
 
     def stop(self, timeout_s: float) -> None:
         """See `Lane.stop`."""
@@ -196,14 +196,6 @@ def threads_for(
 def _key(pipeline: Prepared) -> _Key:
     """Of the file; a plain model's tables are part of what it is."""
     return pipeline.spec.path, pipeline.spec.sha256, repr(pipeline.config.plain), pipeline.config.delegate
-
-
-def _return_memory() -> None:
-    """What has been freed goes back to the kernel. glibc keeps it otherwise, in an arena of every thread that ever asked for
-    some, and models come and go on threads of their own (malloc_trim(3))."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # another C library has its own ways
-    if trim is not None:
-        trim(0)
 
 
 def _is_proved(spec: ModelSpec, runtime: Runtime, proofs: Proofs) -> bool:
