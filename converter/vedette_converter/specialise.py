@@ -133,6 +133,7 @@ class Specialised:
     cost_after: prune.Cost
     rows: tuple[GateRow, ...]
     verdicts: dict[EngineClass, Verdict]
+    """By kernels; empty where the gate does not hold."""
     seconds: float
 
 
@@ -460,6 +461,16 @@ class _Room:
             GateRow("AP50 against the float network", after.ap50, f">= {wanted.min_ap:g}", after.ap50 >= wanted.min_ap),
             GateRow("times faster", 1 / latency.ratio, f">= {wanted.speedup:g}", 1 / latency.ratio >= wanted.speedup),
         )
+
+        def found(verdicts: dict[EngineClass, Verdict]) -> Specialised:
+            return Specialised(
+                name, wanted.keep, len(learned), self.size, after, before, latency, len(original), len(flatbuffer),
+                prune.count(self.teacher.model()), prune.count(student), rows, verdicts, time.monotonic() - began,
+            )  # fmt: skip
+
+        if not all(row.holds for row in rows):
+            on_measured(found({}))  # nothing is packed, so nothing need be proved on every kernel
+            enforce(rows)
         golden = self._golden(float32, int8, held)
         labels = "".join(f"{label}\n" for label in wanted.keep).encode()
         evaluation = _evaluation(before, after, held)
@@ -479,14 +490,10 @@ class _Room:
         manifest, verdicts = package.with_tolerances(
             manifest, self.folder / "int8.tflite", golden, len(wanted.keep), self.runtime, file
         )
-        found = Specialised(
-            name, wanted.keep, len(learned), self.size, after, before, latency, len(original), len(flatbuffer),
-            prune.count(self.teacher.model()), prune.count(student), rows, verdicts, time.monotonic() - began,
-        )  # fmt: skip
-        on_measured(found)
-        enforce(rows)
+        specialised = found(verdicts)
+        on_measured(specialised)
         package.write(wanted.out, content, manifest, members)
-        return found, open_bundle(wanted.out)
+        return specialised, open_bundle(wanted.out)
 
     def _golden(self, float32: TfliteEngine, int8: TfliteEngine, held: Footage) -> Golden:
         """Of frames held back, spread over their time, in which the small float network is sure of something.

@@ -153,7 +153,8 @@ def markdown(found: Specialised) -> str:
     lines += [
         f"| {row.what} | {row.value:.4f} | {row.target} | {'yes' if row.holds else '**no**'} |" for row in found.rows
     ]
-    lines += ["", "| self-test | judged | agreement | mean score error |", "| --- | ---: | ---: | ---: |"]
+    if found.verdicts:
+        lines += ["", "| self-test | judged | agreement | mean score error |", "| --- | ---: | ---: | ---: |"]
     lines += [
         f"| {name} | {verdict.judged} | {verdict.agreement:.3f} | {verdict.mean_score_error:.4f} |"
         for name, verdict in found.verdicts.items()
