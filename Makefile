@@ -26,7 +26,8 @@ demo-sensor: .venv/.ready ## a shipped sensor network on a real recording, the s
 
 test: .venv-dev/.ready ## every check and every test, as CI runs them
 	@.venv-dev/bin/python tests/preamble.py
-	@$(MAKE) --no-print-directory lint types contracts unit unit-tflite-runtime
+	@$(MAKE) --no-print-directory -j 2 -Otarget lint types contracts $(if $(filter py311,$(VERSION_TAG)),.venv-tflite/.ready)
+	@$(MAKE) --no-print-directory unit unit-tflite-runtime
 
 lint: .venv-dev/.ready ## ruff: style and format
 	.venv-dev/bin/ruff check .
