@@ -11,9 +11,9 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("vedette", "ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "paho-mqtt", "tensorflow")
@@ -31,6 +31,9 @@ class Row:
     n: int
     spread: float | list[float] | None
     reason: str | None = None
+
+
+OF_COMMIT: Final = "measured at"
 
 
 class Results:
@@ -56,6 +59,16 @@ class Results:
         if (target is None) != (holds is None):
             raise ValueError(f"{what}: a target needs holds, and holds a target")
         self.rows.append(Row(what, value, unit, target, holds, n, spread, reason))
+
+    def keep_earlier(self, words: str, why: str) -> None:
+        """Takes over the committed file's rows that have ``words`` in their names; each says of which commit it is."""
+        path = ROOT / "bench" / "results" / f"{self.name}.json"
+        if not path.is_file():
+            return
+        document = json.loads(path.read_text())
+        for row in (Row(**row) for row in document["rows"] if words in row["what"]):
+            of_before = row.reason is not None and row.reason.startswith(OF_COMMIT)
+            self.rows.append(row if of_before else replace(row, reason=f"{OF_COMMIT} {document['commit']}: {why}"))
 
     def write(self, *, keep: bool = True) -> bool:
         """True when every promise holds. Writes beside the others, prints to stdout. ``keep``: False to print alone."""

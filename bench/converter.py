@@ -244,7 +244,9 @@ def detectors(results: Results, data: Path, source: Path, coral: Path | None, fo
         what="COCO SSDLite, int8: times faster, medians by turns", value=speedup, unit="x", n=rounds,
         **promised(2.2, speedup, most=False),
     )  # fmt: skip
-    if other_map is not None:
+    if other_map is None:
+        results.keep_earlier("Coral's", "the file was not given this time (--coral)")
+    else:
         results.row(what="Coral's SSD MobileNetV2, uint8: mAP, val + train", value=other_map, unit="", n=pictures)
         ahead = accuracy.after - other_map
         results.row(
