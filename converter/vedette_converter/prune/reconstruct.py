@@ -3,11 +3,15 @@
 He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv 1707.06168, section 3.1: with the chosen
 inputs x and the outputs y that the layer made before, its kernel becomes the one with the least ``|y - x W|^2`` over sampled
 positions. Layers are gone through in order, and x is what reaches the layer now, so that each also makes up for what those
-before it could not. The ridge pulls towards the kernel that was there: what the samples do not show stays as it was.
+before it could not. A ridge pulls towards the kernel that was there (Hoerl and Kennard, "Ridge Regression: Biased Estimation
+for Nonorthogonal Problems", 1970): what the samples do not show stays as it was. How strongly is decided by samples held
+back, layer by layer: behind the last, smallest feature maps a kernel has more weights than some hundreds of pictures have
+positions, and would learn those pictures by heart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,19 +27,22 @@ from .planning import Cut, Plan
 from .rules import kind
 
 POSITIONS: Final = 96  # of each sample, of each layer's outputs, at random
-RIDGE: Final = 3e-4  # of the mean square of an input
-MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; their square is kept in memory, 290 MB at most
+RIDGES: Final = (3e-4, 3e-3, 3e-2, 0.3, 3.0)  # of the mean square of an input
+HELD_BACK: Final = 4  # one sample in so many decides on the ridge
+MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; their square is kept in memory, twice: 290 MB each at most
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Refit:
-    """What it came to for one layer: the mean square error of its outputs, by their variance."""
+    """What it came to for one layer, on the samples held back: the mean square error of its outputs, by their variance."""
 
     layer: str
     before: float
     after: float
+    ridge: float
+    """Of `RIDGES`; infinite where none was better than the kernel as it was."""
 
 
 def reconstruct(
@@ -45,8 +52,8 @@ def reconstruct(
     """Changes the weights of ``smaller`` in place, which is `apply` of ``plan`` to ``model``, untrained as yet.
 
     Refitted are convolutions (not grouped, not depthwise) and dense layers that lost inputs and are called once.
-    ``samples``: batches as the network takes them, float32; some dozens of pictures do. ``seed``: of the positions.
-    ``on_layer``: told how many layers are done, and of how many.
+    ``samples``: batches as the network takes them, float32; some hundreds of pictures do, and no fewer than `HELD_BACK`.
+    ``seed``: of the positions. ``on_layer``: told how many layers are done, and of how many.
     """
     graph = analyse(model)
     dead = graph.dead(plan.removed)
@@ -73,6 +80,35 @@ def _fits(graph: ChannelGraph, call: Call, dead: Any) -> bool:
     return channels is not None and len(taken) < len(channels) and inputs <= MAX_INPUTS
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What a least-squares problem needs of its rows: ``x`` (n, inputs), and ``y`` (n, outputs), how far ``x W`` is off."""
+
+    gram: Float64Array
+    """``x'x``."""
+    cross: Float64Array
+    """``x'y``."""
+    error: float = 0.0
+    """``|y|^2``."""
+    rows: int = 0
+
+    def add(self, x: Float64Array, y: Float64Array) -> None:
+        """More rows."""
+        self.gram += x.T @ x
+        self.cross += x.T @ y
+        self.error += float((y**2).sum())
+        self.rows += len(x)
+
+    def change(self, ridge: float) -> Float64Array:
+        """What to add to ``W``. ``ridge``: of the mean square of an input."""
+        pull = ridge * np.trace(self.gram) / len(self.gram) + np.finfo(np.float64).tiny
+        return np.asarray(np.linalg.solve(self.gram + pull * np.eye(len(self.gram)), self.cross))
+
+    def error_after(self, change: Float64Array) -> float:
+        """``|y - x change|^2`` over these rows."""
+        return self.error - 2.0 * float((change * self.cross).sum()) + float((change * (self.gram @ change)).sum())
+
+
 def _refit(
     whole: Any, smaller: Any, name: str, left: Any, samples: Sequence[Any], rng: np.random.Generator
 ) -> Refit:  # fmt: skip
@@ -84,31 +120,36 @@ def _refit(
     if has_bias:
         own = np.vstack([own, own_bias[None]])
     seen, shown = _columns(whole, before), _columns(smaller, layer)
-    gram, cross = np.zeros((len(own), len(own))), np.zeros(own.shape)
-    count, error, total, squares = 0, 0.0, np.zeros(len(left)), np.zeros(len(left))
+    learned, held = (_Sums(np.zeros((len(own), len(own))), np.zeros(own.shape)) for _ in range(2))
+    total, squares = np.zeros(len(left)), np.zeros(len(left))
+    number = 0
     for batch in samples:
         draw = int(rng.integers(0, 2**31))
         wanted = _sampled(seen(batch), draw) @ kernel + bias
         given = _sampled(shown(batch), draw)
         if has_bias:
-            given = np.hstack([given, np.ones((len(given), 1))])
+            given = np.concatenate([given, np.ones((*given.shape[:2], 1))], axis=2)
         off = wanted - given @ own
-        gram += given.T @ given
-        cross += given.T @ off
-        count += len(given)
-        error += float((off**2).sum())
-        total += wanted.sum(axis=0)
-        squares += (wanted**2).sum(axis=0)
-    ridge = RIDGE * np.trace(gram) / len(gram) + np.finfo(np.float64).tiny
-    change = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross)
-    after = error - 2.0 * float((change * cross).sum()) + float((change * (gram @ change)).sum())
-    fitted = own + change
-    values = [fitted[:-1] if has_bias else fitted, *([fitted[-1]] if has_bias else [])]
-    weights = [layer.kernel, *([layer.bias] if has_bias else [])]
-    for weight, value in zip(weights, values, strict=True):
-        weight.assign(value.reshape(weight.shape).astype(np.float32))
-    variance = float((squares - total**2 / count).sum()) or 1.0
-    return Refit(name, error / variance, after / variance)
+        apart = (number + np.arange(len(given))) % HELD_BACK == HELD_BACK - 1
+        number += len(given)
+        for sums, which in ((learned, ~apart), (held, apart)):
+            sums.add(given[which].reshape(-1, given.shape[2]), off[which].reshape(-1, off.shape[2]))
+        total += wanted[apart].sum(axis=(0, 1))
+        squares += (wanted[apart] ** 2).sum(axis=(0, 1))
+    if not held.rows:
+        raise ValueError(f"{name}: expected at least {HELD_BACK} samples, found {number}")
+    after, ridge = min((held.error_after(learned.change(ridge)), ridge) for ridge in RIDGES)
+    if after < held.error:
+        both = _Sums(learned.gram + held.gram, learned.cross + held.cross)
+        fitted = own + both.change(ridge)
+        values = [fitted[:-1] if has_bias else fitted, *([fitted[-1]] if has_bias else [])]
+        weights = [layer.kernel, *([layer.bias] if has_bias else [])]
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value.reshape(weight.shape).astype(np.float32))
+    else:
+        after, ridge = held.error, math.inf
+    variance = float((squares - total**2 / held.rows).sum()) or 1.0
+    return Refit(name, held.error / variance, after / variance, ridge)
 
 
 def _flat(layer: Any) -> tuple[Float64Array, Float64Array]:
@@ -135,9 +176,9 @@ def _columns(model: Any, layer: Any) -> Callable[[Any], Any]:
 
 
 def _sampled(columns: Any, draw: int) -> Float64Array:
-    """Rows at the same random positions for the same ``draw`` and as many positions."""
+    """(samples, positions, inputs) at the same random positions for the same ``draw`` and as many positions."""
     array = np.asarray(columns)
     rng = np.random.default_rng(draw)
     positions = array.shape[1]
     index = rng.choice(positions, POSITIONS, replace=False) if positions > POSITIONS else np.arange(positions)
-    return np.asarray(array[:, index].reshape(-1, array.shape[-1]), np.float64)
+    return np.asarray(array[:, index], np.float64)
