@@ -156,6 +156,11 @@ class Steps:
 
     def _reconstruct(self, whole: Any, student: Any, cut: prune.Plan, samples: TrainingSamples, count: int) -> None:
         tf = load_tensorflow()
+        if min(count, len(samples)) < prune.HELD_BACK:
+            raise UserError(
+                "[prune] reconstruct", expected=f"0, or at least {prune.HELD_BACK} samples",
+                found=min(count, len(samples)),
+            )  # fmt: skip
         size = min(count, RECONSTRUCTION_BATCH)
         first = samples.batches(size, None, 0).epoch(0)
         shown = [tf.constant(inputs) for _, (inputs, _, _) in zip(range(-(-count // size)), first, strict=False)]

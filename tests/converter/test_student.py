@@ -261,6 +261,11 @@ def test_layers_behind_a_cut_are_fitted_anew_where_asked_for(tmp_path: Path) -> 
     assert np.abs(np.asarray(fitted(shown)) - wanted).mean() < 0.7 * np.abs(np.asarray(plain(shown)) - wanted).mean()
 
 
+def test_too_few_samples_to_hold_any_back_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reconstruct: expected 0, or at least 4 samples, found 3"):
+        steps(tmp_path).prune_and_distil(network(), Prune(ratio=0.5, reconstruct=3), None, None, unlabelled(), None)
+
+
 def test_two_that_teach_together_are_asked_each_and_their_mean_is_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

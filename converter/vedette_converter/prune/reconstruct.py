@@ -29,7 +29,7 @@ from .rules import kind
 POSITIONS: Final = 96  # of each sample, of each layer's outputs, at random
 RIDGES: Final = (3e-4, 3e-3, 3e-2, 0.3, 3.0)  # of the mean square of an input
 HELD_BACK: Final = 4  # one sample in so many decides on the ridge
-MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; their square is kept in memory, twice: 290 MB each at most
+MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; two of its squares are kept, 290 MB each at most
 
 Float64Array = npt.NDArray[np.float64]
 
