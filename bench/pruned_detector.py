@@ -53,7 +53,7 @@ RESAMPLES = 100  # of the bootstrap, at each network
 REFITTED = 256  # pictures that layers behind a cut are fitted anew on
 VIEWS = 2  # of each picture: itself and its mirror image
 BATCH = 16
-RATE = 5e-4
+RATE = 1e-4  # more drives a refitted network away from where it is
 
 
 def lesson_of(data: Path, recipe: Recipe, teacher: TfliteEngine) -> Lesson:
@@ -91,7 +91,8 @@ def cut(student: Any, lesson: Lesson, ratio: float) -> Any:
     taylor = prune.Taylor(batches, lambda model, b: seen((b[1], b[2]), model(b[0], training=False)))
     plan = plan_for_work(student, taylor, ratio=ratio, floor=FLOOR)
     smaller = prune.apply(student, plan)
-    shown = [tf.constant(lesson.batch(np.arange(n, n + BATCH) * VIEWS, None)[0]) for n in range(0, REFITTED, BATCH)]
+    spread = np.linspace(0, len(lesson.pixels) // VIEWS - 1, REFITTED).astype(np.intp)  # the folder has an order
+    shown = [tf.constant(lesson.batch(spread[n : n + BATCH] * VIEWS, None)[0]) for n in range(0, REFITTED, BATCH)]
     prune.reconstruct(student, smaller, plan, shown, on_layer=lambda n, of: print(f"  refitted: {n} of {of}", end="\r"))
     return smaller
 
@@ -135,7 +136,7 @@ def measure(options: argparse.Namespace, folder: Path) -> bool:
             if smaller is None:
                 smaller = cut(student, lesson, share * work(whole) / work(student))
                 first.keep(smaller)
-            course = Course(options.steps, options.seconds, BATCH, RATE, 1)
+            course = Course(options.steps, options.seconds, BATCH, RATE, 1, jitter=0.0)
             learn(smaller, lesson, SsdDistillation(), course, name=f"{share:g} of the work", progress=Lines(),
                   checkpoint=step.checkpoint)  # fmt: skip
             step.keep(smaller)

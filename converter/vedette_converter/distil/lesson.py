@@ -32,7 +32,7 @@ CLIP: Final = 5.0  # largest norm of all gradients together (Pascanu et al., arX
 SAVE_EVERY_S: Final = 30.0  # a checkpoint takes a tenth of a second
 ZOOM: Final = 0.12  # of a view, at most, in or out, as a logarithm
 SHIFT: Final = 0.06  # share of the picture's side, at most
-JITTER: Final = 0.15  # of contrast; half of it of brightness, an eighth of each colour
+JITTER: Final = 0.15  # see `Lesson.batch`
 
 
 def views(pixels: UInt8Array, count: int, rng: np.random.Generator) -> Iterator[UInt8Array]:
@@ -68,14 +68,17 @@ class Lesson:
     """(3,) or (1,), of the student's input, pixel units; ``real = (pixel - mean) / std``."""
     std: Float32Array
 
-    def batch(self, index: NDArray[np.intp], rng: np.random.Generator | None) -> tuple[Any, Any, Any]:
-        """(pictures, boxes, logits) of these, float32; contrast, brightness and colours jittered with an ``rng``."""
+    def batch(
+        self, index: NDArray[np.intp], rng: np.random.Generator | None, jitter: float = JITTER
+    ) -> tuple[Any, Any, Any]:
+        """(pictures, boxes, logits) of these, float32; with an ``rng`` contrast is jittered by the share ``jitter``,
+        brightness by half of it, each colour by an eighth."""
         pixels: NDArray[np.floating[Any]] = self.pixels[index].astype(np.float32)
-        if rng is not None:
+        if rng is not None and jitter:
             size = (len(index), 1, 1, 1)
-            pixels = (pixels - 128) * rng.uniform(1 - JITTER, 1 + JITTER, size) + 128
-            pixels += 255 * rng.uniform(-JITTER / 2, JITTER / 2, size)
-            pixels += 255 * rng.uniform(-JITTER / 8, JITTER / 8, (len(index), 1, 1, 3))
+            pixels = (pixels - 128) * rng.uniform(1 - jitter, 1 + jitter, size) + 128
+            pixels += 255 * rng.uniform(-jitter / 2, jitter / 2, size)
+            pixels += 255 * rng.uniform(-jitter / 8, jitter / 8, (len(index), 1, 1, 3))
             pixels = np.clip(pixels, 0, 255)
         real = ((pixels - self.mean) / self.std).astype(np.float32)
         return real, self.boxes[index], self.logits[index]
@@ -91,6 +94,9 @@ class Course:
     batch: int
     learning_rate: float
     seed: int
+    jitter: float = JITTER
+    """See `Lesson.batch`. The teacher was not asked about jittered pictures: what a student of much patience learns not to
+    mind disturbs one that has only to find its way back."""
 
 
 Loss = Callable[[tuple[Any, Any], tuple[Any, Any]], Any]
@@ -133,7 +139,7 @@ def learn(
             optimizer.learning_rate.assign(_rate(course, done, passed))
             rng = np.random.default_rng([course.seed, done])
             index = rng.integers(0, len(lesson.pixels), course.batch)
-            value = float(compiled(*(tf.constant(array) for array in lesson.batch(index, rng))))
+            value = float(compiled(*(tf.constant(array) for array in lesson.batch(index, rng, course.jitter))))
             if not math.isfinite(value):
                 raise FaultError(f"{name}: the loss is no number any more", where=f"step {done + 1}", found=f"{value}")
             done += 1
