@@ -18,10 +18,9 @@ from vedette.contract.bundle import open_bundle
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import SsdOutput
 from vedette.engine import TfliteEngine, load_runtime, run_self_test
-from vedette_converter import specialise as module
 from vedette_converter.cli import main
 from vedette_converter.recipe import read_recipe
-from vedette_converter.specialise import fitted
+from vedette_converter.specialise import fitted, judging, lessons
 
 CLIP = ROOT / "examples" / "media" / "people-walking.mp4"
 
@@ -80,13 +79,11 @@ def test_the_input_takes_the_cameras_proportions(frame: tuple[int, int], size: t
 def test_a_bundle_then_a_gate_that_does_not_hold(
     tmp_path: Path, coco_package: Path, tf: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mild speed-up, a few steps: what is proved is the way, not how far it goes (bench/specialise.py does that)."""
-    monkeypatch.setattr(module, "STEPS", 4)
-    monkeypatch.setattr(module, "VIEWS", 2)
-    monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(module, "LEARNING_RATE", 1e-5)
-    monkeypatch.setattr(module, "ROUNDS", 20)
-    monkeypatch.setattr(module, "LOOKS", 2)
+    """A mild speed-up, a few steps: what is proved is the way, not how far it goes (bench/converter.py does that)."""
+    for name, value in (("STEPS", 4), ("VIEWS", 2), ("BATCH", 4), ("LEARNING_RATE", 1e-5), ("TURNS", 40)):
+        monkeypatch.setattr(lessons, name, value)
+    monkeypatch.setattr(judging, "ROUNDS", 20)
+    monkeypatch.setattr(judging, "LOOKS", 2)
     asked = ["--speedup", "1.5", "--size", "300x300", "--most", "70", "--json"]
     out = tmp_path / "yard.tflite"
     assert main(arguments(tmp_path, *asked, source=coco_package)) == 0
@@ -109,7 +106,7 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
     assert test.passed is True and test.verdict.judged >= 32
 
     # the same again does no lesson twice; and where the gate does not hold, the old bundle stays and no other comes
-    monkeypatch.setattr(module, "learn", None)
+    monkeypatch.setattr(lessons, "learn", None)
     before = out.read_bytes()
     assert main(arguments(tmp_path, *asked, "--min-ap", "1.0", source=coco_package)) == 1
     captured = capsys.readouterr()
@@ -123,10 +120,10 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
 def test_two_at_the_same_work_are_told_apart(tmp_path: Path) -> None:
     lock = tmp_path / "run.lock"
     with (
-        module._alone(lock),
+        lessons.alone(lock),
         pytest.raises(UserError, match="another process is at the same work"),
-        module._alone(lock),
+        lessons.alone(lock),
     ):
         pass
-    with module._alone(lock):
+    with lessons.alone(lock):
         pass
