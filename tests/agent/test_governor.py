@@ -185,6 +185,12 @@ class Grabbed:
     def status(self) -> SourceStatus:
         return SourceStatus(self.frames, self.slot.stale, 0, self.outcome, "")
 
+    def not_before(self, reason: str, at_ns: int) -> None:
+        """Every frame is made a picture here."""
+
+    def passed(self, reason: str) -> int:
+        return 0
+
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 

@@ -17,6 +17,7 @@ from real import DEADLINE_S, wait_for
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, VedetteError
 from vedette.contract.types import UInt8Array
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
+from vedette.sources.base import Passing
 from vedette.sources.rpicam import I420
 
 STAND_IN = Path(__file__).with_name("rpicam_stand_in.py")
@@ -126,6 +127,16 @@ def test_a_buffer_is_used_where_it_fits(hardware: Hardware, opened: Callable[...
     assert again is not None and again.pixels is first and is_frame(first, 1)
     other = source.read(np.empty((8, 8, 3), np.uint8))
     assert other is not None and other.pixels.shape == (36, 100, 3)
+
+
+def test_a_frame_that_is_passed_over_is_read_and_gone(hardware: Hardware, opened: Callable[..., Source]) -> None:
+    hardware.behaves()
+    source = opened()
+    assert isinstance(source, Passing)
+    assert source.pass_over(), "the rows' length is found by it, too"
+    assert is_frame(frame_of(source), 1)
+    assert source.pass_over() and source.pass_over()
+    assert is_frame(frame_of(source), 4)
 
 
 def test_what_the_program_is_asked_for(hardware: Hardware, opened: Callable[..., Source]) -> None:

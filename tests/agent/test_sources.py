@@ -21,7 +21,7 @@ from vedette.contract.errors import SourceError, SourceLostError
 from vedette.contract.types import Frame, UInt8Array
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Grabber, Outcome, Slot, Source, SourceOptions, make_source, masked_url
-from vedette.sources.base import Pace, _Buffers
+from vedette.sources.base import Pace, Passing, _Buffers
 
 FRAMES = 12
 FPS = 20.0
@@ -264,6 +264,21 @@ def test_frames_of_an_http_camera_arrive(camera: CameraServer) -> None:
         assert watched.outcome() is None
         status = watched.grabber.status()
         assert (status.why, status.reopened) == ("", 0)
+
+
+def test_frames_of_an_http_camera_are_passed_over_and_a_loss_is_one_all_the_same(camera: CameraServer) -> None:
+    source = stream(camera)
+    assert isinstance(source, Passing)
+    with Pusher(camera):
+        source.open()
+        assert source.read(None) is not None
+        assert all(source.pass_over() for _ in range(5))
+        assert source.read(None) is not None
+        camera.hang_up()
+        with pytest.raises(SourceLostError):
+            while source.pass_over():
+                continue
+    source.close()
 
 
 def test_a_camera_that_hangs_up_is_lost_and_opened_again(camera: CameraServer) -> None:

@@ -21,6 +21,9 @@ WINDOWS: Final = (
 )
 
 
+SLOWED: Final = "slowed"  # the reason of a cap that the governor sets
+
+
 class Feed(Protocol):
     """Where a pipeline takes its samples from. Any thread may call anything."""
 
@@ -42,6 +45,15 @@ class Feed(Protocol):
         """The next sample, waiting for it; None when none came in time, or the feed is closed and empty."""
         ...
 
+    def not_before(self, reason: str, at_ns: int) -> None:
+        """For this reason no sample is wanted that comes before then, CLOCK_BOOTTIME nanoseconds: it may be let go before it
+        is made ready, and is then counted by `passed`."""
+        ...
+
+    def passed(self, reason: str) -> int:
+        """How many samples were let go for it, since the start."""
+        ...
+
     def status(self) -> SourceStatus:
         """How the source is. ``frames``: samples since the start; ``stale``: those nobody had time for."""
         ...
@@ -59,8 +71,12 @@ class FrameFeed:
         self._cap = RateCap(0.0)
         self.cap_fps: float | None = None
         """At most so many frames a second are given; None for all of them. See `vedette.flow.governor`."""
-        self.slowed = 0
-        """Frames that the cap held back, since the start; counted by whoever takes."""
+        self._held_back = 0  # counted by whoever takes
+
+    @property
+    def slowed(self) -> int:
+        """Frames that the cap held back, since the start."""
+        return self._held_back + self._grabber.passed(SLOWED)
 
     @property
     def live(self) -> bool:
@@ -79,15 +95,27 @@ class FrameFeed:
     def take(self, timeout_s: float) -> Frame | None:
         """See `Feed.take`. None, too, for a frame that the cap holds back."""
         frame = self._grabber.slot.get(timeout_s)
-        if frame is None or self._cap.due(clock.now_ns()):
+        if frame is None:
+            return None
+        if self._cap.due(clock.now_ns()):
+            self._grabber.not_before(SLOWED, self._cap.due_ns)
             return frame
-        self.slowed += 1
+        self._held_back += 1
         return None
 
     def limit(self, max_fps: float) -> None:
         """At most so many frames a second from now on, above 0; 0 for all of them."""
         self._cap.change(max_fps)
         self.cap_fps = max_fps or None
+        self._grabber.not_before(SLOWED, 0)
+
+    def not_before(self, reason: str, at_ns: int) -> None:
+        """See `Feed.not_before`."""
+        self._grabber.not_before(reason, at_ns)
+
+    def passed(self, reason: str) -> int:
+        """See `Feed.passed`."""
+        return self._grabber.passed(reason)
 
     def status(self) -> SourceStatus:
         """See `Feed.status`."""
@@ -187,6 +215,13 @@ class WindowFeed:
             window = self._windows.popleft()
             self._changed.notify_all()
             return window
+
+    def not_before(self, reason: str, at_ns: int) -> None:
+        """See `Feed.not_before`. Windows are taken in their order: none is let go."""
+
+    def passed(self, reason: str) -> int:
+        """See `Feed.passed`."""
+        return 0
 
     def status(self) -> SourceStatus:
         """See `Feed.status`."""

@@ -36,6 +36,7 @@ IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the 
 BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
 LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
+RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
@@ -127,6 +128,7 @@ class Pipeline:
         self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
         self._submitted = 0  # the first thread's; final once it has said None
         self._finished = 0  # of these; the second thread's
+        self._passed = 0  # frames that the source let go because of the rate cap, as far as they are counted
         self._taken_ns = 0  # when the first thread took its last sample
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
         self._infer_ns = 0.0  # moving average of the engine's time
@@ -327,14 +329,19 @@ class Pipeline:
         if self.feed.live and early_ns > 0:
             self._stop.wait(early_ns / 1e9)
         sample = self.feed.take(IDLE_S)
+        passed = self.feed.passed(RATE_CAP)
+        if passed > self._passed:
+            self.stats.drop(RATE_CAP, passed - self._passed)
+            self._passed = passed
         if sample is None:
             return None
         if not self.enabled.is_set():
             self.stats.drop("disabled")
             return None
         if not self._cap.due(clock.now_ns()):
-            self.stats.drop("rate_cap")
+            self.stats.drop(RATE_CAP)
             return None
+        self.feed.not_before(RATE_CAP, self._cap.due_ns)
         if self.gate is None or not isinstance(sample, Frame):
             return sample
         if self.gate.skip(sample.pixels, sample.captured_ns, busy=self.reporter.busy):

@@ -72,6 +72,11 @@ class RateCap:
         """Another cap from now on. Any thread may call it."""
         self._interval_ns = int(1e9 / max_hz) if max_hz else 0
 
+    @property
+    def due_ns(self) -> int:
+        """Before then nothing passes; 0 where there is no cap."""
+        return self._due_ns if self._interval_ns else 0
+
     def due(self, now_ns: int) -> bool:
         """Whether what comes at this time passes."""
         interval_ns = self._interval_ns

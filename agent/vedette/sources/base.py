@@ -3,6 +3,10 @@
 A source is read by a thread of its own, the grabber, into a slot that holds the newest frame. A live source goes on
 whether or not anybody takes its frames: the older one is replaced and counted as stale. A source read flat out waits
 until its frame was taken, so that nothing is lost and the pipeline sets the pace.
+
+Whoever takes frames may say from when on the next one is wanted (`Grabber.not_before`). Those before are let go as they
+came: of a camera of 30 frames a second whose pipeline looks at 5, no more than 5 are made pictures, where that (a JPEG
+decoded, YUV made BGR) costs more than letting them pass.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ import sys
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from vedette import clock
 from vedette.contract.errors import SourceLostError
@@ -21,6 +26,8 @@ from vedette.contract.types import Frame, UInt8Array
 
 from .supervise import Outcome, SourceThread
 
+LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
+ARRIVALS: Final = 32  # of which the longest wait says when the next frame is there at the latest
 _FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
 
 
@@ -53,6 +60,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Passing(Protocol):
+    """A `Source` that can let a frame go by for less than reading it costs."""
+
+    def pass_over(self) -> bool:
+        """Waits for the next frame and makes no picture of it; False at the end. Raises as `Source.read` does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One frame as read: (height, width, 3) uint8 BGR, and how long reading and decoding took, nanoseconds."""
@@ -63,7 +79,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """What the grabber says of its source. ``frames``: given since the start; ``stale``: replaced before taken."""
+    """What the grabber says of its source. ``frames``: come since the start; ``stale``: replaced before taken."""
 
     frames: int
     stale: int
@@ -137,6 +153,27 @@ class _Buffers:
         self._arrays = [*same_size[-(self._most - 1) :], array]
 
 
+class _Tempo:
+    """When frames came, CLOCK_BOOTTIME nanoseconds."""
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+        self._waits_ns: deque[int] = deque(maxlen=ARRIVALS)
+
+    def came(self, now_ns: int) -> None:
+        """A frame."""
+        if self._last_ns:
+            self._waits_ns.append(now_ns - self._last_ns)
+        self._last_ns = now_ns
+
+    @property
+    def next_ns(self) -> int | None:
+        """When the next frame is there, as far as the longest wait of late says; None as yet."""
+        if len(self._waits_ns) < ARRIVALS:
+            return None
+        return self._last_ns + max(self._waits_ns)
+
+
 class Grabber(SourceThread):
     """The thread that reads one source into its slot, and opens it again with back-off when it is lost.
 
@@ -159,13 +196,25 @@ class Grabber(SourceThread):
         )
         self.slot = Slot()
         self._source = source
+        self._passing = source if source.live and isinstance(source, Passing) else None
         self._frozen_timeout_s = frozen_timeout_s
         self._frozen_fingerprint = -1
+        self._not_before: dict[str, int] = {}
+        self._passed: dict[str, int] = {}  # the grabber's thread adds
 
     @property
     def live(self) -> bool:
         """Whether the newest frame wins."""
         return self._source.live
+
+    def not_before(self, reason: str, at_ns: int) -> None:
+        """For this reason no frame is wanted that comes before then, CLOCK_BOOTTIME nanoseconds: it may be let go, and is
+        counted. Any thread may call it."""
+        self._not_before[reason] = at_ns
+
+    def passed(self, reason: str) -> int:
+        """How many were let go for it, since the start. Any thread may call it."""
+        return self._passed.get(reason, 0)
 
     def status(self) -> SourceStatus:
         """May be called by any thread."""
@@ -177,16 +226,27 @@ class Grabber(SourceThread):
 
     def _read_to_end(self) -> tuple[Outcome, str]:
         buffers = _Buffers()
-        frozen_since_ns = 0
+        tempo = _Tempo()
+        frozen_since_ns = looked_ns = 0
         fingerprint = -1
         while not self._stop.is_set():
-            reading = self._source.read(buffers.free())
+            unwanted = self._unwanted(tempo, looked_ns)
+            reading, passed = None, False
+            if unwanted and self._passing is not None:
+                passed = self._passing.pass_over()
+            else:
+                reading = self._source.read(buffers.free())
             now = clock.now_ns()
-            if reading is None:
+            if reading is None and not passed:
                 if self._source.endless:
                     raise SourceLostError("the stream ended")
                 return Outcome.END, "read to its end"
             seq = self._arrived(1, now)
+            tempo.came(now)
+            if reading is None:
+                self._passed[unwanted] = self._passed.get(unwanted, 0) + 1
+                continue
+            looked_ns = now
             if self._frozen_timeout_s:
                 sample = reading.pixels[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
                 previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
@@ -205,6 +265,16 @@ class Grabber(SourceThread):
             self.slot.put(frame, wait=not self._source.live)
             del frame
         return Outcome.END, "stopped"
+
+    def _unwanted(self, tempo: _Tempo, looked_ns: int) -> str:
+        """Why the next frame can be let go; empty where a picture of it is to be made."""
+        if not self._not_before or self._outcome is not None or self._passing is None:
+            return ""
+        next_ns = tempo.next_ns
+        if next_ns is None or next_ns > looked_ns + LOOK_NS:
+            return ""
+        reason, until_ns = max(tuple(self._not_before.items()), key=lambda item: item[1])
+        return reason if next_ns < until_ns else ""
 
 
 class Pace:

@@ -55,9 +55,26 @@ class VideoFileSource:
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""
-        assert self._capture is not None
         self._pace.wait()
         begun = time.perf_counter_ns()
+        capture = self._grabbed()
+        pixels = None if capture is None else retrieve(capture, into)
+        if pixels is None:
+            return None
+        self._read_since_start += 1
+        return Reading(pixels, time.perf_counter_ns() - begun)
+
+    def pass_over(self) -> bool:
+        """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
+        self._pace.wait()
+        if self._grabbed() is None:
+            return False
+        self._read_since_start += 1
+        return True
+
+    def _grabbed(self) -> cv2.VideoCapture | None:
+        """The next frame is decoded; None at the end."""
+        assert self._capture is not None
         if not self._capture.grab():
             if not self._options.loop:
                 return None
@@ -70,11 +87,7 @@ class VideoFileSource:
                 self._capture = open_capture(str(self._path))
                 if self._capture is None or not self._capture.grab():
                     raise SourceError("cannot be read again from its start", where=self._path)
-        pixels = retrieve(self._capture, into)
-        if pixels is None:
-            return None
-        self._read_since_start += 1
-        return Reading(pixels, time.perf_counter_ns() - begun)
+        return self._capture
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -1,0 +1,152 @@
+"""Frames that nobody will look at: let go without a picture, counted, and never the one that is wanted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real import CLIP, wait_for
+from test_pipeline import Run, detector, picture
+
+from vedette import clock
+from vedette.contract.types import UInt8Array
+from vedette.sources import Grabber, SourceOptions, base, make_source
+from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
+
+
+class Steady:
+    """A camera whose frames come evenly."""
+
+    live = True
+
+    def __init__(self, interval_s: float, frames: int = 1_000_000) -> None:
+        self.endless = frames == 1_000_000
+        self.left = frames
+        self.pictures = 0
+        self.passed = 0
+        self._pace = base.Pace(interval_s)
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def _next(self) -> bool:
+        self._pace.wait()
+        self.left -= 1
+        return self.left >= 0
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        if not self._next():
+            return None
+        self.pictures += 1
+        return Reading(picture(), 0)
+
+    def pass_over(self) -> bool:
+        more = self._next()
+        self.passed += more
+        return more
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def grabber_of(source: Steady) -> Grabber:
+    return Grabber(source, name="test", stall_timeout_s=60, frozen_timeout_s=0, on_change=lambda *_: None)
+
+
+def test_until_a_frame_is_wanted_others_are_let_go_and_counted() -> None:
+    source = Steady(0.002)
+    grabber = grabber_of(source)
+    grabber.start()
+    try:
+        wait_for("a tempo", lambda: grabber.status().frames > 2 * ARRIVALS)
+        assert source.passed == 0, "nobody has said when"
+        wanted_ns = clock.now_ns() + 500_000_000
+        grabber.not_before("rate_cap", wanted_ns)
+        grabber.not_before("slowed", wanted_ns - 400_000_000)
+        wait_for("that time", lambda: clock.now_ns() > wanted_ns)
+        passed = source.passed
+        assert passed > 20
+        grabber.slot.get(1)
+        assert grabber.slot.get(1) is not None, "from then on there are pictures"
+        assert grabber.passed("rate_cap") == passed and grabber.passed("slowed") == 0
+    finally:
+        grabber.stop()
+    status = grabber.status()
+    assert status.frames == source.pictures + source.passed
+
+
+def test_a_camera_is_looked_at_now_and_then_however_late_a_frame_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "LOOK_NS", 50_000_000)
+    source = Steady(0.002)
+    grabber = grabber_of(source)
+    grabber.not_before("rate_cap", clock.now_ns() + 3_600_000_000_000)
+    grabber.start()
+    try:
+        wait_for("frames passed over", lambda: source.passed > 0)
+        seen = source.pictures
+        wait_for("pictures all the same", lambda: source.pictures > seen + 3)
+    finally:
+        grabber.stop()
+    assert grabber.passed("rate_cap") == source.passed
+
+
+def test_a_camera_whose_frames_come_in_bursts_is_not_relied_upon() -> None:
+    tempo = _Tempo()
+    for now in range(ARRIVALS):
+        tempo.came(1000 + now)
+        assert tempo.next_ns is None, "too few have come"
+    tempo.came(1000 + ARRIVALS)
+    assert tempo.next_ns == 1000 + ARRIVALS + 1
+    tempo.came(1500)  # a pause; and then several at once, as a network gives them
+    for now in range(1501, 1505):
+        tempo.came(now)
+    assert tempo.next_ns == 1504 + (1500 - 1000 - ARRIVALS)
+
+
+def test_above_the_rate_that_is_asked_for_no_pictures_are_made_and_the_account_closes() -> None:
+    source = Steady(0.002, 400)
+    run = Run(detector([0.9], [0]), [], source=source, max_fps=10.0).to_the_end()
+    messages = len(run.messages())
+    assert source.passed > 0 and source.pictures < 300
+    dropped = run.stats.dropped()
+    assert messages + dropped["rate_cap"] + run.grabber.status().stale == run.grabber.status().frames == 400
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_of_a_video_those_after_the_one_passed_over_are_what_they_were(loop: bool) -> None:
+    options = SourceOptions(url=str(CLIP), pace="native", loop=loop)
+    whole, passing = make_source(options), make_source(options)
+    assert isinstance(passing, Passing)
+    for source in (whole, passing):
+        source.open()
+    try:
+        for number in range(6):
+            expected = whole.read(None)
+            assert expected is not None
+            if number % 2:
+                assert passing.pass_over()
+            else:
+                given = passing.read(None)
+                assert given is not None and np.array_equal(given.pixels, expected.pixels)
+    finally:
+        whole.close()
+        passing.close()
+
+
+def test_the_end_of_a_video_is_one_when_it_is_passed_over(tmp_path: Path) -> None:
+    import cv2
+
+    path = tmp_path / "short.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 200.0, (96, 64))
+    for _ in range(3):
+        writer.write(np.full((64, 96, 3), 90, np.uint8))
+    writer.release()
+    source = make_source(SourceOptions(url=str(path), pace="native"))
+    assert isinstance(source, Passing)
+    source.open()
+    began = time.monotonic()
+    assert [source.pass_over() for _ in range(4)] == [True, True, True, False]
+    assert time.monotonic() - began >= 2 / 200, "at the video's own pace"
+    source.close()
