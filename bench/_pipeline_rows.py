@@ -101,8 +101,13 @@ def _promises(results: Results, contest: Contest, small: str) -> None:
             results, f"CPU a frame, {small}: agent by the tutorial loop",
             contest.ratios("small agent", "small tutorial", _cpu), "ratio",
         )  # fmt: skip
-        infer = [percentile(turn.invoke_ms, 50) for turn in contest.turns["small tutorial"]]
+        tutorial = contest.turns["small tutorial"]
+        infer = [percentile(turn.invoke_ms, 50) for turn in tutorial]
         figure(results, f"{small}: invoke() in the tutorial loop, p50", infer, "ms")
+        figure(
+            results, f"throughput, {small}: if nothing but that invoke() took time, by the tutorial loop",
+            [1e3 / ms / turn.fps for ms, turn in zip(infer, tutorial, strict=True)], "ratio",
+        )  # fmt: skip
     if contest.has("all agent, cameras"):
         cores = len(os.sched_getaffinity(0))
         figure(
