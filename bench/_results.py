@@ -61,14 +61,18 @@ class Results:
         self.rows.append(Row(what, value, unit, target, holds, n, spread, reason))
 
     def keep_earlier(self, words: str, why: str) -> None:
-        """Takes over the committed file's rows that have ``words`` in their names; each says of which commit it is."""
+        """Takes over the last file's rows that have ``words`` in their names; each says of which commit it is, and of which
+        machine where that was another."""
         path = ROOT / "bench" / "results" / f"{self.name}.json"
         if not path.is_file():
             return
         document = json.loads(path.read_text())
+        there = "" if document["machine"] == machine() else f" on another machine ({document['machine']['cpu']})"
         for row in (Row(**row) for row in document["rows"] if words in row["what"]):
-            of_before = row.reason is not None and row.reason.startswith(OF_COMMIT)
-            self.rows.append(row if of_before else replace(row, reason=f"{OF_COMMIT} {document['commit']}: {why}"))
+            if OF_COMMIT not in (row.reason or ""):
+                said = f"{OF_COMMIT} {document['commit']}{there}: {why}"
+                row = replace(row, reason=f"{row.reason}; {said}" if row.reason else said)
+            self.rows.append(row)
 
     def write(self, *, keep: bool = True) -> bool:
         """True when every promise holds. Writes beside the others, prints to stdout. ``keep``: False to print alone."""

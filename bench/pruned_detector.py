@@ -128,10 +128,11 @@ def measure(options: argparse.Namespace, folder: Path) -> bool:
     judging = msgspec.structs.replace(recipe.evaluate, resamples=RESAMPLES)
     student = whole
     for share in (1.0, *options.shares):
-        step = kept.step(f"work-{round(100 * share)}", files.sha256, options.shares, options.steps, options.seconds)
+        method = (options.shares, options.steps, options.seconds, VIEWS, BATCH, RATE, REFITTED, FLOOR, prune.RIDGES)
+        step = kept.step(f"work-{round(100 * share)}", files.sha256, *method)
         done = step.load()
         if done is None and share < 1:
-            first = kept.step(f"cut-{round(100 * share)}", files.sha256, options.shares, options.steps, options.seconds)
+            first = kept.step(f"cut-{round(100 * share)}", files.sha256, *method)
             smaller = first.load()
             if smaller is None:
                 smaller = cut(student, lesson, share * work(whole) / work(student))

@@ -110,7 +110,7 @@ def line(row: dict[str, Any], says: str, command: str | None = None) -> str:
         value += " ({:.4g} to {:.4g})".format(*row["spread"])
     value = f"{value} {row['unit']}".strip()
     reason = f": {row['reason']}" if row["reason"] else ""
-    holds = {None: reason.lstrip(": "), True: "yes", False: f"**no**{reason}"}[row["holds"]]
+    holds = {None: reason.lstrip(": "), True: f"yes{reason}", False: f"**no**{reason}"}[row["holds"]]
     cells = [says, value, row["target"] or "", holds, *([f"`{command}`"] if command else [])]
     return f"| {' | '.join(cells)} |"
 

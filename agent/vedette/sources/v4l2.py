@@ -103,11 +103,18 @@ class V4l2Source:
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`. ``capture_ns`` counts from the driver's own stamp, where it gives one."""
+        assert self._capture is not None
         while True:
-            capture = self._grabbed()
+            try:
+                grabbed, _ = cv2.VideoCapture.waitAny([self._capture], int(self._read_timeout_s * 1e9))
+            except cv2.error:
+                # poll(2) says POLLERR or POLLHUP
+                raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
+            if not grabbed:
+                raise SourceStalledError(f"no frame for {self._read_timeout_s:g} s", where=self._device)
             begun = time.perf_counter_ns()
-            waited_ns = self._waited_ns(capture)
-            pixels = retrieve(capture, into)
+            waited_ns = self._waited_ns(self._capture)
+            pixels = retrieve(self._capture, into)
             if pixels is not None:
                 self._broken = 0
                 return Reading(pixels, waited_ns + time.perf_counter_ns() - begun)
@@ -119,28 +126,11 @@ class V4l2Source:
                     "frames could not be decoded", where=self._device, found=f"{self._broken} in a row"
                 )
 
-    def pass_over(self) -> bool:
-        """See `Passing.pass_over`. Of a camera that sends JPEGs the frame is not even decoded."""
-        self._grabbed()
-        return True
-
     def close(self) -> None:
         """See `Source.close`."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
-
-    def _grabbed(self) -> cv2.VideoCapture:
-        """Waits for the driver's next buffer."""
-        assert self._capture is not None
-        try:
-            grabbed, _ = cv2.VideoCapture.waitAny([self._capture], int(self._read_timeout_s * 1e9))
-        except cv2.error:
-            # poll(2) says POLLERR or POLLHUP
-            raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
-        if not grabbed:
-            raise SourceStalledError(f"no frame for {self._read_timeout_s:g} s", where=self._device)
-        return self._capture
 
     @staticmethod
     def _waited_ns(capture: cv2.VideoCapture) -> int:
