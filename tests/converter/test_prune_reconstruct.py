@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,27 @@ def test_channels_that_said_the_same_as_others_are_not_missed() -> None:
     [refit] = prune.reconstruct(model, smaller, plan, shown)
     assert refit.layer == "second" and refit.after < 1e-4
     assert error(model, smaller, shown) < 1e-3
+
+
+def test_a_few_samples_are_not_learned_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    keras.utils.set_random_seed(5)
+    layers = keras.layers
+    pixels = keras.Input((4, 4, 3))
+    x = layers.Conv2D(96, 3, activation="relu", padding="valid", name="first")(pixels)
+    model = keras.Model(pixels, layers.Dense(5, name="last")(layers.GlobalAveragePooling2D()(x)))
+    plan = prune.plan(model, prune.L1Norm(), ratio=0.5, multiple=8)
+    rng = np.random.default_rng(2)
+    shown, unseen = ([tf.constant(rng.normal(size=(n, 4, 4, 3)).astype(np.float32))] for n in (64, 400))
+
+    def refitted() -> tuple[float, float]:
+        smaller = prune.apply(model, plan)
+        [refit] = prune.reconstruct(model, smaller, plan, shown)
+        return error(model, smaller, unseen), refit.ridge
+
+    plain = error(model, prune.apply(model, plan), unseen)
+    chosen, ridge = refitted()
+    assert chosen < 0.8 * plain and ridge > 3e-4
+    monkeypatch.setattr(sys.modules["vedette_converter.prune.reconstruct"], "RIDGES", (1e-9,))
+    assert refitted() == (pytest.approx(plain), float("inf")), "as many samples as weights: nothing to be learned so"

@@ -15,10 +15,11 @@ from .cost import Cost, count
 from .criteria import BatchNormScale, Criterion, GeometricMedian, L1Norm, Taylor
 from .graph import ChannelGraph, Group, analyse
 from .planning import Cut, Plan, plan
-from .reconstruct import HELD_BACK, Refit, reconstruct
+from .reconstruct import HELD_BACK, RIDGES, Refit, reconstruct
 
 __all__ = [
     "HELD_BACK",
+    "RIDGES",
     "BatchNormScale",
     "ChannelGraph",
     "Cost",

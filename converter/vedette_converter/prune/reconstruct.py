@@ -29,7 +29,7 @@ from .rules import kind
 POSITIONS: Final = 96  # of each sample, of each layer's outputs, at random
 RIDGES: Final = (3e-4, 3e-3, 3e-2, 0.3, 3.0)  # of the mean square of an input
 HELD_BACK: Final = 4  # one sample in so many decides on the ridge
-MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; two of its squares are kept, 290 MB each at most
+MAX_INPUTS: Final = 6000  # of a kernel, height x width x channels; a handful of its squares are in memory, 290 MB each
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -101,8 +101,9 @@ class _Sums:
 
     def change(self, ridge: float) -> Float64Array:
         """What to add to ``W``. ``ridge``: of the mean square of an input."""
-        pull = ridge * np.trace(self.gram) / len(self.gram) + np.finfo(np.float64).tiny
-        return np.asarray(np.linalg.solve(self.gram + pull * np.eye(len(self.gram)), self.cross))
+        pulled = self.gram.copy()
+        pulled[np.diag_indices_from(pulled)] += ridge * np.trace(self.gram) / len(self.gram) + np.finfo(np.float64).tiny
+        return np.asarray(np.linalg.solve(pulled, self.cross))
 
     def error_after(self, change: Float64Array) -> float:
         """``|y - x change|^2`` over these rows."""

@@ -51,7 +51,7 @@ def prepare(room: Room, learned: Footage) -> Lesson:
     ask = ImagePreprocessor(room.teacher.input, engine.inputs[0])
     plain = msgspec.structs.replace(room.input, mean=(0.0,), std=(1.0,))
     height, width = room.size
-    shrink = ImagePreprocessor(plain, TensorSpec("lesson", (1, height, width, 3), np.dtype(np.uint8), 1.0, 0))
+    resize = ImagePreprocessor(plain, TensorSpec("lesson", (1, height, width, 3), np.dtype(np.uint8), 1.0, 0))
     regrid = Regrid(
         room.teacher.output.anchors, room.output.anchors, room.output.box_scale, background=room.output.background
     )
@@ -63,7 +63,7 @@ def prepare(room: Room, learned: Footage) -> Lesson:
     step = room.progress.begin("teacher", len(learned))
     for frame in learned:
         for view in views(frame, VIEWS, rng):
-            shrink(view, pixels[len(boxes) : len(boxes) + 1])
+            resize(view, pixels[len(boxes) : len(boxes) + 1])
             ask(view, inputs[0])
             engine.invoke(inputs, outputs)
             answers = regrid(outputs[room.output.boxes][0], outputs[room.output.scores][0][:, columns])

@@ -20,7 +20,7 @@ from .wanted import Wanted
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One run: what is asked for, and where it is done."""
+    """See the module."""
 
     wanted: Wanted
     teacher: Teacher

@@ -25,7 +25,7 @@ from .wanted import Wanted
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """The published float network, and what stands around it."""
+    """See the module."""
 
     recipe: RecipeFile
     output: SsdOutput
