@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Final
 
 _M_ARENA_MAX: Final = -8  # malloc.h
@@ -10,9 +11,10 @@ _M_ARENA_MAX: Final = -8  # malloc.h
 
 def share_one_arena() -> None:
     """All threads allocate from one arena: each that has its own keeps what it freed to itself. To be called before there
-    are threads. The agent's threads allocate little, and Python's lock is seldom free for two of them at once."""
+    are threads. The agent's threads allocate little, and Python's lock is seldom free for two of them at once. Whoever has
+    said otherwise in the environment (mallopt(3)) is heard."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, 1)
 
 

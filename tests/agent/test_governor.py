@@ -212,6 +212,9 @@ class Camera:
         self.latency_ms: Callable[[], float] = lambda: 20.0
         self._due = 0.0
 
+    def count_passed(self) -> None:
+        """Nothing is let go here."""
+
     def second(self, begun_ns: int, set_clock: Callable[[int], None]) -> int:
         """A second's frames. How many were inferred."""
         before = self.seat.inferences

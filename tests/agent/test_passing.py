@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from real import CLIP, wait_for
@@ -12,6 +13,7 @@ from test_pipeline import Run, detector, picture
 
 from vedette import clock
 from vedette.contract.types import UInt8Array
+from vedette.flow.feed import FrameFeed
 from vedette.sources import Grabber, SourceOptions, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
 
@@ -30,6 +32,11 @@ class Steady:
 
     def open(self) -> None:
         """Nothing to open."""
+
+    def step(self, frames: int) -> None:
+        """Until so many more have come."""
+        until = self.left - frames
+        wait_for("frames", lambda: self.left <= until)
 
     def _next(self) -> bool:
         self._pace.wait()
@@ -66,13 +73,11 @@ def test_until_a_frame_is_wanted_others_are_let_go_and_counted() -> None:
         grabber.not_before("rate_cap", wanted_ns)
         grabber.not_before("slowed", wanted_ns - 400_000_000)
         wait_for("that time", lambda: clock.now_ns() > wanted_ns)
-        passed = source.passed
-        assert passed > 20
         grabber.slot.get(1)
         assert grabber.slot.get(1) is not None, "from then on there are pictures"
-        assert grabber.passed("rate_cap") == passed and grabber.passed("slowed") == 0
     finally:
         grabber.stop()
+    assert grabber.passed("rate_cap") == source.passed > 20 and grabber.passed("slowed") == 0
     status = grabber.status()
     assert status.frames == source.pictures + source.passed
 
@@ -114,9 +119,41 @@ def test_above_the_rate_that_is_asked_for_no_pictures_are_made_and_the_account_c
     assert messages + dropped["rate_cap"] + run.grabber.status().stale == run.grabber.status().frames == 400
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_of_a_video_those_after_the_one_passed_over_are_what_they_were(loop: bool) -> None:
-    options = SourceOptions(url=str(CLIP), pace="native", loop=loop)
+def test_what_is_wanted_of_an_idle_capped_pipeline_is_what_it_gets() -> None:
+    source = Steady(0.01)
+    run = Run(detector([0.9], [0]), [], source=source, max_fps=2.0)
+    with run:
+        wait_for("frames let go", lambda: source.passed > 20)
+        for _ in range(10):
+            frames = run.grabber.status().frames
+            run.pipeline.count_passed()
+            dropped = run.stats.dropped()
+            wanted = frames - dropped["rate_cap"]
+            assert wanted <= run.stats.results + run.grabber.slot.stale + 4, "what is on its way, and no more"
+            source.step(3)
+
+
+def test_what_the_governor_caps_is_let_go_and_a_higher_cap_is_heard_at_once() -> None:
+    source = Steady(0.002)
+    run = Run(detector([0.9], [0]), [], source=source)
+    feed = run.pipeline.feed
+    assert isinstance(feed, FrameFeed)
+    with run:
+        feed.limit(5.0)
+        wait_for("frames let go", lambda: source.passed > 50)
+        assert feed.slowed >= source.passed - 1 > 0
+        for _ in range(5):
+            feed.limit(5.0)  # as the governor does each second
+            passed = source.passed
+            wait_for("more", lambda passed=passed: source.passed > passed)
+        feed.limit(0.0)
+        pictures = source.pictures
+        wait_for("pictures", lambda: source.pictures > pictures + 20)
+    assert run.stats.dropped() == {}
+
+
+def test_of_a_video_those_after_the_one_passed_over_are_what_they_were() -> None:
+    options = SourceOptions(url=str(CLIP), pace="native")
     whole, passing = make_source(options), make_source(options)
     assert isinstance(passing, Passing)
     for source in (whole, passing):
@@ -135,18 +172,32 @@ def test_of_a_video_those_after_the_one_passed_over_are_what_they_were(loop: boo
         passing.close()
 
 
-def test_the_end_of_a_video_is_one_when_it_is_passed_over(tmp_path: Path) -> None:
-    import cv2
-
-    path = tmp_path / "short.mp4"
+def short_video(folder: Path) -> Path:
+    """Three frames, each of another grey."""
+    path = folder / "short.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 200.0, (96, 64))
-    for _ in range(3):
-        writer.write(np.full((64, 96, 3), 90, np.uint8))
+    for grey in (40, 120, 200):
+        writer.write(np.full((64, 96, 3), grey, np.uint8))
     writer.release()
-    source = make_source(SourceOptions(url=str(path), pace="native"))
+    return path
+
+
+def test_the_end_of_a_video_is_one_when_it_is_passed_over(tmp_path: Path) -> None:
+    source = make_source(SourceOptions(url=str(short_video(tmp_path)), pace="native"))
     assert isinstance(source, Passing)
     source.open()
     began = time.monotonic()
     assert [source.pass_over() for _ in range(4)] == [True, True, True, False]
     assert time.monotonic() - began >= 2 / 200, "at the video's own pace"
+    source.close()
+
+
+def test_a_video_that_loops_goes_on_from_its_beginning_when_its_end_is_passed_over(tmp_path: Path) -> None:
+    source = make_source(SourceOptions(url=str(short_video(tmp_path)), pace="native", loop=True))
+    assert isinstance(source, Passing)
+    source.open()
+    first = source.read(None)
+    assert first is not None and all(source.pass_over() for _ in range(5))
+    again = source.read(None)
+    assert again is not None and np.array_equal(again.pixels, first.pixels)
     source.close()

@@ -19,7 +19,6 @@ from vedette import clock
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, VedetteError
 from vedette.contract.types import UInt8Array
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
-from vedette.sources.base import Passing
 
 DEVICE = "/dev/video0"
 DRIVER = Path("/sys/bus/platform/drivers/vivid")
@@ -102,19 +101,6 @@ def check_a_buffer_is_used() -> None:
         before = first.tobytes()
         again = source.read(first)
         assert again is not None and again.pixels.ctypes.data == first.ctypes.data and again.pixels.tobytes() != before
-
-
-def check_frames_are_passed_over() -> None:
-    """Those are gone, and the driver gets its buffers back: there are more of them than it has."""
-    with opened(f"v4l2://{DEVICE}?width=320&height=180&fps=25") as source:
-        assert isinstance(source, Passing)
-        first = frames(source, 1)[0]
-        begun = time.monotonic()
-        for _ in range(12):
-            assert source.pass_over()
-        assert time.monotonic() - begun > 10 / 25 * 0.9, "each waits for its frame"
-        rest = frames(source, 3)
-    assert len({picture.tobytes() for picture in (first, *rest)}) == 4
 
 
 def check_what_differs_is_one_warning() -> None:

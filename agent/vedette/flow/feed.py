@@ -97,17 +97,20 @@ class FrameFeed:
         frame = self._grabber.slot.get(timeout_s)
         if frame is None:
             return None
-        if self._cap.due(clock.now_ns()):
-            self._grabber.not_before(SLOWED, self._cap.due_ns)
+        due = self._cap.due(clock.now_ns())
+        self._grabber.not_before(SLOWED, self._cap.due_ns)
+        if due:
             return frame
         self._held_back += 1
         return None
 
     def limit(self, max_fps: float) -> None:
         """At most so many frames a second from now on, above 0; 0 for all of them."""
+        if (max_fps or None) == self.cap_fps:
+            return
         self._cap.change(max_fps)
         self.cap_fps = max_fps or None
-        self._grabber.not_before(SLOWED, 0)
+        self._grabber.not_before(SLOWED, 0)  # until it is known under this cap
 
     def not_before(self, reason: str, at_ns: int) -> None:
         """See `Feed.not_before`."""

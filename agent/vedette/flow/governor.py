@@ -307,8 +307,9 @@ def _late(pipeline: Pipeline, first: _Counts | None) -> float:
 
 
 def _counts(pipeline: Pipeline) -> _Counts:
-    stats, dropped = pipeline.stats, pipeline.stats.dropped()
     frames = pipeline.feed.status().frames
+    pipeline.count_passed()
+    stats, dropped = pipeline.stats, pipeline.stats.dropped()
     wanted = frames - sum(dropped.get(reason, 0) for reason in UNWANTED)
     return _Counts(frames, wanted, stats.results, stats.late)
 

@@ -128,7 +128,8 @@ class Pipeline:
         self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
         self._submitted = 0  # the first thread's; final once it has said None
         self._finished = 0  # of these; the second thread's
-        self._passed = 0  # frames that the source let go because of the rate cap, as far as they are counted
+        self._passing = threading.Lock()
+        self._passed = 0  # under it: frames that the source let go because of the rate cap, as far as they are counted
         self._taken_ns = 0  # when the first thread took its last sample
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
         self._infer_ns = 0.0  # moving average of the engine's time
@@ -162,6 +163,14 @@ class Pipeline:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
+
+    def count_passed(self) -> None:
+        """What the source has let go above the rate cap goes to the account. Also for whoever reads it: of two counts that
+        belong together, frames and drops, the first grows by itself."""
+        with self._passing:
+            passed = self.feed.passed(RATE_CAP)
+            self.stats.drop(RATE_CAP, passed - self._passed)
+            self._passed = passed
 
     def decide_from(self, score_threshold: float) -> None:
         """From which score on results are decoded, from the next sample on."""
@@ -232,6 +241,7 @@ class Pipeline:
                         return
                 self._turned("_prepare")
         finally:
+            self.count_passed()
             self._inferred.put(None)
             with self._lock:
                 self._over = True
@@ -289,8 +299,8 @@ class Pipeline:
         self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
 
     def _expect(self, begins_ns: int) -> None:
-        """An inference begins, or will when the one before it has ended; without the second, a frame that is taken in
-        between would be as old as an inference takes when its turn comes."""
+        """An inference begins then. Told when it does, and already when it is submitted: the time at which the engine will
+        be free would until then be that of the inference before, and a frame taken for it an inference too early."""
         self._engine_free_ns = begins_ns + int(self._infer_ns * self.seat.lane.crowd)
 
     def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
@@ -329,10 +339,7 @@ class Pipeline:
         if self.feed.live and early_ns > 0:
             self._stop.wait(early_ns / 1e9)
         sample = self.feed.take(IDLE_S)
-        passed = self.feed.passed(RATE_CAP)
-        if passed > self._passed:
-            self.stats.drop(RATE_CAP, passed - self._passed)
-            self._passed = passed
+        self.count_passed()
         if sample is None:
             return None
         if not self.enabled.is_set():

@@ -68,6 +68,7 @@ def stats(
     """The interval since the last call. ``rows``: the accounts of this pipeline's streams, of those that have one.
     ``pictures``: what became of its snapshots, see `vedette.pictures.snapshots.Snapshots.counts`."""
     source = pipeline.feed.status()
+    pipeline.count_passed()
     now = clock.now_ns()
     interval = pipeline.stats.take(now, source.frames)
     dropped = pipeline.stats.dropped()

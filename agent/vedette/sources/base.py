@@ -5,8 +5,8 @@ whether or not anybody takes its frames: the older one is replaced and counted a
 until its frame was taken, so that nothing is lost and the pipeline sets the pace.
 
 Whoever takes frames may say from when on the next one is wanted (`Grabber.not_before`). Those before are let go as they
-came: of a camera of 30 frames a second whose pipeline looks at 5, no more than 5 are made pictures, where that (a JPEG
-decoded, YUV made BGR) costs more than letting them pass.
+came: of a camera of 30 frames a second whose pipeline looks at 5, few more than 5 are made pictures, where letting one
+pass costs less (YUV that is not made BGR).
 """
 
 from __future__ import annotations
