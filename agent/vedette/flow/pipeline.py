@@ -296,7 +296,7 @@ class Pipeline:
             model.infer(engine)
         work.inferred = time.perf_counter_ns()
         work.engine = engine.description  # an accelerated one's is of whoever ran it this time
-        self._infer_ns += (work.inferred - work.entered - self._infer_ns) * AVERAGING
+        self._infer_ns = _averaged(self._infer_ns, work.inferred - work.entered)
 
     def _expect(self, begins_ns: int) -> None:
         """An inference begins then. Told when it does, and already when it is submitted: the time at which the engine will
@@ -374,7 +374,7 @@ class Pipeline:
                 log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
             return None
         preprocessed = time.perf_counter_ns()
-        self._preprocess_ns += (preprocessed - begun - self._preprocess_ns) * AVERAGING
+        self._preprocess_ns = _averaged(self._preprocess_ns, preprocessed - begun)
         return _Work(sample, models, placements, taken_ns, begun, preprocessed)
 
     def _report(self, work: _Work) -> None:
@@ -396,7 +396,7 @@ class Pipeline:
         latency_ms["total"] = sum(latency_ms.values())
         self.stats.inferred(latency_ms)
         self.reporter(sample, result, latency_ms, work.engine)
-        self._report_ns += (time.perf_counter_ns() - begun - self._report_ns) * AVERAGING
+        self._report_ns = _averaged(self._report_ns, time.perf_counter_ns() - begun)
         if not self.first_result.is_set():
             self.first_result.set()
 
@@ -412,6 +412,11 @@ def _refuse(done: Future[None]) -> None:
     """Cancels it, and wakes whoever waits: `concurrent.futures.wait` does not return for `Future.cancel` alone."""
     done.cancel()
     done.set_running_or_notify_cancel()
+
+
+def _averaged(average: float, newest: float) -> float:
+    """The moving average with one more value, which is all of it where there was none: it is believed from the first on."""
+    return average + (newest - average) * AVERAGING if average else newest
 
 
 def _next(queue: SimpleQueue[Sequence[Model]]) -> Sequence[Model] | None:
