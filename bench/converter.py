@@ -320,25 +320,18 @@ def build_time(results: Results, data: Path, source: Path, folder: Path) -> None
     results.row(what="the same, peak memory", value=peak, unit="GB", n=1, **promised(4.0, peak, most=True))
 
 
+def whole(path: str) -> Path:
+    """From the root: pictures are linked to from another folder."""
+    return Path(path).resolve()
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--cifar", type=lambda text: Path(text).resolve(), required=True, help="folder with test/LABEL/*.jpg"
-    )
-    parser.add_argument(
-        "--detection",
-        type=lambda text: Path(text).resolve(),
-        required=True,
-        help="folder with val/, train/ and unlabelled/",
-    )
-    parser.add_argument(
-        "--source",
-        type=lambda text: Path(text).resolve(),
-        required=True,
-        help="the detector's npm package, .tgz or unpacked",
-    )
-    parser.add_argument("--clip", type=lambda text: Path(text).resolve(), required=True, help="OpenCV's vtest.avi")
+    parser.add_argument("--cifar", type=whole, required=True, help="folder with test/LABEL/*.jpg")
+    parser.add_argument("--detection", type=whole, required=True, help="folder with val/, train/ and unlabelled/")
+    parser.add_argument("--source", type=whole, required=True, help="the detector's npm package, .tgz or unpacked")
+    parser.add_argument("--clip", type=whole, required=True, help="OpenCV's vtest.avi")
     parser.add_argument("--coral", type=Path, default=os.environ.get("VEDETTE_CORAL_SSD"),
                         help="mobilenet_ssd_v2_coco_quant_postprocess.tflite (default: $VEDETTE_CORAL_SSD)")  # fmt: skip
     options = parser.parse_args()

@@ -53,7 +53,7 @@ RESAMPLES = 100  # of the bootstrap, at each network
 REFITTED = 256  # pictures that layers behind a cut are fitted anew on
 VIEWS = 2  # of each picture: itself and its mirror image
 BATCH = 16
-RATE = 1e-4  # more drives a refitted network away from where it is
+RATE = 1e-4
 
 
 def lesson_of(data: Path, recipe: Recipe, teacher: TfliteEngine) -> Lesson:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -142,10 +144,11 @@ def test_what_the_governor_caps_is_let_go_and_a_higher_cap_is_heard_at_once() ->
         feed.limit(5.0)
         wait_for("frames let go", lambda: source.passed > 50)
         assert feed.slowed >= source.passed - 1 > 0
-        for _ in range(5):
-            feed.limit(5.0)  # as the governor does each second
-            passed = source.passed
-            wait_for("more", lambda passed=passed: source.passed > passed)
+        passed, pictures = source.passed, source.pictures
+        for _ in range(50):
+            feed.limit(5.0)  # as the governor does, again and again
+            source.step(4)
+        assert source.passed - passed > 2 * (source.pictures - pictures), "the same cap is no news"
         feed.limit(0.0)
         pictures = source.pictures
         wait_for("pictures", lambda: source.pictures > pictures + 20)
@@ -201,3 +204,20 @@ def test_a_video_that_loops_goes_on_from_its_beginning_when_its_end_is_passed_ov
     again = source.read(None)
     assert again is not None and np.array_equal(again.pixels, first.pixels)
     source.close()
+
+
+def test_a_cameras_frame_is_taken_as_late_as_the_first_inferences_say() -> None:
+    engine = detector([0.9], [0])
+    invoke = engine.invoke
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.2)
+        invoke(*arguments, **options)
+
+    engine.invoke = slow  # type: ignore[method-assign]
+    run = Run(engine, [], source=Steady(0.005))
+    with run:
+        wait_for("six messages", lambda: run.stats.results >= 6)
+    latencies = [message["latency_ms"] for message in run.messages()[3:6]]
+    # the first two were taken when nothing was known
+    assert statistics.median(each["queue"] / each["infer"] for each in latencies) < 0.25

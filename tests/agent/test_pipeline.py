@@ -544,14 +544,13 @@ def test_while_samples_come_fast_the_engine_has_a_thread_of_its_own() -> None:
 
     def noted(*arguments: Any, **options: Any) -> None:
         threads.append(threading.current_thread().name)
-        time.sleep(0.01)
+        time.sleep(0.05)  # so long that waiting for a core, on a busy machine, is no leisure
         invoke(*arguments, **options)
 
     engine.invoke = noted  # type: ignore[method-assign]
     run = Run(engine, [picture()] * 30).to_the_end()
     assert len(run.messages()) == 30
-    # on a busy machine a thread may wait so long for a core that there seems to be time
-    assert sum(name.startswith("infer-") for name in threads) > len(threads) / 2
+    assert all(name.startswith("infer-") for name in threads)
 
 
 def test_a_fault_where_there_is_time_ends_the_pipeline_as_any() -> None:

@@ -19,6 +19,7 @@ from vedette.contract.errors import UserError
 from vedette.contract.manifest import SsdOutput
 from vedette.engine import TfliteEngine, load_runtime, run_self_test
 from vedette_converter.cli import main
+from vedette_converter.lock import alone
 from vedette_converter.recipe import read_recipe
 from vedette_converter.specialise import fitted, judging, lessons
 
@@ -120,10 +121,10 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
 def test_two_at_the_same_work_are_told_apart(tmp_path: Path) -> None:
     lock = tmp_path / "run.lock"
     with (
-        lessons.alone(lock),
+        alone(lock, "another process is at the same work", "wait for it"),
         pytest.raises(UserError, match="another process is at the same work"),
-        lessons.alone(lock),
+        alone(lock, "another process is at the same work", "wait for it"),
     ):
         pass
-    with lessons.alone(lock):
+    with alone(lock, "another process is at the same work", "wait for it"):
         pass

@@ -95,8 +95,7 @@ class Course:
     learning_rate: float
     seed: int
     jitter: float = JITTER
-    """See `Lesson.batch`. The teacher was not asked about jittered pictures: what a student of much patience learns not to
-    mind disturbs one that has only to find its way back."""
+    """See `Lesson.batch`. The teacher was asked about the pictures without it."""
 
 
 Loss = Callable[[tuple[Any, Any], tuple[Any, Any]], Any]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +21,7 @@ from vedette.contract.errors import FaultError, PictureError, UserError, Vedette
 
 from ..evaluate import Accuracy
 from ..latency import Timing, machine
+from ..lock import alone
 from ..pictures import SUFFIXES
 from ..progress import Progress, Silent
 from ..recipe import RecipeFile, read_recipe
@@ -163,7 +163,9 @@ def search(wanted: Wanted, *, progress: Progress | None = None) -> Result:
     told = _Told(progress or Silent())
     with contextlib.ExitStack() as stack:
         if wanted.storage is None:
-            stack.enter_context(_only_one(work / "search" / f"{digest}.lock"))
+            lock = work / "search" / f"{digest}.lock"
+            busy = "this search is under way in another process"
+            stack.enter_context(alone(lock, busy, "wait for it, or share it: --storage URL"))
         url = wanted.storage or f"sqlite:///{(work / 'search' / f'{digest}.db').resolve()}"
 
         def opened() -> Study:
@@ -274,19 +276,6 @@ def _listed(folder: Path) -> str:
     if not lines:
         raise PictureError("no pictures", where=folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock, which the kernel lets go of however the process ends."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                "this search is under way in another process", where=path, fix="wait for it, or share it: --storage URL"
-            ) from None
-        yield
 
 
 def _original(setting: Setting, space: Space, builder: Builder) -> Outcome:

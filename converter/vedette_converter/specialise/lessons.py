@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +21,7 @@ from ..distil.grid import Regrid
 from ..distil.lesson import Course, Lesson, learn, views
 from ..distil.ssd import SeenObjects, SsdDistillation
 from ..footage import Footage
+from ..lock import alone
 from ..prune.worth import plan_for_work, work
 from ..tensorflow import load_tensorflow
 from ..train.work import Step, Work, default_folder
@@ -88,7 +86,8 @@ def shrink(room: Room, lesson: Lesson, frames_sha256: str, until: float) -> Any:
         frames_sha256, room.teacher.files.sha256, room.teacher.class_ids, room.size, room.wanted.held_back,
         room.wanted.speedup, room.wanted.minutes, room.wanted.seed, room.wanted.most, VIEWS, CUTS, STEPS, BATCH,
     )  # fmt: skip
-    with alone(kept.step("run", *asked).stem.with_suffix(".lock")):
+    path = kept.step("run", *asked).stem.with_suffix(".lock")
+    with alone(path, "another process is at the same work", "wait for it, or give another --work"):
         return _lessons(room, whole, lesson, kept, asked, max(LEAST_LESSON_S, until - time.monotonic()))
 
 
@@ -155,19 +154,6 @@ def calibration(room: Room, lesson: Lesson, count: int) -> Iterator[Float32Array
     frames = np.unique(np.linspace(0, len(lesson.pixels) // VIEWS - 1, count).astype(np.intp))
     for frame in frames:
         yield lesson.batch(np.array([frame * VIEWS]), None)[0]
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel lets go of however the process ends. Raises `UserError` where another one has it."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                "another process is at the same work", where=path, fix="wait for it, or give another --work"
-            ) from None
-        yield
 
 
 def _least_ms(engines: Sequence[TfliteEngine]) -> list[float]:
