@@ -72,6 +72,8 @@ class Recorded:
             path.write_text(config)
         with Subscriber(port) as subscriber, Agent(path) as agent:
             subscriber.wait("/detections")
+            if task == "detections":
+                subscriber.wait("/events")  # somebody is followed from the third frame on: later than the first message
             subscriber.wait("/stats", lambda stats: stats["inferred"] and stats["latency_ms"]["acknowledged"]["count"])
             subscriber.wait("/ledger", lambda ledger: ledger["streams"])
             subscriber.wait("/health")
