@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from vedette import journal
 from vedette.contract.errors import UserError
+from vedette.contract.wording import nearest
 
 # argparse's own words, which are the same from Python 3.11 on but for the quotes around choices
 _CHOICE: Final = re.compile(r"(?P<where>.+?): invalid choice: (?P<found>.+?) \(choose from (?P<choices>.*)\)", re.S)
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
     def _in_house(self, message: str) -> UserError:
         if match := _CHOICE.fullmatch(message):
             choices = [choice.strip("'") for choice in match["choices"].split(", ")]
-            near = self._fix(_nearest(match["found"].strip("'\""), choices))
+            near = self._fix(nearest(match["found"].strip("'\""), choices))
             return UserError(
                 "bad value",
                 where=match["where"],
@@ -61,11 +61,7 @@ class Parser(argparse.ArgumentParser):
         if option is None:
             return UserError("more than it takes", found=" ".join(map(repr, rest)), fix=self._fix())
         name = option.partition("=")[0]
-        return UserError("unknown option", found=name, fix=self._fix(_nearest(name, self._option_string_actions)))
+        return UserError("unknown option", found=name, fix=self._fix(nearest(name, self._option_string_actions)))
 
     def _fix(self, near: str = "") -> str:
         return f"{f'did you mean {near}? ' if near else ''}see {self.prog} --help"
-
-
-def _nearest(word: str, right: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, list(right), n=1)), "")

@@ -5,7 +5,6 @@ Every option stands with its unit and default in ``systemd/vedette.toml``, which
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -28,7 +27,7 @@ from vedette.pictures.snapshots import SnapshotOptions
 
 from .contract.errors import ConfigError
 from .contract.manifest import InputSpec, OutputSpec
-from .contract.wording import in_words
+from .contract.wording import in_words, nearest
 from .delivery import Durable, WhenFull
 from .sources import masked_url
 
@@ -367,10 +366,10 @@ class Places:
 
     def unknown(self, table: tuple[str, ...], key: str, known: tuple[str, ...]) -> ConfigError:
         """The error for a key that nobody reads."""
-        near = difflib.get_close_matches(key, known, n=1)
+        near = nearest(key, known)
         return ConfigError(
             "unknown key", where=self.at((*table, key)), expected="one of " + ", ".join(known),
-            fix=f"did you mean {near[0]!r}?" if near else "",
+            fix=f"did you mean {near!r}?" if near else "",
         )  # fmt: skip
 
 

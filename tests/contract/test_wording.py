@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from vedette.contract.manifest import ImageInput
-from vedette.contract.wording import explained, in_words
+from vedette.contract.wording import explained, in_words, nearest
 from vedette.flow.regions import RegionOptions
 
 
@@ -26,6 +26,13 @@ from vedette.flow.regions import RegionOptions
 )
 def test_types_are_named_as_people_do(expected: str, words: str) -> None:
     assert in_words(expected) == words
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("persn", "person"), ("personal", "person"), ("bycicle", "bicycle"), ("xyz", ""), ("", "")]
+)
+def test_the_word_that_was_meant(word: str, meant: str) -> None:
+    assert nearest(word, iter(["bicycle", "person", "car"])) == meant
 
 
 @pytest.mark.parametrize(

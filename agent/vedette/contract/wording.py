@@ -1,8 +1,9 @@
-"""msgspec's words for what was expected, in those of whoever writes a configuration or an option."""
+"""Words for mistakes: msgspec's in those of whoever writes a configuration or an option, and the word that was meant."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 _WORDS: Final = {
@@ -35,3 +36,10 @@ def explained(error: Exception) -> tuple[str, str, str]:
         expected, _, found = rest.partition(", found ")
         return f"{path}.{field}".lstrip("."), expected, found
     return path, "", text[:1].lower() + text[1:]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Of the known words the one that was probably meant; "" where none is like it."""
+    import difflib  # a quarter of a megabyte, for mistakes alone
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")

@@ -7,8 +7,8 @@ several times slower (`vedette bench MODEL --runtime tflite-runtime` shows it wh
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -20,10 +20,7 @@ from vedette.contract.manifest import EngineClass
 RuntimeName: TypeAlias = Literal["litert", "tflite-runtime"]
 RUNTIMES: Final[tuple[RuntimeName, ...]] = ("litert", "tflite-runtime")
 
-_MODULES: Final[dict[RuntimeName, tuple[str, str]]] = {  # name -> module, distribution
-    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    "tflite-runtime": ("tflite_runtime.interpreter", "tflite-runtime"),
-}
+_PACKAGES: Final[dict[RuntimeName, str]] = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 _INSTALL: Final[dict[RuntimeName, str]] = {
     "litert": "pip install ai-edge-litert (64-bit x86 or ARM)",
     "tflite-runtime": "pip install 'vedette[tflite-runtime]' (Python 3.11 or older)",
@@ -58,10 +55,10 @@ def load_runtime(name: str = "auto") -> Runtime:
         raise MissingPackageError("engine.runtime", expected="auto, " + ", ".join(RUNTIMES), found=repr(name))
     problems = []
     for candidate in candidates:
-        module_name, distribution = _MODULES[candidate]
+        package = _PACKAGES[candidate]
         if (
             candidate == "tflite-runtime"
-            and importlib.util.find_spec("tflite_runtime")
+            and importlib.util.find_spec(package)
             and int(np.__version__.split(".")[0]) >= 2
         ):
             # asked before the import, which fails with pages of text under numpy 2
@@ -72,11 +69,12 @@ def load_runtime(name: str = "auto") -> Runtime:
                 fix="pip install 'vedette[tflite-runtime]', which pins it",
             )
         try:
-            module = importlib.import_module(module_name)
+            module = importlib.import_module(f"{package}.interpreter")
         except ImportError as error:
             problems.append(f"{candidate}: {error}")
             continue
-        return Runtime(candidate, importlib.metadata.version(distribution), module)
+        # both say it themselves; to ask importlib.metadata costs a megabyte
+        return Runtime(candidate, str(sys.modules[package].__version__), module)
     raise MissingPackageError(
         "no TFLite runtime",
         expected=" or ".join(candidates),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from vedette.config import Config, EngineConfig, PipelineConfig, Places
 from vedette.contract.errors import BrokerRefusedError, ConfigError, placed
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import AnomalyOutput, ImageInput, OutputSpec, RegressOutput, SeriesInput, task_of
+from vedette.contract.wording import nearest
 from vedette.delivery import Outbox
 from vedette.engine import find_delegate
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
@@ -179,11 +179,11 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
     for key, names in named.items():
         for label in names:
             if label not in known:
-                near = difflib.get_close_matches(label, known, n=1)
+                near = nearest(label, known)
                 raise ConfigError(
                     "unknown label", where=at(key), found=repr(label),
                     expected=f"one of the {len(known)} labels of {spec.name}",
-                    fix=f"did you mean {near[0]!r}?" if near else f"vedette show {config.model} lists them",
+                    fix=f"did you mean {near!r}?" if near else f"vedette show {config.model} lists them",
                 )  # fmt: skip
             # what is not reported is blurred all the same
             if config.labels and label not in config.labels and key != "snapshots.blur_labels":

@@ -5,7 +5,6 @@ Until the next start: what was changed by a command is not written anywhere but 
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from vedette.contract.errors import UserError
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import task_of
 from vedette.contract.types import Float32Array
+from vedette.contract.wording import nearest
 from vedette.flow.pipeline import Pipeline
 from vedette.flow.selection import make_filter
 from vedette.mqtt.requests import Enable, SettingsMessage, Threshold
@@ -114,10 +114,10 @@ class Control:
             return
         known = [label for label in prepared.spec.labels if is_used(label)]
         if task not in ("detect", "classify") or request.label not in known:
-            near = difflib.get_close_matches(request.label, known, n=1)
+            near = nearest(request.label, known)
             raise UserError(
                 "no such label", where=prepared.name, found=repr(request.label),
-                fix=f"did you mean {near[0]!r}?" if near else "",
+                fix=f"did you mean {near!r}?" if near else "",
             )  # fmt: skip
         if now.labels and request.label not in now.labels:
             raise UserError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 from urllib.parse import parse_qsl, unquote
 
 from vedette.contract.errors import SourceError
+from vedette.contract.wording import nearest
 
 from .registry import masked_url
 from .sensor import SensorOptions, SensorSource
@@ -178,10 +178,10 @@ class _Url:
         """``names``, when every option of the query has been taken."""
         if self._query:
             key = next(iter(self._query))
-            near = difflib.get_close_matches(key, self._known, n=1)
+            near = nearest(key, self._known)
             raise SourceError(
                 "unknown option", where=masked_url(self._options.url), expected=" or ".join(self._known), found=key,
-                fix=f"did you mean {near[0]}=?" if near else "",
+                fix=f"did you mean {near}=?" if near else "",
             )  # fmt: skip
         return tuple(names)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -10,6 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from vedette.contract.errors import UserError
+from vedette.contract.wording import nearest
 
 from .criteria import Criterion, FloatArray
 from .graph import ChannelGraph, Group, analyse
@@ -174,10 +174,10 @@ def override_ratios(graph: ChannelGraph, overrides: Mapping[str, float]) -> dict
         groups = [group for group in graph.groups if layer in group.layers]
         if not groups:
             if layer not in graph.calls.operations:
-                near = difflib.get_close_matches(layer, graph.calls.operations, 1)
+                near = nearest(layer, graph.calls.operations)
                 raise UserError(
                     "overrides: no such layer", where=graph.calls.model.name, found=layer,
-                    fix=f"perhaps {near[0]}" if near else "",
+                    fix=f"perhaps {near}" if near else "",
                 )  # fmt: skip
             if ratio == 0:
                 continue

@@ -6,7 +6,6 @@ Paths in a recipe are relative to its own file. Every option, its unit and its d
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import tomllib
@@ -32,6 +31,7 @@ from vedette.contract.manifest import (
     SsdOutput,
     Text,
 )
+from vedette.contract.wording import nearest
 
 from .quantisation import Quantise, Seed
 from .search import Search
@@ -278,11 +278,11 @@ def _explain(message: str, file: Path, document: Any) -> ConfigError:
         return ConfigError(parts["problem"], where=f"{file}: {place}" if place else file)
     key = unknown["key"]
     known = _keys(Recipe, place.split(".") if place else [], document)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = nearest(key, known)
     return ConfigError(
         "unknown key",
         where=f"{file}: {place}.{key}" if place else f"{file}: {key}",
-        fix=f"did you mean {nearest[0]}?" if nearest else "known here: " + ", ".join(known),
+        fix=f"did you mean {near}?" if near else "known here: " + ", ".join(known),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import ImageInput, SsdOutput
+from vedette.contract.wording import nearest
 
 from .. import quantise
 from ..load import load_network, tfjs
@@ -94,10 +94,10 @@ def _class_ids(keep: Sequence[str], bundle: Bundle) -> tuple[int, ...]:
     known = [label for label in bundle.labels if is_used(label)]
     for label in keep:
         if label not in known:
-            near = difflib.get_close_matches(label, known, 1, cutoff=0.5)
+            near = nearest(label, known)
             raise UserError(
                 "--keep", where=bundle.path, expected="one of its labels", found=label,
-                fix=f"did you mean {near[0]}?" if near else "known: " + ", ".join(known),
+                fix=f"did you mean {near}?" if near else "known: " + ", ".join(known),
             )  # fmt: skip
     if not keep or len(set(keep)) != len(keep):
         raise UserError("--keep", expected="at least one label, each once", found=", ".join(keep) or "none")
