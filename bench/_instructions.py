@@ -13,17 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _stage_times
 from _native import NotHereError
 from _results import ROOT, Results
 
 from vedette.demo.broker import loopback_broker
 
 FRAMES = 20
-STAGES = {
-    "preprocess": "preprocess", "decode": "decode", "report": "write the message into the outbox",
-    "publish": "publish, and hear PUBACK", "read": "read and decode the clip's frame",
-}  # fmt: skip
-AROUND = ("preprocess", "decode", "report", "publish")
+STAGES = {**_stage_times.STAGES, "read": "read and decode the clip's frame"}
 
 
 def rows(results: Results, model: str, clip: Path, folder: Path) -> None:
@@ -33,7 +30,7 @@ def rows(results: Results, model: str, clip: Path, folder: Path) -> None:
     except NotHereError as error:
         results.row(what="instructions a frame outside invoke()", value="not counted", unit="", n=0, reason=str(error))
         return
-    total = sum(counted[stage] for stage in AROUND)
+    total = sum(counted[stage] for stage in _stage_times.STAGES)
     for what, value in {
         "preprocess, decode, report and publish": total, **{STAGES[stage]: counted[stage] for stage in STAGES},
     }.items():  # fmt: skip

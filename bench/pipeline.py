@@ -5,7 +5,8 @@ made within a round, and what is printed is their median with their quartiles. T
 the clip, finds and delivers at QoS 1 to a real broker; the tutorials' loop delivers at QoS 0, MediaPipe's callback too; the
 other two deliver nothing. Parts: ``loops`` (the first four, and a small detector), ``cores`` (all cores, autotuned),
 ``latency`` (cameras of 10 frames a second, and of more than anybody can see), ``threads`` (where the agent's CPU goes),
-``mediapipe``, ``instructions`` (valgrind; needs no quiet machine).
+``stages`` (the same on one thread, by what it did before), ``mediapipe``, ``instructions`` (valgrind; needs no quiet
+machine).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import _instructions
 import _mediapipe
 import _pipeline_rows as rows
+import _stage_times
 from _agent_turn import Camera, Ear, agent_turn, threads_turn
 from _contest import Contest, loop_turn
 from _native import NotHereError, build
@@ -31,7 +33,7 @@ from vedette.models.model import find_model, share_folder
 
 MODEL = "coco-ssdlite-mobilenet-v2"
 SMALL = "vtest-person"
-PARTS = ("loops", "cores", "latency", "threads", "mediapipe", "instructions")
+PARTS = ("loops", "cores", "latency", "threads", "stages", "mediapipe", "instructions")
 SLOW_FPS = 10.0
 SLOW_SECONDS = 2.5  # times as long as the others, for there are few frames in it
 CAMERA = 3.0  # times as fast as the bare loop: a frame is then at most a third of an inference old when it is taken
@@ -60,6 +62,8 @@ def main() -> int:
         ear.close()
         results = Results("pipeline")
         rows.write(results, contest, small=arguments.small, camera=CAMERA)
+        if "stages" in arguments.parts:
+            _stage_times.rows(results, arguments.model, arguments.source, Path(folder))
         if "instructions" in arguments.parts:
             _instructions.rows(results, arguments.model, arguments.source, Path(folder))
     return 0 if results.write(keep=not arguments.no_write) else 1
