@@ -253,10 +253,10 @@ CASES: dict[str, tuple[bytes, str]] = {
 
 
 def assert_refused(path: Path, says: str = "") -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ModelError) as caught:
         open_bundle(path)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0  # of CPU: a busy machine is no failure
     line = str(caught.value)
     assert path.name in line
     assert says in line
@@ -450,10 +450,10 @@ GOLDEN: dict[str, bytes] = {
 @pytest.mark.parametrize("case", GOLDEN)
 @pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file required additional header parsing")
 def test_broken_golden_vectors_are_refused(case: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(BundleError) as caught:
         golden_module.decode(GOLDEN[case], "door.tflite: golden.npz")
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0  # of CPU: a busy machine is no failure
     line = str(caught.value)
     assert line.startswith("door.tflite: golden.npz: ")
     assert line.isprintable()

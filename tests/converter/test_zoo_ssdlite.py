@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from converter_project import BUNDLE, RECIPE, ROOT
+from converter_project import RECIPE, ROOT
 
 from vedette.contract.decode.ssd import anchor_boxes
 from vedette.contract.errors import ModelError, UserError
 from vedette.contract.image import ImagePreprocessor
 from vedette.contract.types import Float32Array, Tensor
-from vedette.engine import TfliteEngine, load_runtime
+from vedette.engine import load_runtime
 from vedette_converter import quantise
-from vedette_converter.latency import time_both
 from vedette_converter.load import load_network, tfjs
 from vedette_converter.pictures import read_picture
 from vedette_converter.prune import L1Norm, analyse, apply, plan
@@ -135,9 +134,7 @@ def test_pruning_leaves_the_heads_outputs_and_takes_the_rest(model: Any, samples
 
 
 @pytest.mark.slow
-def test_int8_is_one_delegate_and_no_slower_than_the_shipped_one(
-    tmp_path: Path, model: Any, samples: list[Float32Array]
-) -> None:
+def test_int8_is_one_delegate(tmp_path: Path, model: Any, samples: list[Float32Array]) -> None:
     def calibration() -> Iterator[Float32Array]:
         yield from samples
 
@@ -150,8 +147,3 @@ def test_int8_is_one_delegate_and_no_slower_than_the_shipped_one(
     (delegate,) = [op for op in details if op["op_name"] == "DELEGATE"]
     outputs = {output["index"] for output in interpreter.get_output_details()}
     assert outputs <= set(delegate["outputs"])  # one partition makes all of them
-    engines = TfliteEngine(BUNDLE, runtime), TfliteEngine(path, runtime)
-    sample = np.zeros((1, 300, 300, 3), np.int8)
-    latency = time_both(*engines, (sample, sample), 60)
-    print(f"int8 by the shipped int8: {latency.ratio:.3f} (medians of {latency.rounds})")
-    assert latency.ratio <= 1.1  # the same work; the rest is the machine's noise
