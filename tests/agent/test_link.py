@@ -21,7 +21,7 @@ from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError
 from vedette.delivery import Key, LedgerRow, Stream
 from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
 from vedette.mqtt import Link, LinkOptions, Topics
-from vedette.mqtt.connection import RESEND_S, RESERVED_WINDOW, RTO_MAX_MS, UNHEARD_S, try_connection
+from vedette.mqtt.connection import RESEND_S, RESERVED_WINDOW, RTO_MAX_MS, UNHEARD_S, Connection, try_connection
 from vedette.mqtt.link import PUBACK_TIMEOUT_S
 from vedette.outbox import MemoryOutbox
 
@@ -49,12 +49,14 @@ class Linked:
         self.outbox = MemoryOutbox(EPOCH, max_messages=100_000, max_bytes=10**9)
         self.alerts: list[str] = []
         self.acknowledged: list[Key] = []
+        self.senders: list[str] = []  # names of threads
         self.connected = threading.Semaphore(0)
         self.before_serving: Callable[[], object] = lambda: None
         self.link = Link(
             LinkOptions(**{"host": LOOPBACK, "port": port, "client_id": "vedette-dev-1", **options}),
             TOPICS, self.outbox, will=lambda: b'{"state":"lost"}', on_connected=self._connected,
             on_acknowledged=lambda key, captured_ns: self.acknowledged.append(key), on_alert=self.alerts.append,
+            on_sent=lambda key, captured_ns: self.senders.append(threading.current_thread().name),
         )  # fmt: skip
 
     def _connected(self) -> None:
@@ -70,6 +72,12 @@ class Linked:
 
     def wait_connected(self) -> None:
         assert self.connected.acquire(timeout=DEADLINE_S), self.link.status()
+
+    def connection(self) -> Connection:
+        """The one that serves now."""
+        connection = wait_for("a connection that serves", lambda: self.link._connection)
+        assert connection is not None
+        return connection
 
     def wait_empty(self, timeout_s: float = 60.0) -> None:
         assert self.outbox.wait_empty(timeout_s), (self.outbox.depth(), self.link.status())
@@ -117,8 +125,7 @@ def test_acknowledgements_do_not_wait_for_the_next_message(tmp_path: Path) -> No
 def test_the_kernel_tries_again_soon_and_leaves_giving_up_to_the_link(broker: BrokerAddress) -> None:
     with Linked(broker.port, protocol=broker.protocols[0]) as linked:
         linked.wait_connected()
-        assert linked.link._connection is not None
-        sock = linked.link._connection._client.socket()
+        sock = linked.connection()._client.socket()
         assert isinstance(sock, socket.socket)
         patience_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         assert patience_ms == UNHEARD_S * 1000 > PUBACK_TIMEOUT_S * 1000
@@ -127,6 +134,56 @@ def test_the_kernel_tries_again_soon_and_leaves_giving_up_to_the_link(broker: Br
         except OSError:
             pytest.skip("TCP_RTO_MAX_MS needs Linux 6.15: how soon the kernel tries again stays untried")
         assert longest_ms == RESEND_S * 1000
+
+
+def test_whoever_appends_sends_while_the_link_only_waits(broker: BrokerAddress) -> None:
+    with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
+        linked.connection()
+        for _ in range(40):
+            put(linked.outbox)
+            linked.wait_empty()
+            threading.Event().wait(0.01)
+        assert linked.senders.count(threading.current_thread().name) > 10, (
+            "the rest met a link that was not waiting yet"
+        )
+        assert len(linked.senders) == 40 == len(linked.acknowledged)
+        put(linked.outbox, 2000)  # faster than acknowledgements: the window fills, and the link empties the outbox
+        linked.wait_empty()
+        wait_for("all", lambda: len(seqs(subscriber)) >= 2040)
+        assert seqs(subscriber) == list(range(1, 2041))
+
+
+def test_nothing_overtakes_what_is_retained(broker: BrokerAddress) -> None:
+    with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
+        linked.connection()
+        for number in range(100):
+            linked.link.publish(TOPICS.ledger, b"%d" % number, qos=1, retain=True)
+            put(linked.outbox)
+            linked.wait_empty()
+        wait_for("all", lambda: len(subscriber.messages()) >= 200)
+        assert [m.topic == TOPICS.ledger for m in subscriber.messages()] == [True, False] * 100
+
+
+def test_many_append_at_once_while_connections_break(broker: BrokerAddress) -> None:
+    streams = [Stream(f"camera-{n}", "detections") for n in range(4)]
+    with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
+        linked.connection()
+        threads = [threading.Thread(target=put, args=(linked.outbox, 1500, stream)) for stream in streams]
+        for thread in threads:
+            thread.start()
+        for part in (1, 2, 3):
+            wait_for("some", lambda p=part: len(linked.acknowledged) > p * 1000)  # type: ignore[misc]
+            sock = linked.connection()._client.socket()
+            if sock is not None:  # None: it has broken by itself just now
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        linked.wait_empty()
+        for stream in streams:
+            assert row(linked.outbox, stream).acknowledged == 1500
+            wait_for("every seq", lambda s=stream: len(set(seqs(subscriber, s.pipeline))) == 1500)  # type: ignore[misc]
+            first_time = list(dict.fromkeys(seqs(subscriber, stream.pipeline)))
+            assert first_time == list(range(1, 1501)), "in order, but for what is sent again"
 
 
 def test_streams_keep_their_own_topics_and_seqs(broker: BrokerAddress) -> None:
@@ -239,9 +296,7 @@ def test_nothing_is_missing_after_a_restart_for_a_subscriber_that_stayed(tmp_pat
         for round_ in range(3):
             put(linked.outbox, 2000)
             wait_for("some", lambda r=round_: row(linked.outbox).acknowledged > r * 2000 + 100)
-            connection = linked.link._connection
-            assert connection is not None
-            sock = connection._client.socket()
+            sock = linked.connection()._client.socket()
             assert sock is not None
             sock.shutdown(2)
             linked.wait_connected()
@@ -333,9 +388,7 @@ def test_the_window_leaves_room_in_the_brokers_receive_maximum(tmp_path: Path) -
     with Mosquitto(tmp_path, "allow_anonymous true\nmax_inflight_messages 10\n") as mosquitto:
         with Linked(mosquitto.port) as linked:
             linked.wait_connected()
-            connection = linked.link._connection
-            assert connection is not None
-            assert connection.in_flight_limit == 10 - RESERVED_WINDOW
+            assert linked.connection().in_flight_limit == 10 - RESERVED_WINDOW
             put(linked.outbox, 200)
             linked.wait_empty()
         assert f"window {10 - RESERVED_WINDOW}" in try_connection(linked.link._options)

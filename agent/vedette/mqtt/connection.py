@@ -1,7 +1,7 @@
-"""One client, one connection, never used again: a socket to one broker, served by one thread.
+"""One client, one connection, never used again: a socket to one broker, served by one thread at a time.
 
 paho-mqtt is driven from outside (its `loop_read`, `loop_write` and `loop_misc`), without a thread of its own: whoever
-calls `publish` writes to the socket, whoever calls `poll` hears acknowledgements, and both are the link's thread.
+calls `publish` writes to the socket, whoever calls `poll` hears acknowledgements.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class LinkOptions:
 
 
 class Connection:
-    """See the module. All of it belongs to one thread.
+    """See the module. One thread at a time may call it, but for `wait`, beside which another may.
 
     ``settled`` hears each acknowledgement: message id, reason. ``heard`` hears each message of what is subscribed to;
     ``unheard`` each filter that the broker refuses to serve, and its reason (0x80 and above, SUBACK of MQTT 3.1.1 and 5).
@@ -118,6 +118,9 @@ class Connection:
         self._unheard = unheard
         self._asked: dict[int, str] = {}  # filters by the message id of their SUBSCRIBE
         self._poller = select.poll()
+        self._fd = -1  # of the socket, as of `arm`
+        self._pending = False  # whether TLS holds something, as of `arm`
+        self._events = 0  # of the socket, as of `wait`
         self._answered = False
         self._refused: VedetteError | None = None
         self.closed = False
@@ -205,12 +208,18 @@ class Connection:
 
     def poll(self, timeout_s: float, wake_fd: int = -1) -> None:
         """Waits until the broker has said something, the socket takes more, or ``wake_fd`` is readable; then does it."""
+        if self.arm(wake_fd):
+            self.wait(timeout_s)
+            self.serve()
+
+    def arm(self, wake_fd: int = -1) -> bool:
+        """Before `wait`: what it waits for. False where the connection is gone."""
         sock = self._client.socket()
         if sock is None:
             self.closed = True
-            return
-        fd = sock.fileno()
-        self._poller.register(fd, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+            return False
+        self._fd = sock.fileno()
+        self._poller.register(self._fd, select.POLLIN | (select.POLLOUT if self.must_write else 0))
         if wake_fd >= 0:
             self._poller.register(wake_fd, select.POLLIN)
         if _QUICKACK is not None and isinstance(sock, socket.socket):
@@ -218,15 +227,27 @@ class Connection:
             # kernel puts off for up to 40 ms; it forgets this option by itself, see tcp(7)
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         # TLS may hold bytes that the socket no longer shows
-        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        ready = dict(self._poller.poll(0 if pending else timeout_s * 1000))
-        events = ready.get(fd, 0)
-        if pending or events & ~select.POLLOUT:
+        self._pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        return True
+
+    def wait(self, timeout_s: float) -> None:
+        """Until there is something to `serve`, or time is up. Touches nothing that `publish` does."""
+        ready = dict(self._poller.poll(0 if self._pending else timeout_s * 1000))
+        self._events = ready.get(self._fd, 0)
+
+    def serve(self) -> None:
+        """After `wait`: hears what has come, and sends what the socket takes now."""
+        if self._pending or self._events & ~select.POLLOUT:
             self._client.loop_read()
-            self.closed_by_broker = self.closed and not events & select.POLLERR  # which is how poll(2) shows a reset
-        if events & select.POLLOUT:
+            self.closed_by_broker = self.closed and not self._events & select.POLLERR  # how poll(2) shows a reset
+        if self._events & select.POLLOUT:
             self._client.loop_write()
         self._client.loop_misc()
+
+    @property
+    def must_write(self) -> bool:
+        """Whether the socket did not take all of what was published: the rest goes when `wait` finds that it takes more."""
+        return bool(self._client.want_write())
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> int | None:
         """The message id; None when the connection is gone."""

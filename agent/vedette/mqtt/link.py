@@ -4,8 +4,10 @@ The outbox is the only queue. paho-mqtt is handed at most its in-flight window, 
 connection, for an old one would deliver again by itself what the outbox delivers (paho queues without limit, and
 loses its queue with the process).
 
-One thread does it all: it sends, hears acknowledgements, and hears what is subscribed to. Others wake it through an
-eventfd, the outbox when something was appended, `publish` when it has left a message for it.
+One thread connects, sends, hears acknowledgements, and hears what is subscribed to. While it does nothing but wait,
+whoever appends to the outbox sends at once: to wake a thread, and to wait until it has a core and Python's lock, takes
+longer than to send. Where it is not waiting, or more than a little is to be sent, it is woken through an eventfd instead,
+and by `publish`, which leaves a message for it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Final
 
 from vedette import clock
@@ -32,6 +34,7 @@ from .topics import Topics
 log = logging.getLogger(__name__)
 
 PUBACK_TIMEOUT_S: Final = 30.0  # a broker that is connected and acknowledges nothing is no broker
+FEW: Final = 4  # messages that whoever appends sends at once; more, such as a backlog, are the link's thread's
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Link:
     ) -> None:
         """``will``: the payload of the last will, asked for at each connection. ``on_connected``: publish what is
         retained. ``on_sent``, ``on_acknowledged``: a key and its capture time, of a message of this boot. All of them are
-        called on the link's thread."""
+        called by one thread at a time, the link's or, of ``on_sent`` and ``on_alert``, the one that appends."""
         self._options = options
         self._topics = topics
         self._outbox = outbox
@@ -92,10 +95,13 @@ class Link:
         self._inbox = Inbox(subscriptions, on_alert)
         self._stop = threading.Event()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        outbox.on_append(self._wake)
+        outbox.on_append(self._appended)
         self._notices: SimpleQueue[_Notice] = SimpleQueue()
-        # the link's thread alone
-        self._connection: Connection | None = None
+        # whoever holds the wire, and only they, may use the connection; the link's thread lets go of it while it waits
+        self._wire = threading.Lock()
+        self._connection: Connection | None = (
+            None  # the one that has told what is retained and sends what is in the outbox
+        )
         self._in_flight: dict[int, Entry] = {}  # by message id
         self._awaited: dict[int, threading.Event] = {}  # message ids of notices
         self._complained: set[str] = set()  # kinds of rejections that this connection has told of
@@ -199,9 +205,10 @@ class Link:
     def _connect_and_serve(self) -> None:
         will = (self._topics.status, self._will())
         connection = Connection(self._options, will, self._settled, self._inbox.take, self._refuse_filter)
+        connected = False
         try:
             connection.connect(self._stop.is_set)
-            self._connection = connection
+            connected = True
             with self._lock:
                 self._connected_ns = clock.now_ns()
                 self._connections += 1
@@ -216,11 +223,12 @@ class Link:
             self._on_connected()
             self._serve(connection)
         finally:
-            if self._connection is not None:
+            if connected:
                 self._retry.broke(clock.now_ns(), closed=connection.closed_by_broker, taken_over=connection.taken_over)
             with self._lock:
                 self._connected_ns = 0
-            self._connection = None
+            with self._wire:
+                self._connection = None
             connection.close(politely=self._stop.is_set())
             self._in_flight.clear()
             self._awaited.clear()
@@ -230,31 +238,56 @@ class Link:
 
     def _serve(self, connection: Connection) -> None:
         self._settled_ns = clock.now_ns()
+        with self._wire:
+            self._connection = connection
+            self._turn(connection)
         while not self._stop.is_set():
-            self._send_notices(connection)
-            for topic_filter, wanted in self._inbox.changes():
-                (connection.subscribe if wanted else connection.unsubscribe)(topic_filter)
-            free = connection.in_flight_limit - len(self._in_flight)
-            entries = self._outbox.batch(free, 0) if free > 0 else ()
-            for entry in entries:
-                if not self._send(connection, entry):
-                    break
-            now = clock.now_ns()
-            if self._retry.lasts(now):
-                with self._lock:
-                    self._unsteady = ""
-                log.info("broker: the connection lasts")
-            if not self._in_flight:
-                self._settled_ns = now
-            elif now - self._settled_ns > PUBACK_TIMEOUT_S * 1e9:
-                raise BrokerUnreachableError(
-                    "connected, but acknowledges nothing", found=f"silence for {PUBACK_TIMEOUT_S:g} s"
-                )
-            if not connection.closed:
-                connection.poll(POLL_S, self._wake_fd)
-            if connection.closed:
-                raise BrokerUnreachableError("the connection broke", found=connection.why)
-            self._hear_wake()
+            connection.wait(POLL_S)
+            with self._wire:
+                connection.serve()
+                self._hear_wake()
+                self._turn(connection)
+
+    def _turn(self, connection: Connection) -> None:
+        """Sends what is to be sent, and gets ready to wait. Raises `BrokerUnreachableError` where that is in vain."""
+        if connection.closed:
+            raise _broken(connection)
+        self._send_notices(connection)
+        for topic_filter, wanted in self._inbox.changes():
+            (connection.subscribe if wanted else connection.unsubscribe)(topic_filter)
+        self._send_entries(connection, connection.in_flight_limit)
+        now = clock.now_ns()
+        if self._retry.lasts(now):
+            with self._lock:
+                self._unsteady = ""
+            log.info("broker: the connection lasts")
+        if not self._in_flight:
+            self._settled_ns = now
+        elif now - self._settled_ns > PUBACK_TIMEOUT_S * 1e9:
+            raise BrokerUnreachableError(
+                "connected, but acknowledges nothing", found=f"silence for {PUBACK_TIMEOUT_S:g} s"
+            )
+        if connection.closed or not connection.arm(self._wake_fd):
+            raise _broken(connection)
+
+    def _send_entries(self, connection: Connection, limit: int) -> bool:
+        """At most so many, and no more than the window has room for. False where others may be left."""
+        free = min(limit, connection.in_flight_limit - len(self._in_flight))
+        entries = self._outbox.batch(free, 0) if free > 0 else ()
+        return all(self._send(connection, entry) for entry in entries) and len(entries) < limit
+
+    def _appended(self) -> None:
+        """On the thread of whoever has appended to the outbox. Nothing overtakes what is retained and waits to be sent."""
+        if self._notices.empty() and self._wire.acquire(blocking=False):
+            try:
+                connection = self._connection
+                if connection is None:
+                    return  # whoever has connected looks into the outbox
+                if self._send_entries(connection, FEW) and not connection.must_write:
+                    return
+            finally:
+                self._wire.release()
+        self._wake()
 
     def _hear_wake(self) -> None:
         try:
@@ -264,11 +297,8 @@ class Link:
 
     def _send_notices(self, connection: Connection) -> None:
         """As many as the window has room for; the rest goes when the broker has acknowledged some."""
-        while len(self._awaited) < RESERVED_WINDOW:
-            try:
-                notice = self._notices.get_nowait()
-            except Empty:
-                return
+        while len(self._awaited) < RESERVED_WINDOW and not self._notices.empty():
+            notice = self._notices.get_nowait()
             if not connection.fits(notice.topic, notice.payload):
                 size = len(notice.payload)
                 self._complain(
@@ -333,3 +363,7 @@ class Link:
         if kind not in self._complained:
             self._complained.add(kind)
             self._on_alert(text)
+
+
+def _broken(connection: Connection) -> BrokerUnreachableError:
+    return BrokerUnreachableError("the connection broke", found=connection.why)
