@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from .types import Float32Array, Int32Array
 
-FEW: Final = 128  # boxes; comparing each with each takes 64 KiB an array at most, and fewer calls than one by one
+FEW: Final = (
+    64  # boxes; fewer are compared in less time than numpy takes to be called, whose code no cache has any more
+)
 
 
 def areas(boxes: Float32Array) -> Float32Array:
@@ -56,36 +58,38 @@ def nms(
 
 
 def _choose_among_few(boxes: Float32Array, class_ids: Int32Array, iou_threshold: np.float32, limit: int) -> list[int]:
-    """Positions of boxes that no better one of their class, which come before them, overlaps too much: all compared with
-    all at once."""
-    x_min, y_min, x_max, y_max = boxes.T
-    width = np.minimum(x_max[:, None], x_max)
-    width -= np.maximum(x_min[:, None], x_min)
-    height = np.minimum(y_max[:, None], y_max)
-    height -= np.maximum(y_min[:, None], y_min)
-    inter = np.maximum(width, 0, out=width)
-    inter *= np.maximum(height, 0, out=height)
-    box_areas = areas(boxes)
-    union = box_areas[:, None] + box_areas
-    union -= inter
-    # inter > threshold * union is IoU > threshold without dividing by an empty union
-    apart = ~(inter > iou_threshold * union)
-    apart |= class_ids[:, None] != class_ids
-    alive = np.ones(len(boxes), np.bool_)
+    """Positions of boxes that no better one of their class, which come before them, overlaps too much."""
+    threshold = float(iou_threshold)
     kept: list[int] = []
-    for i in range(len(boxes)):
-        if alive[i]:
+    better: list[tuple[int, float, float, float, float, float]] = []
+    for i, (class_id, (x_min, y_min, x_max, y_max)) in enumerate(zip(class_ids.tolist(), boxes.tolist(), strict=True)):
+        area = max(x_max - x_min, 0.0) * max(y_max - y_min, 0.0)
+        for other, left, top, right, bottom, its_area in better:
+            if other != class_id:
+                continue
+            # a call of min() or max() costs more than all of this
+            width = (x_max if x_max < right else right) - (x_min if x_min > left else left)
+            if width <= 0:
+                continue
+            height = (y_max if y_max < bottom else bottom) - (y_min if y_min > top else top)
+            if height <= 0:
+                continue
+            inter = width * height
+            # inter > threshold * union is IoU > threshold without dividing by an empty union
+            if inter > threshold * (area + its_area - inter):
+                break
+        else:
             kept.append(i)
             if len(kept) == limit:
                 break
-            alive &= apart[i]
+            better.append((class_id, x_min, y_min, x_max, y_max, area))
     return kept
 
 
 def _choose_one_by_one(
     sorted_boxes: Float32Array, sorted_ids: Int32Array, iou_threshold: np.float32, limit: int
 ) -> list[int]:
-    """The same for any number, in memory that grows with it alone."""
+    """The same for any number, each with all that are left."""
     alive = np.ones(len(sorted_boxes), np.bool_)
     kept: list[int] = []
     box_areas = areas(sorted_boxes)

@@ -128,6 +128,7 @@ class ImagePreprocessor:
         self._flip = tensor.dtype == np.int8 and bool((self._table == pixel - 128).all())
         self._step = _step(self._table - (pixel - 128)) if tensor.dtype == np.int8 else None
         self._stepped = np.empty((spec.height, spec.width, spec.channels), np.bool_)
+        self._direct = self._identity or self._flip or self._step is not None
         # cv2.LUT wants (1, 256[, channels])
         self._lut = np.ascontiguousarray(self._table.reshape(1, 256, -1))
         self._frame_shape: tuple[int, ...] = ()
@@ -154,23 +155,26 @@ class ImagePreprocessor:
             dst=self._canvas[geometry.target],
             interpolation=self._interpolation,
         )
-        colored = self._canvas
+        # a buffer fewer: what a frame touches is out of the caches when the next one comes
+        colored = out[0].view(np.uint8) if self._direct else self._colored
         color = self.spec.color
         if color == "rgb":
-            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=self._colored)
-            colored = self._colored
+            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=colored)
         elif color == "gray":
-            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY, dst=self._colored[:, :, 0])
-            colored = self._colored
+            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY, dst=colored[:, :, 0])
+        else:
+            colored = self._canvas
         if self._flip:
             # p - 128 in two's complement is p with its highest bit flipped
             np.bitwise_xor(colored, 128, out=out[0].view(np.uint8))
         elif self._step is not None:
-            np.bitwise_xor(colored, 128, out=out[0].view(np.uint8))
+            raw = out[0].view(np.uint8)
             np.greater_equal(colored, self._step, out=self._stepped)
-            np.subtract(out[0], self._stepped.view(np.int8), out=out[0])
+            np.subtract(colored, self._stepped.view(np.uint8), out=raw)
+            np.bitwise_xor(raw, 128, out=raw)
         elif self._identity:
-            np.copyto(out[0], colored)
+            if color == "bgr":
+                np.copyto(out[0], colored)
         elif self.tensor.dtype == np.float32 or self.tensor.dtype == np.int8 or self.tensor.dtype == np.uint8:
             cv2.LUT(colored, self._lut, dst=out[0])
         else:
