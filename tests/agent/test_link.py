@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vedette.delivery import Key, LedgerRow, Stream
 from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.mqtt.connection import RESEND_S, RESERVED_WINDOW, RTO_MAX_MS, UNHEARD_S, Connection, try_connection
+from vedette.mqtt.envelope import render
 from vedette.mqtt.link import PUBACK_TIMEOUT_S
 from vedette.outbox import MemoryOutbox
 
@@ -153,6 +155,29 @@ def test_whoever_appends_sends_while_the_link_only_waits(broker: BrokerAddress) 
         assert seqs(subscriber) == list(range(1, 2041))
 
 
+def test_a_fault_while_a_pipeline_sends_ends_the_connection_and_not_the_pipeline(
+    broker: BrokerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[str] = []
+
+    def render_(*arguments: Any, **options: Any) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            faults.append("one")
+            raise RuntimeError("a fault of ours")
+        return render(*arguments, **options)
+
+    monkeypatch.setattr("vedette.mqtt.link.render", render_)
+    with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
+        while not faults:
+            linked.connection()
+            put(linked.outbox)
+            linked.wait_empty()
+        count = row(linked.outbox).last
+        wait_for("all", lambda: len(set(seqs(subscriber))) == count)
+        assert any("a fault of ours" in alert for alert in linked.alerts)
+        assert linked.link.status().connections == 1 + len(faults)
+
+
 def test_nothing_overtakes_what_is_retained(broker: BrokerAddress) -> None:
     with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
         linked.connection()
@@ -174,7 +199,8 @@ def test_many_append_at_once_while_connections_break(broker: BrokerAddress) -> N
         for part in (1, 2, 3):
             wait_for("some", lambda p=part: len(linked.acknowledged) > p * 1000)  # type: ignore[misc]
             sock = linked.connection()._client.socket()
-            if sock is not None:  # None: it has broken by itself just now
+            with suppress(OSError):  # closed meanwhile: an appender has found it broken
+                assert sock is not None
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
@@ -456,6 +482,35 @@ def test_being_taken_over_by_another_session_is_told() -> None:
         wait_for("the news", lambda: linked.alerts)
         assert "another client called vedette-dev-1" in linked.alerts[0] and "Session taken over" in linked.alerts[0]
         assert linked.link.status().unsteady
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_reset_is_none_of_the_brokers_doing_whoever_meets_it_first(reset: bool) -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        connection = Connection(LinkOptions(LOOPBACK, server.getsockname()[1], "dev-1"), None)
+        accepted: list[socket.socket] = []
+
+        def take() -> None:
+            other, _ = server.accept()
+            other.recv(1000)
+            other.sendall(CONNACK)
+            accepted.append(other)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        connection.connect()
+        thread.join()
+        assert connection.arm()
+        if reset:  # socket(7): what is unsent is thrown away, and RST takes FIN's place
+            accepted[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted[0].close()
+        threading.Event().wait(0.05)
+        while reset and connection.publish("t", b"a", qos=1) is not None:
+            threading.Event().wait(0.01)
+        connection.wait(1.0)
+        connection.serve()
+        assert connection.closed
+        assert connection.closed_by_broker is not reset
 
 
 @needs_mosquitto

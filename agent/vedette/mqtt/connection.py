@@ -46,6 +46,8 @@ MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once
 RTO_MAX_MS: Final = 44  # TCP_RTO_MAX_MS of linux/tcp.h, which Python has no name for; since Linux 6.15
 RESEND_S: Final = 2.0  # longest between two attempts to send what was lost; the kernel's own limit is two minutes
 UNHEARD_S: Final = 120.0  # the kernel gives a connection up then; the link does so much earlier
+# of poll(2): a reset, and what is left of one that a send met first. An end in good order can be read, and that is all
+_RESET: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
@@ -239,7 +241,7 @@ class Connection:
         """After `wait`: hears what has come, and sends what the socket takes now."""
         if self._pending or self._events & ~select.POLLOUT:
             self._client.loop_read()
-            self.closed_by_broker = self.closed and not self._events & select.POLLERR  # how poll(2) shows a reset
+            self.closed_by_broker = self.closed and not self._events & _RESET
         if self._events & select.POLLOUT:
             self._client.loop_write()
         self._client.loop_misc()

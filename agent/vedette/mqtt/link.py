@@ -277,17 +277,28 @@ class Link:
         return all(self._send(connection, entry) for entry in entries) and len(entries) < limit
 
     def _appended(self) -> None:
-        """On the thread of whoever has appended to the outbox. Nothing overtakes what is retained and waits to be sent."""
+        """On the thread of whoever has appended. What `publish` has left is the link's to send, and goes first."""
         if self._notices.empty() and self._wire.acquire(blocking=False):
             try:
                 connection = self._connection
-                if connection is None:
-                    return  # whoever has connected looks into the outbox
-                if self._send_entries(connection, FEW) and not connection.must_write:
+                if connection is None or connection.closed:
+                    return  # whoever connects looks into the outbox
+                if self._sent_at_once(connection):
                     return
             finally:
                 self._wire.release()
         self._wake()
+
+    def _sent_at_once(self, connection: Connection) -> bool:
+        """Whether there is nothing left for the link's thread to do. A fault of ours ends the connection, which gives back
+        to the outbox what was taken out of it; the pipeline whose thread this is goes on."""
+        try:
+            return self._send_entries(connection, FEW) and not connection.must_write
+        except Exception as error:
+            log.exception("broker: sending")
+            connection.why = f"a fault of ours: {error!r}"
+            connection.closed = True
+            return False
 
     def _hear_wake(self) -> None:
         try:
