@@ -79,7 +79,7 @@ constraints/%.txt:
 	@echo "vedette: error: Python $(VERSION_TAG) is not one of 3.11, 3.12 and 3.13; set PYTHON=python3.12, say" >&2; exit 2
 
 bench-pipeline: .venv-dev/.ready ## the agent against the bare interpreter, native C, the tutorials' loop and MediaPipe (5 min)
-	.venv-dev/bin/python bench/pipeline.py
+	.venv-dev/bin/python bench/pipeline.py $(addprefix --source ,$(wildcard $(DATA)/video/vtest.avi))
 
 bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, latency
 	.venv/bin/python bench/demo.py

@@ -35,6 +35,16 @@ def paced(clip: Path, fps: float, folder: Path) -> Path:
     return copy
 
 
+def describe(clip: Path) -> str:
+    """Its name, size and codec, for a table to say what was played."""
+    capture = cv2.VideoCapture(str(clip))
+    width, height, code = (
+        int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FOURCC)
+    )
+    capture.release()
+    return f"{clip.name}, {width}x{height}, {code.to_bytes(4, 'little').decode('latin-1').strip()}"
+
+
 def _fps(clip: Path) -> float:
     capture = cv2.VideoCapture(str(clip))
     fps = float(capture.get(cv2.CAP_PROP_FPS))

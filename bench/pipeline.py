@@ -25,7 +25,7 @@ import _stage_times
 from _agent_turn import Camera, Ear, agent_turn, threads_turn
 from _contest import Contest, loop_turn
 from _native import NotHereError, build
-from _paced import paced
+from _paced import describe, paced
 from _results import Results
 
 from vedette.demo.broker import loopback_broker
@@ -61,6 +61,7 @@ def main() -> int:
         contest.run(arguments.rounds)
         ear.close()
         results = Results("pipeline")
+        results.row(what="clip", value=describe(arguments.source), unit="", n=1)
         rows.write(results, contest, small=arguments.small, camera=CAMERA)
         if "stages" in arguments.parts:
             _stage_times.rows(results, arguments.model, arguments.source, Path(folder))
