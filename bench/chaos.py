@@ -17,22 +17,24 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-import _chaos_parts as parts
+import _chaos_agent as agent
+import _chaos_delivery as delivery
+from _chaos_stage import Extent, Row
 from _results import ROOT, Results
 
 KEPT = ROOT / "build" / "chaos"
-Part = Callable[[parts.Extent, random.Random], list[parts.Row]]
+Part = Callable[[Extent, random.Random], list[Row]]
 PARTS: dict[str, Part] = {
-    "kills-always": partial(parts.kills, "always"),
-    "kills-spill": partial(parts.kills, "spill"),
-    "away": parts.away,
-    "restarts": parts.restarts,
-    "resets": parts.resets,
-    "silences": parts.silences,
-    "loss": parts.loss,
-    "engine": parts.engine,
-    "jumps": parts.jumps,
-    "together": parts.together,
+    "kills-always": partial(delivery.kills, "always"),
+    "kills-spill": partial(delivery.kills, "spill"),
+    "away": delivery.away,
+    "restarts": delivery.restarts,
+    "resets": delivery.resets,
+    "silences": delivery.silences,
+    "loss": delivery.loss,
+    "engine": agent.engine,
+    "jumps": agent.jumps,
+    "together": agent.together,
 }
 
 
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--afresh", action="store_true", help="forget what is kept of earlier runs")
     arguments = parser.parse_args()
     short = arguments.short is not None
-    extent = parts.Extent.short(arguments.short) if short else parts.Extent.whole(arguments.minutes)
+    extent = Extent.short(arguments.short) if short else Extent.whole(arguments.minutes)
     results = Results("chaos")
     for name in arguments.only or PARTS:
         kept = KEPT / f"{name}-{arguments.seed}-{arguments.minutes:g}.json"
