@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from real import CLIP, wait_for
-from test_pipeline import Run, detector, picture
+from test_pipeline import Run, SmallEngine, detector, picture
 
 from vedette import clock
 from vedette.contract.types import UInt8Array
@@ -206,18 +207,37 @@ def test_a_video_that_loops_goes_on_from_its_beginning_when_its_end_is_passed_ov
     source.close()
 
 
-def test_a_cameras_frame_is_taken_as_late_as_the_first_inferences_say() -> None:
-    engine = detector([0.9], [0])
+def slowly(engine: SmallEngine, seconds: float) -> SmallEngine:
+    """Each inference takes so long."""
     invoke = engine.invoke
 
     def slow(*arguments: Any, **options: Any) -> None:
-        time.sleep(0.2)
+        time.sleep(seconds)
         invoke(*arguments, **options)
 
     engine.invoke = slow  # type: ignore[method-assign]
-    run = Run(engine, [], source=Steady(0.005))
+    return engine
+
+
+def test_a_cameras_frame_is_taken_as_late_as_the_first_inferences_say() -> None:
+    run = Run(slowly(detector([0.9], [0]), 0.2), [], source=Steady(0.005))
     with run:
         wait_for("six messages", lambda: run.stats.results >= 6)
     latencies = [message["latency_ms"] for message in run.messages()[3:6]]
     # the first two were taken when nothing was known
     assert statistics.median(each["queue"] / each["infer"] for each in latencies) < 0.25
+
+
+def test_a_cameras_frame_is_not_taken_for_an_inference_that_has_not_begun() -> None:
+    run = Run(slowly(detector([0.9], [0]), 0.2), [], source=Steady(0.005))
+    submit = run.pipeline.seat.submit
+
+    def late(*work: Any) -> None:
+        threading.Timer(0.03, submit, work).start()
+
+    run.pipeline.seat.submit = late  # type: ignore[method-assign]
+    with run:
+        wait_for("eight messages", lambda: run.stats.results >= 8)
+    latencies = [message["latency_ms"] for message in run.messages()[3:8]]
+    # taken while the one before waits to begin, it would wait for that one, too: for more than an inference
+    assert statistics.median(each["queue"] / each["infer"] for each in latencies) < 0.6
