@@ -92,11 +92,12 @@ class Camera:
 
 
 def write_config(folder: Path, port: int, cameras: Sequence[Camera], threads: int | str = 1) -> Path:
-    """The agent's configuration; its state is kept in ``folder``, too."""
+    """The agent's configuration; its state is kept in ``folder``, too. With ``threads`` of a number one inference runs at a
+    time: the agent would read a file flat out with as many as there are cores for."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "vedette.toml"
     tables = "".join(
-        f"[pipeline.camera{n}]\nmodel = {json.dumps(camera.model)}\n"
+        f"[pipeline.camera{n}]\nmodel = {json.dumps(camera.model)}\nparallel = {0 if threads == 'auto' else 1}\n"
         f"[pipeline.camera{n}.source]\nurl = {json.dumps(str(camera.clip))}\nloop = true\npace = {json.dumps(camera.pace)}\n"
         + camera.plain.replace("NAME", f"camera{n}")
         for n, camera in enumerate(cameras)

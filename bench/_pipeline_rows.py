@@ -108,23 +108,22 @@ def _promises(results: Results, contest: Contest, small: str) -> None:
             results, f"throughput, {small}: if nothing but that invoke() took time, by the tutorial loop",
             [1e3 / ms / turn.fps for ms, turn in zip(infer, tutorial, strict=True)], "ratio",
         )  # fmt: skip
-    if contest.has("all agent, cameras"):
+    if contest.has("all agent"):
         cores = len(os.sched_getaffinity(0))
-        figure(
-            results, "all cores, autotuned, a camera a core: inferences a second by cores / CPU seconds a frame",
-            [turn.fps * turn.cpu_ms / 1e3 / cores for turn in contest.turns["all agent, cameras"]], "ratio", ">= 0.90",
-            lambda x: x >= 0.90,
-        )  # fmt: skip
-        figure(
-            results, "all cores: agent, autotuned, one camera by the tutorial loop",
-            contest.ratios("all agent", "all tutorial", _fps), "ratio",
-        )  # fmt: skip
+        several = (("all agent", "one camera"), ("all agent, cameras", "a camera a core"))
+        for name, words in several:
+            figure(
+                results, f"all cores, autotuned, {words}: inferences a second by cores / CPU seconds a frame",
+                [turn.fps * turn.cpu_ms / 1e3 / cores for turn in contest.turns[name]], "ratio", ">= 0.90",
+                lambda x: x >= 0.90,
+            )  # fmt: skip
         if contest.has("tutorial"):
             best = max(("tutorial", "all tutorial"), key=lambda name: statistics.median(contest.values(name, "fps")))
-            figure(
-                results, "all cores: agent, autotuned, a camera a core by the tutorial loop at its best thread count",
-                contest.ratios("all agent, cameras", best, _fps), "ratio",
-            )  # fmt: skip
+            for name, words in several:
+                figure(
+                    results, f"all cores: agent, autotuned, {words} by the tutorial loop at its best thread count",
+                    contest.ratios(name, best, _fps), "ratio",
+                )  # fmt: skip
 
 
 def _latency(results: Results, contest: Contest, camera: float) -> None:

@@ -32,7 +32,7 @@ WEIGHTS = (1.0, 1.0, 2.0, 4.0)
 def measure(model: str, clip: Path, weights: tuple[float, ...], interpreters: int, seconds: float) -> list[int]:
     """The inferences of each pipeline in so many seconds, after a second to get going."""
     tables = "\n".join(
-        f'[pipeline.camera{n}]\nmodel = "{model}"\nweight = {weight}\n'
+        f'[pipeline.camera{n}]\nmodel = "{model}"\nweight = {weight}\nparallel = 1\n'
         f'[pipeline.camera{n}.source]\nurl = "{clip}"\nloop = true\npace = "max"'
         for n, weight in enumerate(weights)
     )

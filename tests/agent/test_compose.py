@@ -9,7 +9,7 @@ from real import BUNDLE, CLIP, TINY
 
 from vedette.config import Config, load_config, parse_config
 from vedette.contract.errors import ConfigError, ModelError, UserError
-from vedette.service.compose import Prepared, link_options, prepare
+from vedette.service.compose import Prepared, link_options, make_fitting, prepare
 from vedette.service.lanes import load_models
 
 PLAIN = """
@@ -188,6 +188,34 @@ def test_pipelines_of_one_model_share_a_lane_and_others_do_not(tmp_path: Path) -
     assert loaded["c"].lane is not loaded["a"].lane, "other tables, another model"
     for lane in {id(found.lane): found.lane for found in loaded.values()}.values():
         lane.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "engine", "abreast", "interpreters"),
+    [
+        ("", "", 1, 1),
+        ('pace = "max"', "", 4, 4),
+        ('pace = "max"', "threads = 2", 2, 2),
+        ('pace = "max"', "interpreters = 3", 3, 3),
+        ('pace = "max"', "threads = 3", 1, 1),
+        ("", "parallel = 2", 2, 2),
+        ('pace = "max"', "parallel = 1", 1, 1),
+        ("", "parallel = 9", 4, 4),
+    ],
+)
+def test_inferences_abreast_are_as_many_as_is_asked_or_a_file_read_flat_out_can_have(
+    source: str, engine: str, abreast: int, interpreters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    parallel = engine if engine.startswith("parallel") else ""
+    text = f'[engine]\n{"" if parallel else engine}\n[pipeline.a]\nmodel = "TINY"\n{parallel}\n'
+    text += f'[pipeline.a.source]\nurl = "CLIP"\n{source}\n' + PLAIN.replace("NAME", "a")
+    config = parsed(text, tmp_path)
+    [pipeline] = prepare(config, Path("v.toml"))
+    loaded = load_models([pipeline], config.engine)["a"]
+    assert (loaded.abreast, len(loaded.lane.engines)) == (abreast, interpreters)
+    assert len(make_fitting(pipeline, loaded).models) == 1 + abreast
+    loaded.lane.close()
 
 
 @pytest.mark.parametrize(

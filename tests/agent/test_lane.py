@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -98,6 +99,36 @@ def test_twice_the_weight_is_twice_the_engine_time() -> None:
     with lanes(1) as [lane]:
         found = shares([Busy(lane.seat(str(w), w), 0.001, stop) for w in (1.0, 2.0, 4.0)], stop, 400)
     assert found == pytest.approx([1 / 7, 2 / 7, 4 / 7], abs=0.05)
+
+
+def test_a_pipeline_runs_as_many_abreast_as_its_seat_says_and_gets_no_more_than_its_share() -> None:
+    stop, lock = threading.Event(), threading.Lock()
+    running, most = Counter[str](), Counter[str]()
+
+    class Counted(Busy):
+        def _next(self) -> None:
+            self.seat.submit(self._run, lambda fault: None if self._stop.is_set() else self._next())
+
+        def _run(self, engine: object) -> None:
+            name = self.seat.name
+            with lock:
+                running[name] += 1
+                most[name] = max(most[name], running[name])
+            time.sleep(0.002)  # the cores are not what is shared here
+            with lock:
+                running[name] -= 1
+
+    with lanes(3, slots=3) as [lane]:
+        wide, narrow = lane.seat("wide", abreast=2), lane.seat("narrow")
+        assert lane.demand == 3
+        found = shares([Counted(wide, 0.002, stop, depth=4), Counted(narrow, 0.002, stop, depth=4)], stop, 300)
+    assert most == {"wide": 2, "narrow": 1}
+    assert found == pytest.approx([2 / 3, 1 / 3], abs=0.1)
+    stop = threading.Event()
+    with lanes(2, slots=2) as [lane]:
+        wide, narrow = lane.seat("wide", abreast=2), lane.seat("narrow")
+        found = shares([Counted(wide, 0.002, stop, depth=4), Counted(narrow, 0.002, stop, depth=4)], stop, 300)
+    assert found == pytest.approx([1 / 2, 1 / 2], abs=0.1), "two want three places, and weigh the same"
 
 
 def test_weights_hold_across_models_that_share_a_core() -> None:

@@ -139,8 +139,10 @@ class Run:
         max_detections_hz: float = 0.0,
         publish_empty: bool = True,
         source: Source | None = None,
+        more: Sequence[SmallEngine] = (),
         **options: Any,
     ) -> None:
+        """``more``: interpreters beside ``engine``, for as many inferences abreast."""
         spec = ModelSpec(
             Path("small.tflite"), "small", "1", "0" * 64, labels, ImageInput(height=16, width=16),
             output or PostprocessOutput(), None,
@@ -159,11 +161,12 @@ class Run:
             following or Unfollowed(), self.outbox, self.stats, NoAudience(), detections=detections,
             max_detections_hz=max_detections_hz, publish_empty=publish_empty, clock_state=clock.clock_state,
         )  # fmt: skip
-        self.lane = Lane("small", [engine], Turns(1))
+        abreast = 1 + len(more)
+        self.lane = Lane("small", [engine, *more], Turns(abreast))
         count = options["regions"].count if "regions" in options else 1
         self.pipeline = Pipeline(
-            "p", FrameFeed(self.grabber), [[model.sibling() for _ in range(count)] for _ in range(BUFFERS)],
-            self.lane.seat("p"), self.reporter, self.stats, **options,
+            "p", FrameFeed(self.grabber), [[model.sibling() for _ in range(count)] for _ in range(BUFFERS + len(more))],
+            self.lane.seat("p", abreast=abreast), self.reporter, self.stats, **options,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -564,3 +567,69 @@ def test_a_fault_where_there_is_time_ends_the_pipeline_as_any() -> None:
         assert run.pipeline.fault is engine.fault
     messages = run.messages()
     assert [m["seq"] for m in messages] == list(range(1, run.stats.results + 1))
+
+
+class Uneven(SmallEngine):
+    """Every other inference takes long."""
+
+    def invoke(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, deadline_s: float | None = None) -> None:
+        time.sleep(0.03 if int(inputs[0][0, 0, 0, 0]) % 2 else 0.0)
+        super().invoke(inputs, outputs, deadline_s=deadline_s)
+
+
+def numbered(count: int) -> list[UInt8Array]:
+    return [np.full((48, 64, 3), number, np.uint8) for number in range(count)]
+
+
+def test_inferences_abreast_are_reported_in_their_order() -> None:
+    outputs = [np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32),
+               np.ones(1, np.float32)]  # fmt: skip
+    engines = [Uneven(outputs) for _ in range(3)]
+    most, running, lock = 0, 0, threading.Lock()
+    for engine in engines:
+        invoke = engine.invoke
+
+        def counted(*arguments: Any, invoke: Any = invoke, **options: Any) -> None:
+            nonlocal most, running
+            with lock:
+                running += 1
+                most = max(most, running)
+            try:
+                invoke(*arguments, **options)
+            finally:
+                with lock:
+                    running -= 1
+
+        engine.invoke = counted  # type: ignore[method-assign]
+    run = Run(engines[0], numbered(40), more=engines[1:]).to_the_end()
+    messages = run.messages()
+    assert [message["frame"]["seq"] for message in messages] == list(range(1, 41))
+    assert [message["seq"] for message in messages] == list(range(1, 41))
+    assert most == 3, "at the same moment"
+    assert [engine.overlaps for engine in engines] == [0, 0, 0]
+
+
+def test_what_is_abreast_is_finished_before_something_is_done_between() -> None:
+    engines = [detector([0.9], [0]) for _ in range(2)]
+    run = Run(engines[0], numbered(200), more=engines[1:])
+    under_way: list[tuple[int, int]] = []
+    with run:
+        for _ in range(5):
+            run.pipeline.between(
+                lambda: under_way.append((run.pipeline._submitted, run.pipeline._finished))
+            ).result(DEADLINE_S)  # fmt: skip
+        assert run.pipeline.ended.wait(DEADLINE_S)
+    assert len(under_way) == 5 and all(submitted == finished for submitted, finished in under_way)
+    assert run.stats.results == 200
+
+
+def test_a_fault_of_one_abreast_ends_the_pipeline_after_what_came_before_it() -> None:
+    engines = [detector([0.9], [0]) for _ in range(2)]
+    run = Run(engines[0], numbered(50), more=engines[1:])
+    with run:
+        wait_for("results", lambda: run.stats.results > 5)
+        engines[1].fault = EngineFaultError("broken")
+        assert run.pipeline.ended.wait(DEADLINE_S)
+    assert run.pipeline.fault is not None and "broken" in str(run.pipeline.fault)
+    seqs = [message["frame"]["seq"] for message in run.messages()]
+    assert seqs == list(range(1, len(seqs) + 1))

@@ -162,6 +162,7 @@ class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     thresholds: dict[str, Score] = {}
     weight: Annotated[float, Meta(ge=0.01, le=100.0)] = 1.0
     delegate: bool = True
+    parallel: Annotated[int, Meta(ge=0, le=64)] = 0
     max_fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
     deadline_ms: Annotated[float, Meta(ge=0.0, le=3_600_000.0)] = 0.0
     stride: Annotated[int, Meta(ge=1, le=65_536)] | None = None

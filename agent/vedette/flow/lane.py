@@ -5,15 +5,16 @@ The rule, in one place:
 - *Cores.* At most ``cores // threads`` inferences run at the same moment (at least one), ``threads`` being those of one
   inference: more would only take turns inside the kernel, where no weight is heard. `Turns` holds to it.
 - *Interpreters.* Pipelines of the same model share a `Lane`: as many interpreters as that bound allows, and no more than
-  pipelines. Each interpreter has a thread of its own, which hands one inference on and begins the next without waking
-  anybody in between.
+  they can use together. Each interpreter has a thread of its own, which hands one inference on and begins the next without
+  waking anybody in between.
 - *Turns.* Start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing: A Scheduling Algorithm for Integrated
   Services Packet Switching Networks", 1996, section 2): each inference gets a start tag ``S = max(v, F)``, ``v`` the tag of
   the one that began last and ``F`` the finish tag of its pipeline's last one; the least tag goes first; afterwards
   ``F = S + time / weight``. So over any stretch of time in which two pipelines always have work, the engine time they got
   is in proportion to their weights, off by at most one inference each; and one that had nothing to do saves up nothing.
 
-A pipeline has one inference under way at most: its frames keep their order.
+A pipeline has one inference under way at most, or as many as its seat says (``abreast``); they may then end in another
+order than they began in, which is the pipeline's to mend.
 
 Where nobody else wants it, a pipeline may borrow an interpreter and run it on its own thread (`Seat.run_now`): no thread
 is woken, and what the network reads and writes is in that core's caches.
@@ -94,16 +95,18 @@ class Turns:
 class Seat:
     """One pipeline's place in a lane. Made by `Lane.seat`; `submit` may be called by any thread."""
 
-    def __init__(self, lane: Lane, name: str, weight: float) -> None:
+    def __init__(self, lane: Lane, name: str, weight: float, abreast: int) -> None:
         self.name = name
         self.weight = weight
+        self.abreast = abreast
+        """How many inferences of it may run at the same moment."""
         self.lane = lane
         self.engine_s = 0.0
         """Engine time it has had, seconds; for the account of who got how much."""
         self.inferences = 0
         # under the lane's lock
         self._work: deque[tuple[Run, Done]] = deque()
-        self._busy = False
+        self._running = 0
         self._start = 0.0
         self._finish = 0.0
 
@@ -139,11 +142,12 @@ class Lane:
         for engine in engines:
             self.add(engine)
 
-    def seat(self, name: str, weight: float = 1.0) -> Seat:
-        """A place for one more pipeline. ``weight``: above 0; twice the weight, twice the engine time when both want it."""
+    def seat(self, name: str, weight: float = 1.0, abreast: int = 1) -> Seat:
+        """A place for one more pipeline. ``weight``: above 0; twice the weight, twice the engine time when both want it.
+        ``abreast``: how many of its inferences may run at the same moment."""
         if not weight > 0:
             raise ValueError(f"weight: expected a number above 0, found {weight}")
-        seat = Seat(self, name, weight)
+        seat = Seat(self, name, weight, abreast)
         with self._changed:
             self._seats.append(seat)
         return seat
@@ -157,6 +161,11 @@ class Lane:
     def seats(self) -> int:
         """How many pipelines have a place."""
         return len(self._seats)
+
+    @property
+    def demand(self) -> int:
+        """How many interpreters they could use at the same moment."""
+        return sum(seat.abreast for seat in self._seats)
 
     def add(self, engine: Engine) -> None:
         """One more interpreter of the model."""
@@ -198,8 +207,9 @@ class Lane:
 
     @property
     def crowd(self) -> float:
-        """How many pipelines have work for each interpreter now; at least 1."""
-        return max(1.0, sum(1 for seat in self._seats if seat._work or seat._busy) / len(self.engines))
+        """For each interpreter, how many inferences the pipelines that have work now would run at once; at least 1."""
+        wanted = sum(seat.abreast for seat in self._seats if seat._work or seat._running)
+        return max(1.0, wanted / len(self.engines))
 
     def start(self) -> None:
         """Starts the threads; calling it again does nothing."""
@@ -228,7 +238,7 @@ class Lane:
     def _submit(self, seat: Seat, run: Run, done: Done) -> None:
         with self._changed:
             if not self._stopped:
-                if not seat._work and not seat._busy:  # it had nothing to do: what it did not use is gone
+                if not seat._work and not seat._running:  # it had nothing to do: what it did not use is gone
                     seat._start = max(self._turns.virtual, seat._finish)
                 seat._work.append((run, done))
                 self._changed.notify()
@@ -251,7 +261,7 @@ class Lane:
                         return
                     self._turned_ns[number] = clock.now_ns()
                     continue
-                seat._busy = True
+                seat._running += 1
                 run, done = seat._work.popleft()
                 tag = seat._start
             self._turns.enter(tag)
@@ -261,12 +271,13 @@ class Lane:
 
     def _run_now(self, seat: Seat, run: Run) -> bool:
         with self._changed:
-            if self._stopped or self._lent or any(other._work or other._busy for other in self._seats):
+            if self._stopped or self._lent or any(other._work or other._running for other in self._seats):
                 return False
             tag = max(self._turns.virtual, seat._finish)
             if not self._turns.try_enter(tag):
                 return False
-            seat._busy = self._lent = True
+            seat._running += 1
+            self._lent = True
         fault = self._run(seat, run, self.engines[0], tag)
         with self._changed:
             self._lent = False
@@ -293,10 +304,10 @@ class Lane:
             took_s = time.perf_counter() - begun
             self._turns.leave()
         with self._changed:
-            seat._busy = False
+            seat._running -= 1
             seat.engine_s += took_s
             seat.inferences += 1
-            seat._finish = tag + took_s / seat.weight
+            seat._finish = max(seat._finish, tag) + took_s / seat.weight  # above the tag where another ended meanwhile
             seat._start = seat._finish  # of what has come meanwhile
             if seat._work and len(self.engines) > 1:
                 self._changed.notify()  # another interpreter may be waiting for this very pipeline
@@ -304,7 +315,7 @@ class Lane:
 
     def _next(self, number: int) -> Seat | None:
         """The pipeline whose turn it is; none for an interpreter that is to go. Under the lock."""
-        ready = [seat for seat in self._seats if seat._work and not seat._busy]
+        ready = [seat for seat in self._seats if seat._work and seat._running < seat.abreast]
         if self._stopped:
             for seat in ready:
                 while seat._work:

@@ -33,7 +33,7 @@ from .stats import PipelineStats
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
-BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it
+BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it; one more for each inference abreast
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
 LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
@@ -69,7 +69,8 @@ class Gate(Protocol):
 class _Work:
     """One sample on its way, with the buffers it goes in. Times: time.perf_counter_ns, but ``taken_ns``: CLOCK_BOOTTIME.
 
-    ``models``: buffers for each view of the sample; ``placements``: where these views lie.
+    ``models``: buffers for each view of the sample; ``placements``: where these views lie. ``number``: of those that were
+    submitted to the lane, from 1 on.
     """
 
     sample: Frame | Window
@@ -78,6 +79,7 @@ class _Work:
     taken_ns: int
     begun: int
     preprocessed: int
+    number: int = 0
     entered: int = 0
     inferred: int = 0
     engine: EngineDescription | None = None
@@ -89,7 +91,8 @@ class Pipeline:
 
     A thread prepares a sample, a lane that may be shared infers and does nothing else, a thread finishes: decodes and
     reports; or the first does all of it, see the module. `BUFFERS` sets of tensors go round between them, so that no more
-    samples than that are under way, and they keep their order. All public things may be called by any thread.
+    samples than that are under way. They are reported in their order, also where the seat lets several inferences run
+    abreast. All public things may be called by any thread.
     """
 
     def __init__(
@@ -105,7 +108,8 @@ class Pipeline:
         regions: Views | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """``models``: `BUFFERS` sets, each with a model for every view that ``regions`` makes of a frame (one without)."""
+        """``models``: `BUFFERS` sets, and one more for each inference abreast beyond the first; each has a model for every
+        view that ``regions`` makes of a frame (one without)."""
         self.name = name
         self.feed = feed
         self.model = models[0][0]
@@ -234,6 +238,7 @@ class Pipeline:
                         work = self._preprocess(sample, models)
                         if work is not None and not self._at_leisure(work):
                             self._submitted += 1
+                            work.number = self._submitted
                             self._expect(max(self._engine_free_ns, clock.now_ns()))
                             self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
                             models = None
@@ -301,7 +306,7 @@ class Pipeline:
     def _expect(self, begins_ns: int) -> None:
         """An inference begins then. Told when it does, and already when it is submitted: the time at which the engine will
         be free would until then be that of the inference before, and a frame taken for it an inference too early."""
-        self._engine_free_ns = begins_ns + int(self._infer_ns * self.seat.lane.crowd)
+        self._engine_free_ns = begins_ns + int(self._infer_ns * self.seat.lane.crowd / self.seat.abreast)
 
     def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
         """On a lane's thread, which must not wait."""
@@ -311,6 +316,7 @@ class Pipeline:
     def _finish(self) -> None:
         """The second thread: until the first has ended, and all that it handed to the lane has come back."""
         closing = False
+        done: dict[int, _Work] = {}  # by number: those that have come before their turn
         try:
             while not (closing and self._finished == self._submitted):
                 try:
@@ -321,11 +327,13 @@ class Pipeline:
                 if work is None:
                     closing = True
                     continue
-                if work.fault is not None:
-                    raise work.fault
-                self._report(work)
-                self._free.put(work.models)
-                self._finished += 1
+                done[work.number] = work
+                while (following := done.pop(self._finished + 1, None)) is not None:
+                    if following.fault is not None:
+                        raise following.fault
+                    self._report(following)
+                    self._free.put(following.models)
+                    self._finished += 1
                 self._turned("_finish")
         finally:
             self.reporter.end(clock.now_ns())

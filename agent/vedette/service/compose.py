@@ -337,12 +337,13 @@ def make_fitting(prepared: Prepared, loaded: Loaded) -> Fitting:
     """Buffers, and a seat in the model's lane."""
     spec, model = prepared.spec, loaded.model
     views = _views(prepared.config)
-    sets = [[model.sibling() for _ in range(views)] for _ in range(BUFFERS)]
+    sets = [[model.sibling() for _ in range(views)] for _ in range(BUFFERS + loaded.abreast - 1)]
     sets[0][0] = model
     description = model.engine.description
     model_ref = ModelRef(spec.name, spec.version, spec.sha256)
     writer = BodyWriter(spec.labels, model_ref, EngineRef(description.runtime, description.delegate))
-    return Fitting(prepared, sets, loaded.lane.seat(prepared.name, prepared.config.weight), model_ref, writer)
+    seat = loaded.lane.seat(prepared.name, prepared.config.weight, loaded.abreast)
+    return Fitting(prepared, sets, seat, model_ref, writer)
 
 
 def refit(pipeline: Pipeline, old: Prepared, fitting: Fitting) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from vedette.config import EngineConfig
 from vedette.contract.errors import FaultError, ModelError, VedetteError, placed
+from vedette.contract.manifest import ImageInput
 from vedette.engine import AcceleratedEngine, AcceleratorStatus, Engine, Runtime, SelfTest, TfliteEngine, load_runtime
 from vedette.flow.lane import Lane, Turns, slots
 from vedette.memory import return_freed
@@ -32,12 +33,14 @@ _Key: TypeAlias = tuple[Path, str, str, bool]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A pipeline's model in its lane, and what the self-test said of it here. ``key``: alike for those that share."""
+    """A pipeline's model in its lane, and what the self-test said of it here. ``key``: alike for those that share.
+    ``abreast``: how many of its inferences may run at the same moment."""
 
     model: Model
     lane: Lane
     self_test: SelfTest | None
     key: _Key
+    abreast: int = 1
 
     @property
     def accelerator(self) -> AcceleratorStatus | None:
@@ -103,7 +106,7 @@ class Lanes:
         """Lets go of what no pipeline has a seat for: lanes, and interpreters that were for those that left."""
         for lane in list(self._lanes):
             if lane.seats:
-                lane.trim(self._interpreters(lane.seats))
+                lane.trim(self._interpreters(lane.demand))
                 continue
             self._lanes.remove(lane)
             lane.stop(STOP_S)
@@ -120,8 +123,14 @@ class Lanes:
         for lane in list(self._lanes):
             lane.close()
 
-    def _interpreters(self, pipelines: int) -> int:
-        return min(self._config.interpreters or self._turns.slots, pipelines)
+    def _interpreters(self, demand: int) -> int:
+        return min(self._config.interpreters or self._turns.slots, demand)
+
+    def _abreast(self, pipeline: Prepared) -> int:
+        """How many inferences of it may run at the same moment; of an accelerator, which is one, one."""
+        if self._accelerated is not None and pipeline.config.delegate:
+            return 1
+        return self._interpreters(pipeline.config.parallel or (self._turns.slots if reads_flat_out(pipeline) else 1))
 
     def _load(self, key: _Key, group: Sequence[Prepared]) -> dict[str, Loaded]:
         """Pipelines of the same file."""
@@ -140,31 +149,35 @@ class Lanes:
         else:
             more = [
                 TfliteEngine(spec.path, runtime, threads=threads, content=content)
-                for _ in range(self._interpreters(len(group)) - 1)
+                for _ in range(self._interpreters(sum(map(self._abreast, group))) - 1)
             ]
             engines = [first.engine, *more]
         lane = Lane(spec.name, engines, self._turns)
         self._lanes.append(lane)
         if self._started:
             lane.start()
-        loaded = {group[0].name: Loaded(first, lane, outcome, key)}
+        loaded = {group[0].name: Loaded(first, lane, outcome, key, self._abreast(group[0]))}
         for pipeline in group[1:]:
             model = Model(spec, first.engine, score_threshold=pipeline.decoded_from)
-            loaded[pipeline.name] = Loaded(model, lane, outcome, key)
+            loaded[pipeline.name] = Loaded(model, lane, outcome, key, self._abreast(pipeline))
         return loaded
 
     def _join(self, there: Loaded, group: Sequence[Prepared]) -> dict[str, Loaded]:
         """Pipelines of a file that runs already."""
         spec, lane, engine = group[0].spec, there.lane, there.model.engine
         if there.accelerator is None:
-            missing = self._interpreters(lane.seats + len(group)) - len(lane.engines)
+            missing = self._interpreters(lane.demand + sum(map(self._abreast, group))) - len(lane.engines)
             if missing > 0:
                 content, runtime = read_network(spec), load_runtime(self._config.runtime)
                 for _ in range(missing):
                     lane.add(TfliteEngine(spec.path, runtime, threads=self._threads, content=content))
         return {
             pipeline.name: Loaded(
-                Model(spec, engine, score_threshold=pipeline.decoded_from), lane, there.self_test, there.key
+                Model(spec, engine, score_threshold=pipeline.decoded_from),
+                lane,
+                there.self_test,
+                there.key,
+                self._abreast(pipeline),
             )
             for pipeline in group
         }
@@ -190,7 +203,15 @@ def threads_for(
     specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
     if proofs is not None:
         specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
-    return auto_threads(specs, runtime, tunings, single=len(here) == 1)
+    alone = len(here) == 1 and (
+        here[0].config.parallel == 1 or not (here[0].config.parallel or reads_flat_out(here[0]))
+    )
+    return auto_threads(specs, runtime, tunings, single=alone)
+
+
+def reads_flat_out(pipeline: Prepared) -> bool:
+    """Whether its pictures wait for the pipeline, so that what counts is how many are looked at, and not how soon each."""
+    return pipeline.config.source_config.pace == "max" and isinstance(pipeline.spec.input, ImageInput)
 
 
 def _key(pipeline: Prepared) -> _Key:
