@@ -29,7 +29,7 @@ from vedette.flow.selection import make_filter
 from vedette.flow.stats import PipelineStats
 from vedette.follow.following import Following, Unfollowed
 from vedette.messages.bodies import BodyWriter
-from vedette.messages.reporter import NoAudience, Reporter
+from vedette.messages.reporter import Audience, NoAudience, Reporter
 from vedette.models.model import Model, ModelSpec
 from vedette.mqtt.envelope import MAX_PAYLOAD, render
 from vedette.mqtt.results import MAX_OBJECTS, DetectionsMessage, EngineRef, ModelRef
@@ -140,6 +140,7 @@ class Run:
         publish_empty: bool = True,
         source: Source | None = None,
         more: Sequence[SmallEngine] = (),
+        audience: Audience | None = None,
         **options: Any,
     ) -> None:
         """``more``: interpreters beside ``engine``, for as many inferences abreast."""
@@ -158,7 +159,7 @@ class Run:
         model_ref = ModelRef(spec.name, spec.version, spec.sha256)
         self.reporter = Reporter(
             "p", BodyWriter(labels, model_ref, EngineRef("small 1", "none")), model_ref, label_filter,
-            following or Unfollowed(), self.outbox, self.stats, NoAudience(), detections=detections,
+            following or Unfollowed(), self.outbox, self.stats, audience or NoAudience(), detections=detections,
             max_detections_hz=max_detections_hz, publish_empty=publish_empty, clock_state=clock.clock_state,
         )  # fmt: skip
         abreast = 1 + len(more)
@@ -633,3 +634,50 @@ def test_a_fault_of_one_abreast_ends_the_pipeline_after_what_came_before_it() ->
     assert run.pipeline.fault is not None and "broken" in str(run.pipeline.fault)
     seqs = [message["frame"]["seq"] for message in run.messages()]
     assert seqs == list(range(1, len(seqs) + 1))
+
+
+class Looker(NoAudience):
+    """Looks at the pixels of every frame that is reported."""
+
+    looks = True
+
+    def __init__(self) -> None:
+        self.pixels: list[int] = []
+
+    def seen(self, frame: Frame, result: Any, followed: Any) -> None:
+        self.pixels.append(int(frame.pixels[0, 0, 0]))
+
+
+class Thrifty(FedSource):
+    """Writes into memory that it is given, and counts what it had to make itself."""
+
+    made = given = 0
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        reading = super().read(None)
+        if reading is None:
+            return None
+        self.given += 1
+        if into is None:
+            self.made += 1
+            into = np.empty_like(reading.pixels)
+        np.copyto(into, reading.pixels)
+        return Reading(into, 0)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_pixels_are_held_for_whoever_looks_at_them_alone(looks: bool) -> None:
+    engine = detector([0.9], [0])
+    engine.go_on.clear()
+    audience = Looker() if looks else NoAudience()
+    source = Thrifty(numbered(8))
+    run = Run(engine, [], source=source, audience=audience)
+    with run:
+        assert engine.entered.acquire(timeout=DEADLINE_S)
+        wait_for("two under way, and two more read", lambda: run.pipeline._submitted == 2 and source.given == 4)
+        assert (source.made == 4) is looks, "memory for all of them, or for those that the engine has not had yet"
+        engine.go_on.set()
+        assert run.pipeline.ended.wait(DEADLINE_S)
+    assert [(m["frame"]["width"], m["frame"]["height"]) for m in run.messages()] == [(64, 48)] * 8
+    if isinstance(audience, Looker):
+        assert audience.pixels == list(range(8))

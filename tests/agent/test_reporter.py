@@ -33,6 +33,8 @@ SECOND = 1_000_000_000
 class Heard:
     """An audience that keeps what it hears."""
 
+    looks = True
+
     def __init__(self) -> None:
         self.states: list[State] = []
         self.frames: list[tuple[Frame, Result, Followed]] = []

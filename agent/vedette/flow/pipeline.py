@@ -236,6 +236,7 @@ class Pipeline:
                     sample = self._take()
                     if sample is not None:
                         work = self._preprocess(sample, models)
+                        sample = None  # or its pixels would be held until the next one has come
                         if work is not None and not self._at_leisure(work):
                             self._submitted += 1
                             work.number = self._submitted
@@ -383,6 +384,8 @@ class Pipeline:
             return None
         preprocessed = time.perf_counter_ns()
         self._preprocess_ns = _averaged(self._preprocess_ns, preprocessed - begun)
+        if isinstance(sample, Frame) and not self.reporter.looks:
+            sample = sample.without_pixels()  # the source may have the memory for the next one already
         return _Work(sample, models, placements, taken_ns, begun, preprocessed)
 
     def _report(self, work: _Work) -> None:

@@ -24,18 +24,25 @@ EVENTS: Final = "events"
 class Audience(Protocol):
     """Who hears of one pipeline what is not kept for the broker. Called on the pipeline's thread; must not wait."""
 
+    @property
+    def looks(self) -> bool:
+        """Whether `seen` looks at pixels. They are not kept for it where it does not."""
+        ...
+
     def state(self, state: State, captured_ns: int) -> None:
         """What holds from now on."""
         ...
 
     def seen(self, frame: Frame, result: Result, followed: Followed) -> None:
-        """A frame and all that was found in it, what is not reported included. The pixels are the pipeline's again when
-        this returns."""
+        """A frame and all that was found in it, what is not reported included. The pixels, black where nobody `looks`, are
+        the pipeline's again when this returns."""
         ...
 
 
 class NoAudience:
     """Nobody."""
+
+    looks = False
 
     def state(self, state: State, captured_ns: int) -> None:
         """See `Audience`."""
@@ -90,6 +97,11 @@ class Reporter:
     def label_filter(self, chosen: LabelFilter) -> None:
         self._filter = chosen
         self._retuned = True
+
+    @property
+    def looks(self) -> bool:
+        """Whether a frame's pixels are asked for when it is reported."""
+        return self._audience.looks
 
     @property
     def last_id(self) -> int:

@@ -120,11 +120,14 @@ def model_folders() -> list[Path]:
 
 
 def share_folder(name: str) -> Path:
-    """A folder that came with the package: installed beside it, or a checkout's own."""
-    installed = Path(sysconfig.get_path("data")) / "share" / "vedette" / name
-    if installed.is_dir():
-        return installed
+    """A folder that came with the package: a checkout's own, or installed beside it.
+
+    The checkout comes first: an editable installation has copies of its own, from when it was made.
+    """
     checkout = Path(__file__).resolve().parents[3]
+    installed = Path(sysconfig.get_path("data")) / "share" / "vedette" / name
+    if installed.is_dir() and not (checkout / "pyproject.toml").is_file():
+        return installed
     return checkout / {"media": "examples/media"}.get(name, name)
 
 

@@ -77,6 +77,11 @@ class _PipelineAudience:
         self._pipeline = pipeline
         self._snapshots = snapshots
 
+    @property
+    def looks(self) -> bool:
+        """Whether pictures are taken."""
+        return self._snapshots is not None
+
     def state(self, state: State, captured_ns: int) -> None:
         """Remembered for the next connection, and published on this one."""
         self._voice.state(self._pipeline, state, captured_ns)
