@@ -58,7 +58,7 @@ HEADLINES = (
              "throughput, capture to broker, over that of a loop that only calls `invoke()`"),
     Headline("pipeline", "infer, p50: agent by native C", "inference in the agent over TFLite's C library alone, p50"),
     Headline("pipeline", "throughput: agent by the tutorial loop", "throughput by that of the loop that tutorials have"),
-    Headline("pipeline", "throughput, vtest-person: agent by the tutorial", "the same with the small detector, vtest-person"),
+    Headline("pipeline", "throughput, vtest-person: agent by", "the same with vtest-person, a small detector"),
     Headline("pipeline", "throughput: agent by MediaPipe Tasks", "throughput by that of MediaPipe Tasks, the same model"),
     Headline("pipeline", "all cores, autotuned, one camera: inf", "all cores, one clip: inferences by the CPUs' time"),
     Headline("pipeline", "start to READY, warm", "start to READY, a bundle that has proved itself here before"),
