@@ -144,7 +144,7 @@ def test_whoever_appends_sends_while_the_link_only_waits(broker: BrokerAddress) 
         for _ in range(40):
             put(linked.outbox)
             linked.wait_empty()
-            threading.Event().wait(0.01)
+            wait_for("a link that only waits", lambda: not linked.link._wire.locked())
         assert linked.senders.count(threading.current_thread().name) > 10, (
             "the rest met a link that was not waiting yet"
         )
@@ -504,7 +504,6 @@ def test_a_reset_is_none_of_the_brokers_doing_whoever_meets_it_first(reset: bool
         if reset:  # socket(7): what is unsent is thrown away, and RST takes FIN's place
             accepted[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted[0].close()
-        threading.Event().wait(0.05)
         while reset and connection.publish("t", b"a", qos=1) is not None:
             threading.Event().wait(0.01)
         connection.wait(1.0)

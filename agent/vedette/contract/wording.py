@@ -40,6 +40,6 @@ def explained(error: Exception) -> tuple[str, str, str]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Of the known words the one that was probably meant; "" where none is like it."""
-    import difflib  # a quarter of a megabyte, for mistakes alone
+    import difflib  # for mistakes alone: an agent keeps what it imports
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")

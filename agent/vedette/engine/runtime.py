@@ -73,7 +73,7 @@ def load_runtime(name: str = "auto") -> Runtime:
         except ImportError as error:
             problems.append(f"{candidate}: {error}")
             continue
-        # both say it themselves; to ask importlib.metadata costs a megabyte
+        # both say it themselves, and importlib.metadata would be imported for nothing else
         return Runtime(candidate, str(sys.modules[package].__version__), module)
     raise MissingPackageError(
         "no TFLite runtime",

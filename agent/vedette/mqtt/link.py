@@ -5,9 +5,9 @@ connection, for an old one would deliver again by itself what the outbox deliver
 loses its queue with the process).
 
 One thread connects, sends, hears acknowledgements, and hears what is subscribed to. While it does nothing but wait,
-whoever appends to the outbox sends at once: to wake a thread, and to wait until it has a core and Python's lock, takes
-longer than to send. Where it is not waiting, or more than a little is to be sent, it is woken through an eventfd instead,
-and by `publish`, which leaves a message for it.
+whoever appends to the outbox sends at once: no other thread need be woken, and wait for a core and Python's lock. Where it
+is not waiting, or more than a little is to be sent, it is woken through an eventfd instead, and by `publish`, which leaves a
+message for it.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class Lanes:
         """How many inferences of it may run at the same moment; of an accelerator, which is one, one."""
         if self._accelerated is not None and pipeline.config.delegate:
             return 1
-        return self._interpreters(pipeline.config.parallel or (self._turns.slots if reads_flat_out(pipeline) else 1))
+        return self._interpreters(_asked(pipeline, self._turns.slots))
 
     def _load(self, key: _Key, group: Sequence[Prepared]) -> dict[str, Loaded]:
         """Pipelines of the same file."""
@@ -203,15 +203,15 @@ def threads_for(
     specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
     if proofs is not None:
         specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
-    alone = len(here) == 1 and (
-        here[0].config.parallel == 1 or not (here[0].config.parallel or reads_flat_out(here[0]))
-    )
-    return auto_threads(specs, runtime, tunings, single=alone)
+    return auto_threads(specs, runtime, tunings, single=len(here) == 1 and _asked(here[0], slots(1)) == 1)
 
 
-def reads_flat_out(pipeline: Prepared) -> bool:
-    """Whether its pictures wait for the pipeline, so that what counts is how many are looked at, and not how soon each."""
-    return pipeline.config.source_config.pace == "max" and isinstance(pipeline.spec.input, ImageInput)
+def _asked(pipeline: Prepared, room: int) -> int:
+    """How many inferences of it are to run at the same moment, where there is room for so many. Of a file that is read flat
+    out pictures wait for the pipeline: what counts is how many are looked at, and not how soon each."""
+    config = pipeline.config
+    flat_out = config.source_config.pace == "max" and isinstance(pipeline.spec.input, ImageInput)
+    return config.parallel or (room if flat_out else 1)
 
 
 def _key(pipeline: Prepared) -> _Key:
