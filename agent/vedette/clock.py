@@ -10,7 +10,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -55,7 +55,12 @@ def wall_time(captured_ns: int) -> str:
 def rfc3339(unix_ns: int) -> str:
     """Nanoseconds since 1970 -> ``2026-11-22T15:04:05.123456Z``."""
     seconds, rest = divmod(unix_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+    return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=2)  # of many messages in a second
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def clock_state() -> ClockState:
