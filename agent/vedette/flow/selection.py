@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vedette.contract.types import Float32Array, Int32Array, Result, Scored, Segments
 
@@ -19,14 +18,20 @@ class LabelFilter:
     """
 
     thresholds: Float32Array
+    _each: list[float] = field(init=False, repr=False, compare=False)
 
-    def index(self, result: Scored) -> NDArray[np.intp]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_each", self.thresholds.tolist())
+
+    def index(self, result: Scored) -> list[int]:
         """The positions of those that pass, ascending."""
-        return np.flatnonzero(result.scores >= self.thresholds[result.class_ids])
+        each = self._each
+        rows = zip(result.class_ids.tolist(), result.scores.tolist(), strict=True)
+        return [i for i, (class_id, score) in enumerate(rows) if score >= each[class_id]]
 
     def __call__(self, result: Scored) -> Scored:
         """Those that pass, in their order."""
-        return result.take(self.index(result))
+        return result.take(np.array(self.index(result), np.intp))
 
     def select(self, result: Result, ids: Int32Array | None = None) -> tuple[Result, Int32Array | None]:
         """What of any result is reported, and the ids (n,) of those. Of a segmentation, whose shares are no scores, every
@@ -36,7 +41,7 @@ class LabelFilter:
             index = self.index(result)
             if len(index) == len(result):
                 return result, ids
-            return result.take(index), None if ids is None else ids[index]
+            return result.take(np.array(index, np.intp)), None if ids is None else ids[index]
         if isinstance(result, Segments):
             return result.take(np.flatnonzero(self.thresholds[result.class_ids] <= 1.0)), ids
         return result, ids

@@ -35,6 +35,11 @@ from vedette.mqtt.results import (
 )
 
 PLACES: Final = 4  # decimals of scores and fractions: a tenth of a pixel of a frame 1,000 pixels wide
+_PARTS: Final = 1e4  # of 1, as `PLACES` says
+_US_IN_MS: Final = 1e3
+# (x * n + _EVEN - _EVEN) / n is x rounded to an n-th: doubles of that size have no fractions, so that the addition rounds,
+# half to even, as IEEE 754 has it. round() does the same by writing decimals and reading them; NaN stays NaN in both
+_EVEN: Final = 1.5 * 2**52
 DIGITS: Final = 6  # significant ones, of errors and values; float32 has seven
 
 _Item = TypeVar("_Item")
@@ -72,7 +77,9 @@ class BodyWriter:
         What comes last in the result is cut: the lowest scores, the smallest shares. Raises `TypeError` for objects,
         poses or segments that are in no picture.
         """
-        latency = FrameLatency(**{stage: round(value, 3) for stage, value in latency_ms.items()})
+        latency = FrameLatency(
+            **{stage: (value * _US_IN_MS + _EVEN - _EVEN) / _US_IN_MS for stage, value in latency_ms.items()}
+        )
         model, engine = self._model, engine or self._engine
         if isinstance(result, Classes | Anomaly | Values):
             frame: FrameInfo | UnsetType = origin if isinstance(origin, FrameInfo) else UNSET
@@ -112,7 +119,9 @@ class BodyWriter:
             found.class_ids.tolist(), found.scores.tolist(), found.boxes.tolist(), _ids(tracks, len(found)), strict=True
         )
         return [
-            DetectedObject(self._labels[class_id], class_id, round(score, PLACES), _box(box), track)
+            DetectedObject(
+                self._labels[class_id], class_id, (score * _PARTS + _EVEN - _EVEN) / _PARTS, _box(box), track
+            )
             for class_id, score, box, track in rows
         ]
 
@@ -183,7 +192,12 @@ def _ids(tracks: Sequence[int | None] | None, count: int) -> Sequence[int | None
 
 def _box(box: Sequence[float]) -> Box:
     x_min, y_min, x_max, y_max = box
-    return round(x_min, PLACES), round(y_min, PLACES), round(x_max, PLACES), round(y_max, PLACES)
+    return (
+        (x_min * _PARTS + _EVEN - _EVEN) / _PARTS,
+        (y_min * _PARTS + _EVEN - _EVEN) / _PARTS,
+        (x_max * _PARTS + _EVEN - _EVEN) / _PARTS,
+        (y_max * _PARTS + _EVEN - _EVEN) / _PARTS,
+    )
 
 
 def _significant(value: float) -> float | None:
