@@ -270,6 +270,42 @@ def test_ssd_boxes_of_few_bits_are_those_of_their_real_values(dtype: str) -> Non
     np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
 
 
+@pytest.mark.parametrize("dtypes", [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8")])
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.93, 0.999])
+def test_few_values_are_decoded_one_by_one_as_many_are_at_once(
+    dtypes: tuple[str, str], threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    zeros = [0 if dtype == "int8" else 128 for dtype in dtypes]
+    boxes_spec = spec("boxes", 1, ANCHORS, 4, dtype=dtypes[0], scale=0.09, zero_point=zeros[0])
+    scores_spec = spec("scores", 1, ANCHORS, 4, dtype=dtypes[1], scale=0.05, zero_point=zeros[1])
+    boxes = (rng.integers(-128, 128, boxes_spec.shape) + zeros[0]).astype(dtypes[0])
+    logits = (rng.integers(-128, 128, scores_spec.shape) + zeros[1]).astype(dtypes[1])
+    output = SsdOutput(anchors=SMALL, score_threshold=threshold, nms_iou=0.2, max_detections=9)
+    found = []
+    for few in (10**6, 0):
+        monkeypatch.setattr("vedette.contract.decode.ssd.FEW", few)
+        found.append(ssd(boxes, logits, output, boxes=boxes_spec, scores=scores_spec))
+    one_by_one, at_once = found
+    np.testing.assert_array_equal(one_by_one.scores, at_once.scores)
+    np.testing.assert_array_equal(one_by_one.class_ids, at_once.class_ids)
+    np.testing.assert_allclose(one_by_one.boxes, at_once.boxes, rtol=1e-5, atol=1e-6)
+    assert (one_by_one.scores >= np.float32(threshold)).all()
+    assert bool(len(one_by_one)) == (threshold < 0.999)
+
+
+def test_few_boxes_too_large_to_be_any_are_no_detections(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes_spec = spec("boxes", 1, ANCHORS, 4, dtype="int8", scale=1e6, zero_point=0)
+    scores_spec = spec("scores", 1, ANCHORS, 4, dtype="int8", scale=0.05, zero_point=0)
+    boxes, logits = np.full(boxes_spec.shape, 127, np.int8), np.full(scores_spec.shape, -128, np.int8)
+    logits[0, :3, 2] = 127
+    boxes[0, 1] = 0
+    output = SsdOutput(anchors=SMALL, score_threshold=0.5)
+    for few in (10**6, 0):
+        monkeypatch.setattr("vedette.contract.decode.ssd.FEW", few)
+        assert len(ssd(boxes, logits, output, boxes=boxes_spec, scores=scores_spec)) == 1
+
+
 # --- SSD: the threshold in raw units ---
 
 DENSE = SsdAnchors(feature_maps=((2, 2),), aspect_ratios=(1.0,), interpolated_scale_aspect_ratio=0.0,

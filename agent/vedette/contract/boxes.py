@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -51,16 +52,21 @@ def nms(
         return order[:limit]
     sorted_boxes = boxes[order]
     sorted_ids = class_ids[order]
-    choose = _choose_among_few if len(order) <= FEW else _choose_one_by_one
-    return order[choose(sorted_boxes, sorted_ids, np.float32(iou_threshold), limit)]
+    if len(order) <= FEW:
+        kept = nms_of_few(sorted_boxes.tolist(), sorted_ids.tolist(), iou_threshold=iou_threshold, limit=limit)
+    else:
+        kept = _choose_one_by_one(sorted_boxes, sorted_ids, np.float32(iou_threshold), limit)
+    return order[kept]
 
 
-def _choose_among_few(boxes: Float32Array, class_ids: Int32Array, iou_threshold: np.float32, limit: int) -> list[int]:
-    """Positions of boxes that no better one of their class, which come before them, overlaps too much."""
-    threshold = float(iou_threshold)
+def nms_of_few(
+    boxes: Sequence[Sequence[float]], class_ids: Sequence[int], *, iou_threshold: float, limit: int
+) -> list[int]:
+    """The same of boxes that come best score first, in Python's own arithmetic."""
+    threshold = float(np.float32(iou_threshold))
     kept: list[int] = []
     better: list[tuple[int, float, float, float, float, float]] = []
-    for i, (class_id, (x_min, y_min, x_max, y_max)) in enumerate(zip(class_ids.tolist(), boxes.tolist(), strict=True)):
+    for i, (class_id, (x_min, y_min, x_max, y_max)) in enumerate(zip(class_ids, boxes, strict=True)):
         area = max(x_max - x_min, 0.0) * max(y_max - y_min, 0.0)
         for other, left, top, right, bottom, its_area in better:
             if other != class_id:

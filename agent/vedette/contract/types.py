@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -103,6 +104,11 @@ class TensorSpec:
     def quantised(self) -> bool:
         """Whether raw values stand for real ones."""
         return self.scale != 0.0
+
+    @property
+    def elements(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
 
     def allocate(self) -> Tensor:
         """A buffer of this tensor's shape and dtype, zeroed, for its caller to own."""

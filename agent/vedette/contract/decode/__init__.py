@@ -37,7 +37,7 @@ from .yolo import YoloDecoder
 
 
 class Decoder(Protocol):
-    """Reads raw tensors. Stateless between calls, so threads may share one."""
+    """Reads raw tensors. Owned by one thread at a time: it may keep scratch buffers."""
 
     @property
     def classes(self) -> int | None:

@@ -6,24 +6,26 @@ memory. What is left is judged by its score, so that no rounding decides.
 
 A tensor of 8 bits has 256 values: what each of them means is computed once, by the same arithmetic, and looked up. On the
 way of a frame every call of numpy finds its code and its tables pushed out of the caches by the network, so that fewer
-calls matter more than fewer numbers.
+calls matter more than fewer numbers, and few values, as most frames have them, are looked at without it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boxes import nms
+from ..boxes import nms, nms_of_few
 from ..errors import ModelError
 from ..manifest import SsdAnchors, SsdOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
 from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, sigmoid
 
+FEW: Final = 32  # values that may pass; so many are looked at one by one, without a call of numpy for each step
 _COLUMNS: Final = np.arange(4)
 _SURE: Final = 1e-7  # scores this near to 0 or 1 are beyond float32
 
@@ -76,6 +78,12 @@ class SsdDecoder:
         self._limit = spec.max_detections
         self._score_of = None if spec.activation == "softmax" else self._tabled(self._score_tensor, self._activate)
         self._encoded_of = self._tabled(self._box_tensor, self._encoded)
+        self._least = float(np.float32(score_threshold))
+        # a negative value finds its place from the end, which is its place by its byte, too
+        self._score_list = [] if self._score_of is None else self._score_of[:, 0].tolist()
+        self._encoded_list = [] if self._encoded_of is None else self._encoded_of.T.tolist()
+        self._passes = bytearray(self._score_tensor.elements)
+        self._may_pass = np.frombuffer(self._passes, np.bool_)  # the same memory
 
     @property
     def classes(self) -> int:
@@ -86,10 +94,14 @@ class SsdDecoder:
         """Boxes as fractions of the input tensor."""
         raw = outputs[self._scores_index].reshape(-1)
         if self._raw_threshold is not None:
-            may_pass = raw >= self._raw_threshold
+            np.greater_equal(raw, self._raw_threshold, out=self._may_pass)
             if self._background:  # which wins at nearly every anchor
-                may_pass[:: self._columns] = False
-            hits = np.flatnonzero(may_pass)
+                self._may_pass[:: self._columns] = False
+            if self._score_list and self._encoded_list:
+                few = self._positions_of_few()
+                if few is not None:
+                    return self._decode_few(few, raw, outputs[self._boxes_index].reshape(-1, 4))
+            hits = np.flatnonzero(self._may_pass)
             scores = self._scores(raw[hits])
             passing = scores >= self._threshold
             if not passing.all():
@@ -116,6 +128,50 @@ class SsdDecoder:
             boxes, scores, class_ids = boxes[sane], scores[sane], class_ids[sane]
         kept = nms(boxes, scores, class_ids, iou_threshold=self._nms_iou, limit=self._limit)
         return Detections(boxes[kept], scores[kept], class_ids[kept])
+
+    def _positions_of_few(self) -> list[int] | None:
+        """Where `_may_pass` is true; None where that is at more than `FEW` places."""
+        positions: list[int] = []
+        position = self._passes.find(1)
+        while position >= 0:
+            if len(positions) == FEW:
+                return None
+            positions.append(position)
+            position = self._passes.find(1, position + 1)
+        return positions
+
+    def _decode_few(self, positions: Sequence[int], scores: Tensor, boxes: Tensor) -> Detections:
+        """What the rest of `__call__` does, of the raw values at these positions, one by one."""
+        found: list[tuple[float, int, tuple[float, float, float, float]]] = []
+        of_y, of_x, of_height, of_width = self._encoded_list
+        for position in positions:
+            score = self._score_list[scores.item(position)]
+            if score < self._least:
+                continue
+            anchor, column = divmod(position, self._columns)
+            raw_y, raw_x, raw_height, raw_width = boxes[anchor].tolist()
+            anchor_y, anchor_x, height, width = self._anchors[anchor].tolist()
+            y = of_y[raw_y] * height + anchor_y
+            x = of_x[raw_x] * width + anchor_x
+            half_height, half_width = of_height[raw_height] * height, of_width[raw_width] * width
+            if not (abs(y) + half_height < MAX_COORDINATE and abs(x) + half_width < MAX_COORDINATE):  # False for NaN
+                continue
+            found.append(
+                (score, column - self._background, (x - half_width, y - half_height, x + half_width, y + half_height))
+            )
+        if not found:
+            return Detections.none()
+        found.sort(key=_score, reverse=True)  # stable
+        kept = nms_of_few(
+            [box for _, _, box in found], [class_id for _, class_id, _ in found], iou_threshold=self._nms_iou,
+            limit=self._limit,
+        )  # fmt: skip
+        chosen = [found[i] for i in kept]
+        return Detections(
+            np.array([box for _, _, box in chosen], np.float32),
+            np.array([score for score, _, _ in chosen], np.float32),
+            np.array([class_id for _, class_id, _ in chosen], np.int32),
+        )
 
     def _decode_boxes(self, raw: Tensor, index: NDArray[np.intp]) -> Float32Array:
         # y = ty / sy * ha + ya, h = exp(th / sh) * ha (Ren et al., arXiv 1506.01497, eq. 2, with the box coder's scales)
@@ -175,3 +231,6 @@ class SsdDecoder:
         limits = np.iinfo(tensor.dtype.name)
         step = max(real / (tensor.scale or 1.0), float(-(2**31))) + tensor.zero_point - 1
         return tensor.dtype.type(min(max(math.floor(step), limits.min), limits.max))
+
+
+_score = itemgetter(0)
