@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,7 +43,12 @@ class Frame:
 
     def without_pixels(self) -> Frame:
         """Of the same size, black and in no memory: for whoever still asks when it came, and lets its memory go."""
-        return Frame(self.seq, self.captured_ns, self.capture_ns, np.broadcast_to(np.uint8(0), self.pixels.shape))
+        return Frame(self.seq, self.captured_ns, self.capture_ns, _black(self.pixels.shape))
+
+
+@lru_cache(maxsize=8)
+def _black(shape: tuple[int, ...]) -> UInt8Array:
+    return np.broadcast_to(np.uint8(0), shape)
 
 
 @dataclass(frozen=True, slots=True)

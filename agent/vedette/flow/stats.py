@@ -19,6 +19,7 @@ SCALE: Final = 4
 _FACTOR: Final = 2**SCALE
 _LOWEST: Final = math.floor(math.log2(1e-3) * _FACTOR)  # 1 microsecond, in milliseconds
 _HIGHEST: Final = math.ceil(math.log2(1e6) * _FACTOR)  # 1,000 seconds
+_LAST: Final = _HIGHEST - _LOWEST
 
 STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "sent", "acknowledged")
 """What a frame goes through, in order.
@@ -122,7 +123,7 @@ class Histogram:
     __slots__ = ("_counts", "_max", "_sum", "_total", "_zero")
 
     def __init__(self) -> None:
-        self._counts = [0] * (_HIGHEST - _LOWEST + 1)
+        self._counts = [0] * (_LAST + 1)
         self._zero = 0
         self._total = 0
         self._sum = 0.0
@@ -140,7 +141,9 @@ class Histogram:
         # the bucket (base**i, base**(i + 1)] that holds the value: i = ceil(log_base(value)) - 1; log2 is exact where
         # the value is a power of two, as log(value) / log(2) is not
         index = math.ceil(math.log2(value_ms) * _FACTOR) - 1 - _LOWEST
-        self._counts[min(max(index, 0), len(self._counts) - 1)] += 1
+        if index > _LAST:
+            index = _LAST
+        self._counts[index if index > 0 else 0] += 1
 
     def take(self) -> Latency:
         """What was recorded, and begins again with nothing."""

@@ -42,6 +42,8 @@ _US_IN_MS: Final = 1e3
 _EVEN: Final = 1.5 * 2**52
 DIGITS: Final = 6  # significant ones, of errors and values; float32 has seven
 
+_OF_ANYTHING = (Classes, Anomaly, Values)  # what may be found in a window, too
+
 _Item = TypeVar("_Item")
 
 
@@ -81,7 +83,7 @@ class BodyWriter:
             **{stage: (value * _US_IN_MS + _EVEN - _EVEN) / _US_IN_MS for stage, value in latency_ms.items()}
         )
         model, engine = self._model, engine or self._engine
-        if isinstance(result, Classes | Anomaly | Values):
+        if isinstance(result, _OF_ANYTHING):
             frame: FrameInfo | UnsetType = origin if isinstance(origin, FrameInfo) else UNSET
             window: WindowInfo | UnsetType = origin if isinstance(origin, WindowInfo) else UNSET
             if isinstance(result, Classes):

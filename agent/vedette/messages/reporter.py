@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from vedette.clock import ClockState
-from vedette.contract.types import Frame, Int32Array, Poses, Result, Scored, Segments, Window
+from vedette.contract.types import Classes, Detections, Frame, Int32Array, Poses, Result, Segments, Window
 from vedette.delivery import Outbox, Stream
 from vedette.engine import EngineDescription
 from vedette.flow.selection import LabelFilter, RateCap
@@ -19,6 +19,7 @@ from .event_bodies import event_body
 
 DETECTIONS: Final = "detections"
 EVENTS: Final = "events"
+_COUNTABLE = (Detections, Classes, Poses, Segments)  # results of any number of things, none included
 
 
 class Audience(Protocol):
@@ -169,7 +170,7 @@ class Reporter:
         ids: Int32Array | None,
         engine: EngineDescription | None,
     ) -> None:
-        if not self._publish_empty and isinstance(reported, Scored | Poses | Segments) and not len(reported):
+        if not self._publish_empty and isinstance(reported, _COUNTABLE) and not len(reported):
             return
         if isinstance(sample, Frame):
             origin: FrameInfo | WindowInfo = FrameInfo(sample.seq, sample.width, sample.height)

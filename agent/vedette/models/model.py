@@ -229,6 +229,9 @@ def to_frame(result: Result, placement: Placement) -> Result:
     return result
 
 
+_LABELLED = (Detections, Classes, Segments)  # whose rows each have a class
+
+
 class Model:
     """A network in an engine, with what goes before and after it. Owned by one thread."""
 
@@ -251,8 +254,7 @@ class Model:
                 expected=error.expected, found=error.found, fix=error.fix,
             ) from None  # fmt: skip
         self._inputs, self._outputs = engine.allocate()
-        used = np.array([is_used(label) for label in spec.labels])
-        self._used = None if used.all() else used  # by class; None: all of them
+        self._unused = frozenset(class_id for class_id, label in enumerate(spec.labels) if not is_used(label))
 
     def _decoder(self, score_threshold: float | None) -> Decoder:
         return make_decoder(
@@ -305,10 +307,12 @@ class Model:
         else:
             result = decoder(self._outputs, self._inputs)
         result = to_frame(result, placement)
-        if self._used is not None and isinstance(result, Detections | Classes | Segments):
-            used = self._used[result.class_ids]
-            return result if used.all() else result.take(np.flatnonzero(used))
-        return result
+        if not self._unused or not isinstance(result, _LABELLED):
+            return result
+        class_ids = result.class_ids.tolist()
+        if self._unused.isdisjoint(class_ids):
+            return result
+        return result.take(np.array([class_id not in self._unused for class_id in class_ids]))
 
     def __call__(self, sample: Frame | Window | UInt8Array | Float32Array) -> Result:
         """All three."""

@@ -214,8 +214,12 @@ class Connection:
             self.wait(timeout_s)
             self.serve()
 
-    def arm(self, wake_fd: int = -1) -> bool:
-        """Before `wait`: what it waits for. False where the connection is gone."""
+    def arm(self, wake_fd: int = -1, *, expects: bool = True) -> bool:
+        """Before `wait`: what it waits for. False where the connection is gone.
+
+        ``expects``: the broker has yet to answer. Where it has not, what it says next is acknowledged by what is sent next,
+        or after the 40 ms, and the kernel is not told to do so at once.
+        """
         sock = self._client.socket()
         if sock is None:
             self.closed = True
@@ -224,7 +228,7 @@ class Connection:
         self._poller.register(self._fd, select.POLLIN | (select.POLLOUT if self.must_write else 0))
         if wake_fd >= 0:
             self._poller.register(wake_fd, select.POLLIN)
-        if _QUICKACK is not None and isinstance(sock, socket.socket):
+        if expects and _QUICKACK is not None and isinstance(sock, socket.socket):
             # brokers have Nagle's algorithm on (RFC 896): an acknowledgement waits for ours of the one before, which the
             # kernel puts off for up to 40 ms; it forgets this option by itself, see tcp(7)
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -232,10 +236,12 @@ class Connection:
         self._pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
         return True
 
-    def wait(self, timeout_s: float) -> None:
-        """Until there is something to `serve`, or time is up. Touches nothing that `publish` does."""
+    def wait(self, timeout_s: float) -> bool:
+        """Until there is something to `serve`, or time is up. Touches nothing that `publish` does. Whether the ``wake_fd`` is
+        readable."""
         ready = dict(self._poller.poll(0 if self._pending else timeout_s * 1000))
-        self._events = ready.get(self._fd, 0)
+        self._events = ready.pop(self._fd, 0)
+        return bool(ready)
 
     def serve(self) -> None:
         """After `wait`: hears what has come, and sends what the socket takes now."""

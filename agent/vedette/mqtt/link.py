@@ -242,10 +242,11 @@ class Link:
             self._connection = connection
             self._turn(connection)
         while not self._stop.is_set():
-            connection.wait(POLL_S)
+            woken = connection.wait(POLL_S)
             with self._wire:
                 connection.serve()
-                self._hear_wake()
+                if woken:
+                    self._hear_wake()
                 self._turn(connection)
 
     def _turn(self, connection: Connection) -> None:
@@ -267,7 +268,8 @@ class Link:
             raise BrokerUnreachableError(
                 "connected, but acknowledges nothing", found=f"silence for {PUBACK_TIMEOUT_S:g} s"
             )
-        if connection.closed or not connection.arm(self._wake_fd):
+        expects = bool(self._in_flight or self._awaited)
+        if connection.closed or not connection.arm(self._wake_fd, expects=expects):
             raise _broken(connection)
 
     def _send_entries(self, connection: Connection, limit: int) -> bool:
