@@ -58,7 +58,7 @@ class Linked:
             LinkOptions(**{"host": LOOPBACK, "port": port, "client_id": "vedette-dev-1", **options}),
             TOPICS, self.outbox, will=lambda: b'{"state":"lost"}', on_connected=self._connected,
             on_acknowledged=lambda key, captured_ns: self.acknowledged.append(key), on_alert=self.alerts.append,
-            on_sent=lambda key, captured_ns: self.senders.append(threading.current_thread().name),
+            on_sent=lambda key, captured_ns, sent_ns: self.senders.append(threading.current_thread().name),
         )  # fmt: skip
 
     def _connected(self) -> None:

@@ -26,8 +26,8 @@ STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "
 
 ``capture``: reading and decoding it (of a live stream: converting it, for nobody can tell waiting from decoding there).
 ``queue``: complete in memory until the pipeline takes it. ``total``: all of them up to the result, capture included.
-``sent``: complete in memory until the message was given to the network. ``acknowledged``: until the broker has said that
-it has it.
+``sent``: complete in memory until the message was handed to the MQTT client. ``acknowledged``: until the broker has said
+that it has it.
 """
 
 
@@ -203,7 +203,7 @@ class PipelineStats:
                 self._histograms[stage].record(value)
 
     def sent(self, value_ms: float) -> None:
-        """One message has been given to the network; again, where a connection broke before it was acknowledged."""
+        """One message has been handed to the MQTT client; again, where a connection broke before it was acknowledged."""
         with self._lock:
             self._histograms["sent"].record(value_ms)
 

@@ -237,8 +237,8 @@ class Connection:
         return True
 
     def wait(self, timeout_s: float) -> bool:
-        """Until there is something to `serve`, or time is up. Touches nothing that `publish` does. Whether the ``wake_fd`` is
-        readable."""
+        """Until there is something to `serve`, or time is up. Touches nothing that `publish` does. Whether the ``wake_fd``
+        is readable."""
         ready = dict(self._poller.poll(0 if self._pending else timeout_s * 1000))
         self._events = ready.pop(self._fd, 0)
         return bool(ready)

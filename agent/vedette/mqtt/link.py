@@ -78,12 +78,16 @@ class Link:
         on_connected: Callable[[], None],
         on_acknowledged: Callable[[Key, int], None],
         on_alert: Callable[[str], None],
-        on_sent: Callable[[Key, int], None] = lambda key, captured_ns: None,
+        on_sent: Callable[[Key, int, int], None] = lambda key, captured_ns, sent_ns: None,
         subscriptions: Sequence[Subscription] = (),
     ) -> None:
         """``will``: the payload of the last will, asked for at each connection. ``on_connected``: publish what is
-        retained. ``on_sent``, ``on_acknowledged``: a key and its capture time, of a message of this boot. All of them are
-        called by one thread at a time, the link's or, of ``on_sent`` and ``on_alert``, the one that appends."""
+        retained. ``on_sent``, ``on_acknowledged``: a key and its capture time, of a message of this boot; for ``on_sent``
+        the time, too, when it was handed to the client: after that call the broker, whom it wakes, may have had the core
+        and the message long ago. Times are nanoseconds of CLOCK_BOOTTIME.
+
+        All of them are called by one thread at a time, the link's or, of ``on_sent`` and ``on_alert``, the one that appends.
+        """
         self._options = options
         self._topics = topics
         self._outbox = outbox
@@ -337,6 +341,7 @@ class Link:
                 "too_large", f"a message of {len(payload)} bytes is over the broker's {connection.max_packet}"
             )
             return True
+        sent_ns = clock.now_ns()
         mid = connection.publish(topic, payload, qos=1)
         if mid is None:
             connection.closed = True
@@ -345,7 +350,7 @@ class Link:
         with self._lock:
             self._messages += 1
         if entry.boot == clock.boot_id():
-            self._on_sent(entry.key, entry.captured_ns)
+            self._on_sent(entry.key, entry.captured_ns, sent_ns)
         return True
 
     def _settled(self, mid: int, reason: int) -> None:

@@ -433,10 +433,10 @@ class Service:
         self._tell_health()
         self._announcer.connected()
 
-    def _sent(self, key: Key, captured_ns: int) -> None:
+    def _sent(self, key: Key, captured_ns: int, sent_ns: int) -> None:
         for pipeline in self._pipelines:
             if pipeline.name == key.stream.pipeline:
-                pipeline.stats.sent((clock.now_ns() - captured_ns) / 1e6)
+                pipeline.stats.sent((sent_ns - captured_ns) / 1e6)
 
     def _acknowledged(self, key: Key, captured_ns: int) -> None:
         for pipeline in self._pipelines:
