@@ -15,8 +15,9 @@ from real import CLIP, wait_for
 from test_pipeline import Run, SmallEngine, detector, picture
 
 from vedette import clock
-from vedette.contract.types import UInt8Array
+from vedette.contract.types import Frame, UInt8Array
 from vedette.flow.feed import FrameFeed
+from vedette.flow.pipeline import BUFFERS, PATIENCE
 from vedette.sources import Grabber, SourceOptions, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
 
@@ -174,6 +175,99 @@ def test_of_a_video_those_after_the_one_passed_over_are_what_they_were() -> None
     finally:
         whole.close()
         passing.close()
+
+
+def frame(seq: int) -> Frame:
+    return Frame(seq, clock.now_ns(), 0, picture())
+
+
+def test_while_nobody_takes_frames_those_that_others_replace_are_let_go_and_counted_as_stale() -> None:
+    source = Steady(0.002)
+    grabber = grabber_of(source)
+    grabber.start()
+    try:
+        wait_for("a tempo", lambda: grabber.status().frames > 2 * ARRIVALS)
+        assert source.passed == 0, "nobody has said that they are busy"
+        until_ns = clock.now_ns() + 500_000_000
+        grabber.busy_until(until_ns)
+        wait_for("frames let go", lambda: source.passed > 20)
+        wait_for("that time", lambda: clock.now_ns() > until_ns)
+        passed, pictures = source.passed, source.pictures
+        wait_for("pictures of all again", lambda: source.pictures > pictures + 20)
+        assert source.passed <= passed + 1, "the one that was on its way"
+    finally:
+        grabber.stop()
+    status = grabber.status()
+    assert status.frames == source.pictures + source.passed
+    left = status.frames - status.stale
+    assert left in (1, 2), "the one in the slot, and one that found it closed"
+    assert grabber.passed("stale") == 0
+
+
+def test_a_pipeline_that_is_behind_has_no_pictures_made_that_it_would_never_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(SmallEngine):
+        def invoke(self, *tensors: Any, deadline_s: float | None = None) -> None:
+            time.sleep(0.04)
+            super().invoke(*tensors, deadline_s=deadline_s)
+
+    quick = detector([0.9], [0])
+    quick.__class__ = Slow
+    source = Steady(0.002, 600)
+    run = Run(quick, [], source=source)
+    take, patience_ns = run.pipeline.feed.take, []
+
+    def taking(timeout_s: float, patience: int = 0) -> Any:
+        patience_ns.append(patience)
+        return take(timeout_s, patience)
+
+    monkeypatch.setattr(run.pipeline.feed, "take", taking)
+    run.to_the_end()
+    assert patience_ns[0] == 0, "no inference as yet"
+    assert all(patience >= PATIENCE * 40e6 for patience in patience_ns[BUFFERS:])
+    assert source.passed > 30 and run.stats.dropped() == {}
+    assert len(run.messages()) + run.grabber.status().stale == run.grabber.status().frames == 600
+
+
+def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
+    slot = base.Slot()
+    slot.await_newer(clock.now_ns() + 60_000_000_000)  # nothing is there: `get` waits for it
+    slot.put(frame(1), wait=False)
+    slot.await_newer(clock.now_ns() - 1)
+    later = threading.Timer(0.05, lambda: slot.put(frame(2), wait=False))
+    later.start()
+    slot.await_newer(clock.now_ns() + 60_000_000_000)
+    newest = slot.get(0)
+    assert newest is not None and newest.seq == 2
+    slot.put(frame(3), wait=False)
+    threading.Timer(0.05, slot.close).start()
+    slot.await_newer(clock.now_ns() + 60_000_000_000)
+    assert slot.closed
+
+
+def test_only_a_frame_that_is_expected_in_time_is_waited_for() -> None:
+    source = Steady(0.05)
+    grabber = grabber_of(source)
+    feed = FrameFeed(grabber)
+    grabber.start()
+    try:
+        wait_for("a tempo", lambda: grabber.status().frames > ARRIVALS + 1)
+        taken = feed.take(1)
+        assert taken is not None
+        wait_for("another frame", lambda: grabber.status().frames > taken.seq)
+        waits = grabber.status().frames
+        patient = feed.take(1, 60_000_000_000)
+        assert patient is not None and patient.seq > waits
+    finally:
+        grabber.stop()
+
+
+def test_no_frame_is_waited_for_whose_time_nobody_knows() -> None:
+    grabber = grabber_of(Steady(3600.0))
+    grabber.slot.put(frame(1), wait=False)
+    waits = FrameFeed(grabber).take(1, 60_000_000_000)
+    assert waits is not None and waits.seq == 1
 
 
 def short_video(folder: Path) -> Path:

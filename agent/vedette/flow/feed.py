@@ -41,8 +41,17 @@ class Feed(Protocol):
         """Begins. Raises `SourceError` for what cannot be opened at all."""
         ...
 
-    def take(self, timeout_s: float) -> Frame | Window | None:
-        """The next sample, waiting for it; None when none came in time, or the feed is closed and empty."""
+    def take(self, timeout_s: float, patience_ns: int = 0) -> Frame | Window | None:
+        """The next sample, waiting for it; None when none came in time, or the feed is closed and empty.
+
+        ``patience_ns``: where the newest wins, and a newer one than the one that is there is expected within so long, that
+        is waited for.
+        """
+        ...
+
+    def busy_until(self, at_ns: int) -> None:
+        """Nobody will `take` before then, CLOCK_BOOTTIME nanoseconds: where the newest wins, a sample that another will have
+        replaced until then may be let go before it is made ready, and counts as stale."""
         ...
 
     def not_before(self, reason: str, at_ns: int) -> None:
@@ -92,8 +101,10 @@ class FrameFeed:
         """See `Feed.start`."""
         self._grabber.start()
 
-    def take(self, timeout_s: float) -> Frame | None:
+    def take(self, timeout_s: float, patience_ns: int = 0) -> Frame | None:
         """See `Feed.take`. None, too, for a frame that the cap holds back."""
+        if patience_ns:
+            self._grabber.await_newer(patience_ns)
         frame = self._grabber.slot.get(timeout_s)
         if frame is None:
             return None
@@ -103,6 +114,10 @@ class FrameFeed:
             return frame
         self._held_back += 1
         return None
+
+    def busy_until(self, at_ns: int) -> None:
+        """See `Feed.busy_until`."""
+        self._grabber.busy_until(at_ns)
 
     def limit(self, max_fps: float) -> None:
         """At most so many frames a second from now on, above 0; 0 for all of them."""
@@ -208,8 +223,8 @@ class WindowFeed:
         """See `Feed.start`."""
         self._listener.start()
 
-    def take(self, timeout_s: float) -> Window | None:
-        """See `Feed.take`."""
+    def take(self, timeout_s: float, patience_ns: int = 0) -> Window | None:
+        """See `Feed.take`. Windows are taken in their order: none is waited for while another is there."""
         with self._changed:
             if not self._windows and not self._closed:
                 self._changed.wait(timeout_s)
@@ -218,6 +233,9 @@ class WindowFeed:
             window = self._windows.popleft()
             self._changed.notify_all()
             return window
+
+    def busy_until(self, at_ns: int) -> None:
+        """See `Feed.busy_until`. None is replaced by another."""
 
     def not_before(self, reason: str, at_ns: int) -> None:
         """See `Feed.not_before`. Windows are taken in their order: none is let go."""

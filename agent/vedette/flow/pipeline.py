@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
 BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it; one more for each inference abreast
 EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
+PATIENCE: Final = 1 / 16  # of an inference, for which the engine may be kept waiting for a camera's next frame
 LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
@@ -241,6 +242,7 @@ class Pipeline:
                             self._submitted += 1
                             work.number = self._submitted
                             self._expect(max(self._engine_free_ns, clock.now_ns()))
+                            self.feed.busy_until(self._next_take_ns)
                             self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
                             models = None
                     elif self.feed.closed:
@@ -341,13 +343,18 @@ class Pipeline:
             for stage in self._turned_ns:
                 self._turned(stage)
 
+    @property
+    def _next_take_ns(self) -> int:
+        """When to take the next sample, if the engine is not to wait for it."""
+        return self._engine_free_ns - int(self._preprocess_ns) - EARLY_NS
+
     def _take(self) -> Frame | Window | None:
         """The next sample to work on; None when none came in time, or this one is not wanted, which is counted."""
         # a camera's frame is taken as late as the engine can have it, so that it is the newest then
-        early_ns = self._engine_free_ns - self._preprocess_ns - EARLY_NS - clock.now_ns()
+        early_ns = self._next_take_ns - clock.now_ns()
         if self.feed.live and early_ns > 0:
             self._stop.wait(early_ns / 1e9)
-        sample = self.feed.take(IDLE_S)
+        sample = self.feed.take(IDLE_S, int(PATIENCE * self._infer_ns))
         self.count_passed()
         if sample is None:
             return None

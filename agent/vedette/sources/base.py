@@ -27,7 +27,9 @@ from vedette.contract.types import Frame, UInt8Array
 from .supervise import Outcome, SourceThread
 
 LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
-ARRIVALS: Final = 32  # of which the longest wait says when the next frame is there at the latest
+ARRIVALS: Final = 32  # by whose times it is foretold when the next frames come
+_MOST: Final = ARRIVALS * 9 // 10  # of them did not take longer than the wait at this place
+_STALE: Final = "stale"  # why a frame is let go that another will have replaced before anybody takes it
 _FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
 
 
@@ -119,6 +121,20 @@ class Slot:
                 self._changed.notify_all()
             return frame
 
+    def await_newer(self, until_ns: int) -> None:
+        """Where a frame waits to be taken, until a newer one does, or that time, CLOCK_BOOTTIME, has come."""
+        with self._changed:
+            waits = self._frame
+            while waits is not None and self._frame is waits and not self._closed:
+                left_ns = until_ns - clock.now_ns()
+                if left_ns <= 0:
+                    return
+                self._changed.wait(left_ns / 1e9)
+
+    def pass_over(self) -> None:
+        """Counts a frame as stale that was not even put here."""
+        self.stale += 1
+
     @property
     def closed(self) -> bool:
         """Whether no more frames will come; the last one may still be there."""
@@ -159,19 +175,23 @@ class _Tempo:
     def __init__(self) -> None:
         self._last_ns = 0
         self._waits_ns: deque[int] = deque(maxlen=ARRIVALS)
+        self.next_ns: int | None = None
+        """When the next frame is there, as far as the longest wait of late says; None as yet."""
+        self.after_next_ns: int | None = None
+        """When another one after that is there in all likelihood: nine of ten waits were no longer."""
+        self.expected_ns: int | None = None
+        """When the next frame comes most probably, by the median."""
 
     def came(self, now_ns: int) -> None:
         """A frame."""
         if self._last_ns:
             self._waits_ns.append(now_ns - self._last_ns)
         self._last_ns = now_ns
-
-    @property
-    def next_ns(self) -> int | None:
-        """When the next frame is there, as far as the longest wait of late says; None as yet."""
-        if len(self._waits_ns) < ARRIVALS:
-            return None
-        return self._last_ns + max(self._waits_ns)
+        if len(self._waits_ns) == ARRIVALS:
+            waits_ns = sorted(self._waits_ns)
+            self.next_ns = now_ns + waits_ns[-1]
+            self.after_next_ns = now_ns + 2 * waits_ns[_MOST]
+            self.expected_ns = now_ns + waits_ns[ARRIVALS // 2]
 
 
 class Grabber(SourceThread):
@@ -199,6 +219,8 @@ class Grabber(SourceThread):
         self._passing = source if source.live and isinstance(source, Passing) else None
         self._frozen_timeout_s = frozen_timeout_s
         self._frozen_fingerprint = -1
+        self._expected_ns: int | None = None  # the next frame of a live source
+        self._busy_until_ns = 0
         self._not_before: dict[str, int] = {}
         self._passed: dict[str, int] = {}  # the grabber's thread adds
 
@@ -211,6 +233,19 @@ class Grabber(SourceThread):
         """For this reason no frame is wanted that comes before then, CLOCK_BOOTTIME nanoseconds: it may be let go, and is
         counted. Any thread may call it."""
         self._not_before[reason] = at_ns
+
+    def busy_until(self, at_ns: int) -> None:
+        """Nobody takes a frame before then, CLOCK_BOOTTIME: one that another will have replaced until then may be let go,
+        and is counted as stale. Any thread may call it."""
+        self._busy_until_ns = at_ns
+
+    def await_newer(self, patience_ns: int) -> None:
+        """Where a frame waits to be taken and a newer one is expected within so long, waits for that, and no longer. Any
+        thread may call it."""
+        until_ns = clock.now_ns() + patience_ns
+        expected_ns = self._expected_ns
+        if expected_ns is not None and expected_ns <= until_ns:
+            self.slot.await_newer(until_ns)
 
     def passed(self, reason: str) -> int:
         """How many were let go for it, since the start. Any thread may call it."""
@@ -242,9 +277,14 @@ class Grabber(SourceThread):
                     raise SourceLostError("the stream ended")
                 return Outcome.END, "read to its end"
             seq = self._arrived(1, now)
-            tempo.came(now)
+            if self._source.live:
+                tempo.came(now)
+                self._expected_ns = tempo.expected_ns
             if reading is None:
-                self._passed[unwanted] = self._passed.get(unwanted, 0) + 1
+                if unwanted == _STALE:
+                    self.slot.pass_over()
+                else:
+                    self._passed[unwanted] = self._passed.get(unwanted, 0) + 1
                 continue
             looked_ns = now
             if self._frozen_timeout_s:
@@ -268,13 +308,16 @@ class Grabber(SourceThread):
 
     def _unwanted(self, tempo: _Tempo, looked_ns: int) -> str:
         """Why the next frame can be let go; empty where a picture of it is to be made."""
-        if not self._not_before or self._outcome is not None or self._passing is None:
+        if self._outcome is not None or self._passing is None:
             return ""
         next_ns = tempo.next_ns
         if next_ns is None or next_ns > looked_ns + LOOK_NS:
             return ""
-        reason, until_ns = max(tuple(self._not_before.items()), key=lambda item: item[1])
-        return reason if next_ns < until_ns else ""
+        if self._not_before:
+            reason, until_ns = max(tuple(self._not_before.items()), key=lambda item: item[1])
+            if next_ns < until_ns:
+                return reason
+        return _STALE if tempo.after_next_ns is not None and tempo.after_next_ns < self._busy_until_ns else ""
 
 
 class Pace:
