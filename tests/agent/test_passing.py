@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import threading
 import time
@@ -33,6 +34,7 @@ class Steady:
         self.pictures = 0
         self.passed = 0
         self._pace = base.Pace(interval_s)
+        self._came = False  # a frame, and no picture of it was asked for
 
     def open(self) -> None:
         """Nothing to open."""
@@ -48,18 +50,22 @@ class Steady:
         return self.left >= 0
 
     def read(self, into: UInt8Array | None) -> Reading | None:
-        if not self._next():
-            return None
+        return self.picture(into) if self.pass_over() else None
+
+    def pass_over(self) -> bool:
+        self.passed += self._came  # the one before, for nobody asked for its picture
+        self._came = self._next()
+        return self._came
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        self._came = False
         self.pictures += 1
         return Reading(picture(), 0)
 
-    def pass_over(self) -> bool:
-        more = self._next()
-        self.passed += more
-        return more
-
     def close(self) -> None:
-        """Nothing to close."""
+        """The last frame, too, counts."""
+        self.passed += self._came
+        self._came = False
 
 
 def grabber_of(source: Steady) -> Grabber:
@@ -101,17 +107,34 @@ def test_a_camera_is_looked_at_now_and_then_however_late_a_frame_is_wanted(monke
     assert grabber.passed("rate_cap") == source.passed
 
 
-def test_a_camera_whose_frames_come_in_bursts_is_not_relied_upon() -> None:
+def test_when_the_next_frame_comes_is_told_from_the_last_ones() -> None:
     tempo = _Tempo()
     for now in range(ARRIVALS):
         tempo.came(1000 + now)
-        assert tempo.next_ns is None, "too few have come"
+        assert tempo.likely_ns is None and tempo.expected_ns is None, "too few have come"
     tempo.came(1000 + ARRIVALS)
-    assert tempo.next_ns == 1000 + ARRIVALS + 1
-    tempo.came(1500)  # a pause; and then several at once, as a network gives them
-    for now in range(1501, 1505):
+    assert tempo.likely_ns == tempo.expected_ns == 1000 + ARRIVALS + 1
+    now = 1000 + ARRIVALS
+    for wait in (50, 40, 30, 20):  # of 32, three may be later than is likely
+        now += wait
         tempo.came(now)
-    assert tempo.next_ns == 1504 + (1500 - 1000 - ARRIVALS)
+    assert (tempo.likely_ns, tempo.expected_ns) == (now + 20, now + 1)
+
+
+def test_a_camera_whose_frames_come_in_bursts_is_not_relied_upon() -> None:
+    source = Steady(0.001)
+    grabber = grabber_of(source)
+    wait, waits = source._pace.wait, itertools.cycle([0.06, 0.0, 0.0, 0.0, 0.0])
+    source._pace.wait = lambda: (wait(), time.sleep(next(waits)))[0]  # type: ignore[method-assign]
+    grabber.start()
+    try:
+        wait_for("a tempo", lambda: grabber.status().frames > 2 * ARRIVALS)
+        until_ns = clock.now_ns() + 50_000_000  # sooner than the next burst may be there
+        grabber.busy_until(until_ns)
+        wait_for("that time", lambda: clock.now_ns() > until_ns)
+        assert source.passed == 0
+    finally:
+        grabber.stop()
 
 
 def test_above_the_rate_that_is_asked_for_no_pictures_are_made_and_the_account_closes() -> None:

@@ -64,10 +64,17 @@ class Source(Protocol):
 
 @runtime_checkable
 class Passing(Protocol):
-    """A `Source` that can let a frame go by for less than reading it costs."""
+    """A `Source` whose frame comes first, and is made a picture of then, which costs more: it can be let go by.
+
+    `Source.read` is both.
+    """
 
     def pass_over(self) -> bool:
         """Waits for the next frame and makes no picture of it; False at the end. Raises as `Source.read` does."""
+        ...
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        """The picture of the frame that `pass_over` came to, after all; as of `Source.read`."""
         ...
 
 
@@ -173,24 +180,21 @@ class _Tempo:
     """When frames came, CLOCK_BOOTTIME nanoseconds."""
 
     def __init__(self) -> None:
-        self._last_ns = 0
+        self.last_ns = 0
         self._waits_ns: deque[int] = deque(maxlen=ARRIVALS)
-        self.next_ns: int | None = None
-        """When the next frame is there, as far as the longest wait of late says; None as yet."""
-        self.after_next_ns: int | None = None
-        """When another one after that is there in all likelihood: nine of ten waits were no longer."""
+        self.likely_ns: int | None = None
+        """When the next frame is there in all likelihood: nine of ten waits of late were no longer. None as yet."""
         self.expected_ns: int | None = None
-        """When the next frame comes most probably, by the median."""
+        """When it comes most probably, by the median."""
 
     def came(self, now_ns: int) -> None:
         """A frame."""
-        if self._last_ns:
-            self._waits_ns.append(now_ns - self._last_ns)
-        self._last_ns = now_ns
+        if self.last_ns:
+            self._waits_ns.append(now_ns - self.last_ns)
+        self.last_ns = now_ns
         if len(self._waits_ns) == ARRIVALS:
             waits_ns = sorted(self._waits_ns)
-            self.next_ns = now_ns + waits_ns[-1]
-            self.after_next_ns = now_ns + 2 * waits_ns[_MOST]
+            self.likely_ns = now_ns + waits_ns[_MOST]
             self.expected_ns = now_ns + waits_ns[ARRIVALS // 2]
 
 
@@ -219,7 +223,8 @@ class Grabber(SourceThread):
         self._passing = source if source.live and isinstance(source, Passing) else None
         self._frozen_timeout_s = frozen_timeout_s
         self._frozen_fingerprint = -1
-        self._expected_ns: int | None = None  # the next frame of a live source
+        self._making_ns = 0  # how long the last picture took to make, of a frame that had come
+        self._expected_ns: int | None = None  # the next picture of a live source
         self._busy_until_ns = 0
         self._not_before: dict[str, int] = {}
         self._passed: dict[str, int] = {}  # the grabber's thread adds
@@ -265,21 +270,25 @@ class Grabber(SourceThread):
         frozen_since_ns = looked_ns = 0
         fingerprint = -1
         while not self._stop.is_set():
-            unwanted = self._unwanted(tempo, looked_ns)
-            reading, passed = None, False
-            if unwanted and self._passing is not None:
-                passed = self._passing.pass_over()
-            else:
+            unwanted = ""
+            if self._passing is None:
                 reading = self._source.read(buffers.free())
-            now = clock.now_ns()
-            if reading is None and not passed:
+                came_ns = now = clock.now_ns()
+            else:
+                reading = None
+                if self._passing.pass_over():
+                    came_ns = clock.now_ns()
+                    unwanted = self._unwanted(tempo, came_ns, looked_ns)
+                    reading = None if unwanted else self._passing.picture(buffers.free())
+                    now = clock.now_ns()
+            if reading is None and not unwanted:
                 if self._source.endless:
                     raise SourceLostError("the stream ended")
                 return Outcome.END, "read to its end"
             seq = self._arrived(1, now)
             if self._source.live:
-                tempo.came(now)
-                self._expected_ns = tempo.expected_ns
+                tempo.came(came_ns)
+                self._expected_ns = None if tempo.expected_ns is None else tempo.expected_ns + self._making_ns
             if reading is None:
                 if unwanted == _STALE:
                     self.slot.pass_over()
@@ -287,6 +296,7 @@ class Grabber(SourceThread):
                     self._passed[unwanted] = self._passed.get(unwanted, 0) + 1
                 continue
             looked_ns = now
+            self._making_ns = now - came_ns
             if self._frozen_timeout_s:
                 sample = reading.pixels[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
                 previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
@@ -306,18 +316,20 @@ class Grabber(SourceThread):
             del frame
         return Outcome.END, "stopped"
 
-    def _unwanted(self, tempo: _Tempo, looked_ns: int) -> str:
-        """Why the next frame can be let go; empty where a picture of it is to be made."""
-        if self._outcome is not None or self._passing is None:
-            return ""
-        next_ns = tempo.next_ns
-        if next_ns is None or next_ns > looked_ns + LOOK_NS:
+    def _unwanted(self, tempo: _Tempo, came_ns: int, looked_ns: int) -> str:
+        """Why a frame that has come can be let go; empty where a picture of it is to be made. ``looked_ns``: when the last
+        one was."""
+        if self._outcome is not None or came_ns >= looked_ns + LOOK_NS:
             return ""
         if self._not_before:
             reason, until_ns = max(tuple(self._not_before.items()), key=lambda item: item[1])
-            if next_ns < until_ns:
+            if came_ns + self._making_ns < until_ns:
                 return reason
-        return _STALE if tempo.after_next_ns is not None and tempo.after_next_ns < self._busy_until_ns else ""
+        likely_ns = tempo.likely_ns  # as of the frame before this one
+        if likely_ns is None:
+            return ""
+        next_ns = came_ns + likely_ns - tempo.last_ns
+        return _STALE if next_ns + self._making_ns < self._busy_until_ns else ""
 
 
 class Pace:

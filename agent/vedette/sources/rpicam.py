@@ -94,18 +94,18 @@ class RpicamSource:
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`. ``capture_ns`` counts from the moment when the frame had come whole."""
-        to_bgr = self._filled()
+        self.pass_over()
+        return self.picture(into)
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        """See `Passing.picture`."""
+        assert self._to_bgr is not None
         begun = time.perf_counter_ns()
-        pixels = to_bgr(np.frombuffer(self._raw, np.uint8), into)
+        pixels = self._to_bgr(np.frombuffer(self._raw, np.uint8), into)
         return Reading(pixels, time.perf_counter_ns() - begun)
 
     def pass_over(self) -> bool:
-        """See `Passing.pass_over`. The planes are read and left as they are."""
-        self._filled()
-        return True
-
-    def _filled(self) -> I420:
-        """The next frame's planes lie in ``self._raw``; what makes a picture of them."""
+        """See `Passing.pass_over`. The planes are read, into ``self._raw``, and left as they are."""
         assert self._child is not None
         if self._to_bgr is None:
             deadline_s = time.monotonic() + max(self._options.open_timeout_s, self._options.read_timeout_s)
@@ -117,7 +117,7 @@ class RpicamSource:
         self._child.fill(self._raw, deadline_s)
         self._frames += 1
         self._check_size(self._child, self._to_bgr)
-        return self._to_bgr
+        return True
 
     def close(self) -> None:
         """See `Source.close`. Ends the program and whatever it has started."""

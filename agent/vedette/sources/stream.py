@@ -71,19 +71,20 @@ class StreamSource:
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""
-        capture = self._grabbed()
+        self.pass_over()
+        return self.picture(into)
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        """See `Passing.picture`."""
+        assert self._capture is not None
         grabbed_ns = time.perf_counter_ns()
-        pixels = retrieve(capture, into)
+        pixels = retrieve(self._capture, into)
         if pixels is None:
             raise SourceLostError("a frame could not be decoded", where=masked_url(self._options.url))
         return Reading(pixels, time.perf_counter_ns() - grabbed_ns)
 
     def pass_over(self) -> bool:
         """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
-        self._grabbed()
-        return True
-
-    def _grabbed(self) -> cv2.VideoCapture:
         assert self._capture is not None
         begun = time.monotonic()
         grabbed = self._capture.grab()
@@ -94,7 +95,7 @@ class StreamSource:
             raise SourceStalledError(f"no frame for {timeout_s:g} s", where=masked_url(self._options.url))
         if not grabbed:
             raise SourceLostError("the stream broke off", where=masked_url(self._options.url))
-        return self._capture
+        return True
 
     def close(self) -> None:
         """See `Source.close`."""

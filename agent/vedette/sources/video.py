@@ -28,6 +28,7 @@ class VideoFileSource:
         self._capture: cv2.VideoCapture | None = None
         self._pace = Pace(0.0)
         self._read_since_start = 0
+        self._decoding_ns = 0  # of the last frame
 
     @property
     def live(self) -> bool:
@@ -55,29 +56,31 @@ class VideoFileSource:
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""
-        self._pace.wait()
-        begun = time.perf_counter_ns()
-        capture = self._grabbed()
-        pixels = None if capture is None else retrieve(capture, into)
-        if pixels is None:
-            return None
-        self._read_since_start += 1
-        return Reading(pixels, time.perf_counter_ns() - begun)
+        return self.picture(into) if self.pass_over() else None
 
     def pass_over(self) -> bool:
         """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
         self._pace.wait()
-        if self._grabbed() is None:
+        begun = time.perf_counter_ns()
+        if not self._grab():
             return False
+        self._decoding_ns = time.perf_counter_ns() - begun
         self._read_since_start += 1
         return True
 
-    def _grabbed(self) -> cv2.VideoCapture | None:
-        """The next frame is decoded; None at the end."""
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        """See `Passing.picture`."""
+        assert self._capture is not None
+        begun = time.perf_counter_ns()
+        pixels = retrieve(self._capture, into)
+        return None if pixels is None else Reading(pixels, self._decoding_ns + time.perf_counter_ns() - begun)
+
+    def _grab(self) -> bool:
+        """The next frame is decoded; False at the end."""
         assert self._capture is not None
         if not self._capture.grab():
             if not self._options.loop:
-                return None
+                return False
             if self._read_since_start == 0:
                 raise SourceError("a video without a frame", where=self._path)
             self._read_since_start = 0
@@ -87,7 +90,7 @@ class VideoFileSource:
                 self._capture = open_capture(str(self._path))
                 if self._capture is None or not self._capture.grab():
                     raise SourceError("cannot be read again from its start", where=self._path)
-        return self._capture
+        return True
 
     def close(self) -> None:
         """See `Source.close`."""
