@@ -13,11 +13,13 @@ evenly, and a vectorised comparison takes less time than looking up every byte.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ModelError, PictureError
 from .manifest import ImageInput
@@ -127,7 +129,7 @@ class ImagePreprocessor:
         self._identity = tensor.dtype == np.uint8 and bool((self._table == pixel).all())
         self._flip = tensor.dtype == np.int8 and bool((self._table == pixel - 128).all())
         self._step = _step(self._table - (pixel - 128)) if tensor.dtype == np.int8 else None
-        self._stepped = np.empty((spec.height, spec.width, spec.channels), np.bool_)
+        self._stepped = self._scratch_for_steps()
         self._direct = self._identity or self._flip or self._step is not None
         # cv2.LUT wants (1, 256[, channels])
         self._lut = np.ascontiguousarray(self._table.reshape(1, 256, -1))
@@ -181,6 +183,15 @@ class ImagePreprocessor:
             channel = np.arange(colored.shape[2]) if self._table.shape[1] > 1 else 0
             out[0] = self._table[colored, channel]
         return geometry.placement
+
+    def _scratch_for_steps(self) -> NDArray[np.bool_]:
+        """(height, width, channels): the canvas itself, which is in the caches, where nobody needs it once its colours have
+        been taken and the next frame writes all of it."""
+        spec = self.spec
+        shape = (spec.height, spec.width, spec.channels)
+        if spec.color == "bgr" or spec.resize == "letterbox":
+            return np.empty(shape, np.bool_)
+        return self._canvas.reshape(-1)[: math.prod(shape)].view(np.bool_).reshape(shape)
 
     def _plan(self, pixels: UInt8Array) -> _Geometry:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
