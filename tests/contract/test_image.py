@@ -290,7 +290,7 @@ def test_nothing_of_an_earlier_frame_is_left(
     # it is also how a result is noticed that OpenCV put elsewhere: the buffer would keep what was in it
     spec = ImageInput(height=height, width=width, resize=resize, color=color, pad_value=9)
     if signed and kind[0] == "int8":  # -1..1, where values fall behind by one from the middle on
-        spec, kind = msgspec.structs.replace(spec, mean=(127.5,), std=(127.5,)), ("int8", 2 / 255, -1)
+        spec, kind = msgspec.structs.replace(spec, mean=(127.5,), std=(127.5,)), ("int8", 1 / 127, -1)
     to = tensor(height, width, spec.channels, kind[0], scale=kind[1], zero_point=kind[2])
     used = ImagePreprocessor(spec, to)
     out = to.allocate()
