@@ -1,8 +1,9 @@
 """What the stages of one frame cost one thread, by what it did before each of them.
 
 Arguments: MODEL, CLIP, PORT of a broker, FRAMES, STATE (a folder). Before each stage comes nothing but the one before
-(``together``), one ``invoke()`` (``invoke``), or arithmetic of the same duration that keeps to a few kilobytes and so pushes
-nothing out of a cache (``arithmetic``). Prints JSON: what came before -> stage -> milliseconds of CPU, the median.
+(``together``), one ``invoke()`` (``invoke``), or arithmetic that keeps to a few kilobytes and so pushes nothing out of a
+cache: for as long (``arithmetic``), and for each of `PAUSES_MS`, by its name. Prints JSON: what came before -> stage ->
+milliseconds of CPU, the median.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from _frame import Stages
 
 WARM = 30  # frames before it counts
 ROUNDS = 1000  # of PBKDF2, to see how long they take
+PAUSES_MS = (0.1, 1, 4, 16)
 
 
 def main() -> None:
@@ -27,8 +30,13 @@ def main() -> None:
     stages = Stages(model, clip, int(port), Path(state))
     invoke_s = statistics.median(_seconds(stages.infer) for _ in range(WARM))
     per_round_s = statistics.median(_seconds(lambda: _arithmetic(ROUNDS)) for _ in range(WARM)) / ROUNDS
+
+    def arithmetic(seconds: float) -> Callable[[], object]:
+        return partial(_arithmetic, round(seconds / per_round_s))
+
     before: dict[str, Callable[[], object]] = {
-        "together": lambda: None, "invoke": stages.infer, "arithmetic": lambda: _arithmetic(round(invoke_s / per_round_s)),
+        "together": lambda: None, "invoke": stages.infer, "arithmetic": arithmetic(invoke_s),
+        **{f"{pause_ms:g}": arithmetic(pause_ms / 1e3) for pause_ms in PAUSES_MS},
     }  # fmt: skip
     took: dict[str, dict[str, list[float]]] = {name: {stage: [] for stage in stages.around} for name in before}
     for count in range(WARM + int(frames)):
