@@ -93,14 +93,11 @@ class Sut:
         first = self.engines[0]
         assert isinstance(spec.input, ImageInput)
         self._preprocess = ImagePreprocessor(spec.input, first.inputs[0])
-        decode = make_decoder(
-            spec.output, first.outputs, len(spec.labels), inputs=first.inputs, input_spec=spec.input
-        )  # fmt: skip
-        self._answer: Answer = lambda outputs, inputs: as_numbers(decode(outputs, inputs))
         self._picture = picture
         self._samples: dict[int, list[Tensor]] = {}
         self._lane = Lane(spec.name, self.engines, Turns(number))
-        self._seats = [(self._lane.seat(f"s{n}"), first.allocate()[1]) for n in range(number)]
+        # each with a decoder of its own, for they decode side by side
+        self._seats = [(self._lane.seat(f"s{n}"), first.allocate()[1], _answer(spec, first)) for n in range(number)]
         self._next = 0
         self.faults: list[str] = []
         self._lane.start()
@@ -124,7 +121,7 @@ class Sut:
         self._load([index])
         outputs = self.engines[0].allocate()[1]
         self.engines[0].invoke(self._samples[index], outputs)
-        answer = self._answer(outputs, self._samples[index])
+        answer = self._seats[0][2](outputs, self._samples[index])
         self._unload([index])
         return answer
 
@@ -147,16 +144,18 @@ class Sut:
 
     def _issue(self, queries: Sequence[Any]) -> None:
         for query in queries:  # by turns, as a pipeline has one inference under way at most
-            seat, outputs = self._seats[self._next]
+            seat, outputs, answer = self._seats[self._next]
             self._next = (self._next + 1) % len(self._seats)
-            self._submit(seat, outputs, query.id, self._samples[query.index])
+            self._submit(seat, outputs, answer, query.id, self._samples[query.index])
 
-    def _submit(self, seat: Seat, outputs: list[Tensor], identity: int, inputs: list[Tensor]) -> None:
+    def _submit(
+        self, seat: Seat, outputs: list[Tensor], decoded: Answer, identity: int, inputs: list[Tensor]
+    ) -> None:  # fmt: skip
         answers: list[np.ndarray] = []
 
         def run(engine: Engine) -> None:
             engine.invoke(inputs, outputs)
-            answers.append(self._answer(outputs, inputs))
+            answers.append(decoded(outputs, inputs))
 
         def done(fault: Exception | None) -> None:
             if fault is not None:
@@ -166,6 +165,13 @@ class Sut:
             loadgen.QuerySamplesComplete([response])
 
         seat.submit(run, done)
+
+
+def _answer(spec: ModelSpec, engine: Engine) -> Answer:
+    decode = make_decoder(
+        spec.output, engine.outputs, len(spec.labels), inputs=engine.inputs, input_spec=spec.input
+    )  # fmt: skip
+    return lambda outputs, inputs: as_numbers(decode(outputs, inputs))
 
 
 def as_numbers(result: Result) -> np.ndarray:
