@@ -34,7 +34,7 @@ class Feed(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether no more samples will come; some may still be there to be taken."""
+        """Whether no more samples will come, and none is there to be taken."""
         ...
 
     def start(self) -> None:
@@ -95,7 +95,7 @@ class FrameFeed:
     @property
     def closed(self) -> bool:
         """See `Feed.closed`."""
-        return self._grabber.slot.closed
+        return self._grabber.slot.closed and self._grabber.slot.empty
 
     def start(self) -> None:
         """See `Feed.start`."""
