@@ -253,23 +253,38 @@ def test_a_pipeline_that_is_behind_has_no_pictures_made_that_it_would_never_take
     assert len(run.messages()) + run.grabber.status().stale == run.grabber.status().frames == 600
 
 
+LONG_NS = 60_000_000_000
+
+
+class Soon:
+    """Whether what is done in it took less than half of `LONG_NS`: nobody waited for the time to be up."""
+
+    def __enter__(self) -> None:
+        self._until_ns = clock.now_ns() + LONG_NS // 2
+
+    def __exit__(self, *_: object) -> None:
+        assert clock.now_ns() < self._until_ns, "somebody waited for what would not come"
+
+
 def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
     slot = base.Slot()
-    slot.await_newer(clock.now_ns() + 60_000_000_000)  # nothing is there: `get` waits for it
+    with Soon():
+        slot.await_newer(clock.now_ns() + LONG_NS)  # nothing is there: `get` waits for it
     slot.put(frame(1), wait=False)
     slot.await_newer(clock.now_ns() - 1)
-    later = threading.Timer(0.05, lambda: slot.put(frame(2), wait=False))
-    later.start()
-    slot.await_newer(clock.now_ns() + 60_000_000_000)
+    for happens in (lambda: slot.put(frame(2), wait=False), slot.close):
+        with Soon():
+            waits = threading.Thread(target=slot.await_newer, args=(clock.now_ns() + LONG_NS,))
+            waits.start()
+            waits.join(0.05)
+            assert waits.is_alive()
+            happens()
+            waits.join()
     newest = slot.get(0)
     assert newest is not None and newest.seq == 2
-    slot.put(frame(3), wait=False)
-    threading.Timer(0.05, slot.close).start()
-    slot.await_newer(clock.now_ns() + 60_000_000_000)
-    assert slot.closed
 
 
-def test_only_a_frame_that_is_expected_in_time_is_waited_for() -> None:
+def test_a_frame_that_is_expected_in_time_is_waited_for() -> None:
     source = Steady(0.05)
     grabber = grabber_of(source)
     feed = FrameFeed(grabber)
@@ -280,17 +295,34 @@ def test_only_a_frame_that_is_expected_in_time_is_waited_for() -> None:
         assert taken is not None
         wait_for("another frame", lambda: grabber.status().frames > taken.seq)
         waits = grabber.status().frames
-        patient = feed.take(1, 60_000_000_000)
+        with Soon():
+            patient = feed.take(1, LONG_NS)
         assert patient is not None and patient.seq > waits
     finally:
         grabber.stop()
 
 
-def test_no_frame_is_waited_for_whose_time_nobody_knows() -> None:
+@pytest.mark.parametrize("expected_s", [None, 3600.0, -3600.0])
+def test_one_that_is_not_expected_in_time_is_not(expected_s: float | None) -> None:
     grabber = grabber_of(Steady(3600.0))
     grabber.slot.put(frame(1), wait=False)
-    waits = FrameFeed(grabber).take(1, 60_000_000_000)
+    grabber._expected_ns = None if expected_s is None else clock.now_ns() + int(expected_s * 1e9)
+    with Soon():
+        waits = FrameFeed(grabber).take(1, LONG_NS)
     assert waits is not None and waits.seq == 1
+
+
+def test_a_feed_is_not_closed_while_its_last_frame_waits() -> None:
+    grabber = grabber_of(Steady(0.0, 1))
+    feed = FrameFeed(grabber)
+    grabber.start()
+    try:
+        wait_for("the end", lambda: grabber.slot.closed)
+        assert not feed.closed
+        assert feed.take(0) is not None
+        assert feed.closed
+    finally:
+        grabber.stop()
 
 
 def short_video(folder: Path) -> Path:

@@ -203,6 +203,7 @@ class Pipeline:
         self.seat = seat
         self._models = models
         self._engine_free_ns = 0
+        self.feed.busy_until(0)
         self._infer_ns = self._preprocess_ns = self._report_ns = 0.0
 
     def _run(self, stage: Callable[[], None]) -> None:

@@ -38,7 +38,8 @@ PLACES: Final = 4  # decimals of scores and fractions: a tenth of a pixel of a f
 _PARTS: Final = 1e4  # of 1, as `PLACES` says
 _US_IN_MS: Final = 1e3
 # (x * n + _EVEN - _EVEN) / n is x rounded to an n-th: doubles of that size have no fractions, so that the addition rounds,
-# half to even, as IEEE 754 has it. round() does the same by writing decimals and reading them; NaN stays NaN in both
+# half to even, as IEEE 754 has it. round() writes decimals and reads them; of a float32, as scores and boxes are, it makes
+# the same double
 _EVEN: Final = 1.5 * 2**52
 DIGITS: Final = 6  # significant ones, of errors and values; float32 has seven
 

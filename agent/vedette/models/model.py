@@ -263,9 +263,9 @@ class Model:
         )  # fmt: skip
 
     def sibling(self) -> Model:
-        """The same engine and decoder with buffers of its own, for another thread.
+        """The same engine and decoder with buffers of its own: one is prepared while the other is inferred or decoded.
 
-        An engine runs one inference at a time: whoever shares it sees to that.
+        An engine runs one inference at a time, and a decoder reads one's outputs: whoever shares them sees to that.
         """
         twin = copy(self)
         twin._preprocess = _preprocessor(self.input, self.engine.inputs[0])

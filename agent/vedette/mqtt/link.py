@@ -272,7 +272,7 @@ class Link:
             raise BrokerUnreachableError(
                 "connected, but acknowledges nothing", found=f"silence for {PUBACK_TIMEOUT_S:g} s"
             )
-        expects = bool(self._in_flight or self._awaited)
+        expects = bool(self._in_flight or self._awaited or not connection.subscribed)
         if connection.closed or not connection.arm(self._wake_fd, expects=expects):
             raise _broken(connection)
 

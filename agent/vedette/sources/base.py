@@ -147,6 +147,11 @@ class Slot:
         """Whether no more frames will come; the last one may still be there."""
         return self._closed
 
+    @property
+    def empty(self) -> bool:
+        """Whether no frame is there now."""
+        return self._frame is None
+
     def close(self) -> None:
         """No more frames; whoever waits is woken."""
         with self._changed:
@@ -245,12 +250,12 @@ class Grabber(SourceThread):
         self._busy_until_ns = at_ns
 
     def await_newer(self, patience_ns: int) -> None:
-        """Where a frame waits to be taken and a newer one is expected within so long, waits for that, and no longer. Any
-        thread may call it."""
-        until_ns = clock.now_ns() + patience_ns
+        """Where a frame waits to be taken and a newer one is expected within so long, waits for that, and no longer. One
+        that is overdue by more than that is not expected any more. Any thread may call it."""
+        now = clock.now_ns()
         expected_ns = self._expected_ns
-        if expected_ns is not None and expected_ns <= until_ns:
-            self.slot.await_newer(until_ns)
+        if expected_ns is not None and abs(expected_ns - now) <= patience_ns:
+            self.slot.await_newer(now + patience_ns)
 
     def passed(self, reason: str) -> int:
         """How many were let go for it, since the start. Any thread may call it."""

@@ -146,7 +146,7 @@ class SsdDecoder:
         of_y, of_x, of_height, of_width = self._encoded_list
         for position in positions:
             score = self._score_list[scores.item(position)]
-            if score < self._least:
+            if not score >= self._least:  # nor is NaN
                 continue
             anchor, column = divmod(position, self._columns)
             raw_y, raw_x, raw_height, raw_width = boxes[anchor].tolist()
