@@ -78,7 +78,7 @@ check: test ## another name for test
 constraints/%.txt:
 	@echo "vedette: error: Python $(VERSION_TAG) is not one of 3.11, 3.12 and 3.13; set PYTHON=python3.12, say" >&2; exit 2
 
-bench-pipeline: .venv-dev/.ready ## the agent against the bare interpreter, native C, the tutorials' loop and MediaPipe (5 min)
+bench-pipeline: .venv-dev/.ready ## the agent against the bare interpreter, native C, the tutorials' loop and MediaPipe (7 min)
 	.venv-dev/bin/python bench/pipeline.py $(addprefix --source ,$(wildcard $(DATA)/video/vtest.avi))
 
 bench-demo: .venv/.ready ## memory and start of the agent in the demo, fps, latency

@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--small", default=SMALL, help="a detector of a few milliseconds")
     parser.add_argument("--source", type=Path, default=share_folder("media") / "people-walking.mp4")
-    parser.add_argument("--rounds", type=int, default=6, help="of the loops; the other parts get half as many")
+    parser.add_argument("--rounds", type=int, default=6, help="of which some who take part are in every other alone")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--no-write", action="store_true", help="print alone")
@@ -109,8 +109,8 @@ def _contest(arguments: argparse.Namespace, ear: Ear, folder: Path, port: int) -
         except NotHereError as error:
             contest.absent["native"] = str(error)
         contest.add("tutorial", python("tutorial", model, 1, str(clip), str(port)))
-        contest.add("small tutorial", python("tutorial", small, 1, str(clip), str(port)), every=2)
-        contest.add("small agent", agent([Camera(small, clip)], "small"), every=2)
+        contest.add("small tutorial", python("tutorial", small, 1, str(clip), str(port)))
+        contest.add("small agent", agent([Camera(small, clip)], "small"))
     if "cores" in parts:
         contest.add("all tutorial", python("tutorial", model, cores, str(clip), str(port)), every=2)
         contest.add("all agent", agent([Camera(model, clip)], "auto", "auto"), every=2)
@@ -125,11 +125,9 @@ def _contest(arguments: argparse.Namespace, ear: Ear, folder: Path, port: int) -
             camera = Camera(model, paced(clip, CAMERA * contest.turns["bare"][-1].fps, folder), "native")
             return agent_turn(ear, folder / "one", port, [camera], seconds=seconds)
 
-        contest.add("full agent", full, every=2)
+        contest.add("full agent", full)
     if "threads" in parts:
-        contest.add(
-            "threads", lambda: threads_turn(ear, folder / "one", port, Camera(model, clip), seconds=seconds), every=2
-        )
+        contest.add("threads", lambda: threads_turn(ear, folder / "one", port, Camera(model, clip), seconds=seconds))
     if "mediapipe" in parts:
         try:
             command, camera = _mediapipe.prepare(model, clip, port, folder)
