@@ -64,7 +64,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Passing(Protocol):
-    """A `Source` whose frame comes first, and is made a picture of then, which costs more: it can be let go by.
+    """A `Source` whose frame comes first and is made a picture of then: it can be let go by for less than reading it costs.
 
     `Source.read` is both.
     """

@@ -5,8 +5,8 @@ quantisation into raw units once, a little below its place, and the whole logit 
 memory. What is left is judged by its score, so that no rounding decides.
 
 A tensor of 8 bits has 256 values: what each of them means is computed once, by the same arithmetic, and looked up. On the
-way of a frame every call of numpy finds its code and its tables pushed out of the caches by the network, so that fewer
-calls matter more than fewer numbers, and few values, as most frames have them, are looked at without it.
+way of a frame every call of numpy finds its code and its tables gone from the caches, so that fewer calls matter more than
+fewer numbers, and a few values are looked at without it.
 """
 
 from __future__ import annotations
@@ -72,13 +72,12 @@ class SsdDecoder:
             raise ModelError("output.scores", expected="at least one class", found=str(self._columns))
         self._box_scale = np.asarray(spec.box_scale, np.float32)
         self._activation = spec.activation
-        self._threshold = score_threshold
+        self._threshold = float(np.float32(score_threshold))  # scores are float32, also where Python compares them
         self._raw_threshold = self._to_raw(score_threshold) if spec.activation != "softmax" else None
         self._nms_iou = spec.nms_iou
         self._limit = spec.max_detections
         self._score_of = None if spec.activation == "softmax" else self._tabled(self._score_tensor, self._activate)
         self._encoded_of = self._tabled(self._box_tensor, self._encoded)
-        self._least = float(np.float32(score_threshold))
         # a negative value finds its place from the end, which is its place by its byte, too
         self._score_list = [] if self._score_of is None else self._score_of[:, 0].tolist()
         self._encoded_list = [] if self._encoded_of is None else self._encoded_of.T.tolist()
@@ -146,7 +145,7 @@ class SsdDecoder:
         of_y, of_x, of_height, of_width = self._encoded_list
         for position in positions:
             score = self._score_list[scores.item(position)]
-            if not score >= self._least:  # nor is NaN
+            if not score >= self._threshold:  # nor is NaN
                 continue
             anchor, column = divmod(position, self._columns)
             raw_y, raw_x, raw_height, raw_width = boxes[anchor].tolist()
@@ -161,7 +160,7 @@ class SsdDecoder:
             )
         if not found:
             return Detections.none()
-        found.sort(key=_score, reverse=True)  # stable
+        found.sort(key=itemgetter(0), reverse=True)  # stable
         kept = nms_of_few(
             [box for _, _, box in found], [class_id for _, class_id, _ in found], iou_threshold=self._nms_iou,
             limit=self._limit,
@@ -231,6 +230,3 @@ class SsdDecoder:
         limits = np.iinfo(tensor.dtype.name)
         step = max(real / (tensor.scale or 1.0), float(-(2**31))) + tensor.zero_point - 1
         return tensor.dtype.type(min(max(math.floor(step), limits.min), limits.max))
-
-
-_score = itemgetter(0)
