@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import paho.mqtt.client as paho
 import psutil
-from paho.mqtt.enums import CallbackAPIVersion
+from _ear import Ear
 
 from vedette import clock
 from vedette.demo.agent import AgentProcess
@@ -26,38 +23,6 @@ from vedette.flow.stats import EMPTY, Latency
 
 READY_S = 60.0  # at most
 STAGES = ("capture", "queue", "preprocess", "infer", "decode", "total")
-
-
-class Ear:
-    """A subscriber to everything. What it hears is decoded only when it is asked for, so that it costs little meanwhile."""
-
-    def __init__(self, port: int) -> None:
-        self._heard: list[tuple[int, str, bytes]] = []
-        subscribed = threading.Event()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_connect = lambda client, *_: client.subscribe("vedette/#", qos=1)
-        self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = lambda client, userdata, message: self._heard.append(
-            (clock.now_ns(), message.topic, message.payload)
-        )
-        # its own acknowledgements would wait for the broker's kernel's, and the broker's next message for them
-        self._client.on_socket_open = lambda client, userdata, sock: sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )
-        self._client.connect(LOOPBACK, port)
-        self._client.loop_start()
-        if not subscribed.wait(10):
-            raise RuntimeError("the broker does not answer a subscriber")
-
-    def take(self) -> list[tuple[int, str, bytes]]:
-        """Since the last call: when it came (CLOCK_BOOTTIME, nanoseconds), topic, payload."""
-        heard, self._heard = self._heard, []
-        return heard
-
-    def close(self) -> None:
-        """Disconnects."""
-        self._client.disconnect()
-        self._client.loop_stop()
 
 
 @dataclass

@@ -22,8 +22,9 @@ import _instructions
 import _mediapipe
 import _pipeline_rows as rows
 import _stage_times
-from _agent_turn import Camera, Ear, agent_turn, threads_turn
+from _agent_turn import Camera, agent_turn, threads_turn
 from _contest import Contest, loop_turn
+from _ear import Ear
 from _native import NotHereError, build
 from _paced import describe, paced
 from _results import Results
