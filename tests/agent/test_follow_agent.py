@@ -30,7 +30,7 @@ model = "{BUNDLE}"
 labels = ["person"]
 [pipeline.square.source]
 url = "{CLIP}"
-pace = "max"
+pace = "native"
 [pipeline.square.zones.left]
 polygon = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]
 [pipeline.square.zones.right]
