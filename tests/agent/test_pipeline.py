@@ -213,6 +213,13 @@ def test_every_frame_of_a_file_becomes_a_message_in_order() -> None:
     assert run.stats.dropped() == {}
 
 
+def test_a_threshold_that_is_moved_holds_for_every_frame_after_it() -> None:
+    run = Run(detector([0.4], [0]), [picture()] * 20, threshold=0.5)
+    run.reporter.label_filter = make_filter(LABELS, [], 0.3, {})
+    run.pipeline.decide_from(0.3)
+    assert [labels_of(m) for m in run.to_the_end().messages()] == [["cat"]] * 20, "whichever buffers a frame goes in"
+
+
 def test_the_default_threshold_and_the_labels_own() -> None:
     engine = detector([0.9, 0.55, 0.4, 0.3], [0, 1, 2, 1])
     run = Run(engine, [picture()], threshold=0.5, thresholds={"bird": 0.35, "cat": 0.95}).to_the_end()

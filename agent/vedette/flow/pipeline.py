@@ -179,9 +179,10 @@ class Pipeline:
 
     def decide_from(self, score_threshold: float) -> None:
         """From which score on results are decoded, from the next sample on."""
-        for buffers in self._models:
-            for model in buffers:
-                model.decide_from(score_threshold)
+        first, *others = (model for buffers in self._models for model in buffers)
+        first.decide_from(score_threshold)
+        for other in others:
+            other.decide_as(first)
 
     def between(self, action: Callable[[], None]) -> Future[None]:
         """``action`` is called once between two samples, when nothing is under way: all that was taken is reported, and

@@ -279,6 +279,10 @@ class Model:
         """
         self._decode = self._decoder(score_threshold)
 
+    def decide_as(self, sibling: Model) -> None:
+        """As that one, whose decoder it shares from now on, as when it was made."""
+        self._decode = sibling._decode
+
     def preprocess(self, sample: Frame | Window | UInt8Array | Float32Array) -> Placement:
         """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR; or a window, or its
         values, (length, channels) float32 in the sensor's units.
