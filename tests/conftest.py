@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 
 # what is dear to set up and used by several tests is set up once, so these run in one process: a guest with a kernel of its
-# own, a booted machine, an emulated one, Home Assistant. By file: pytest-xdist 3.8 reads no `xdist_group` under pytest 9.2
+# own, a booted machine, an emulated one, Home Assistant, a walk. By file: pytest-xdist 3.8 reads no `xdist_group` under
+# pytest 9.2
 TOGETHER: Final = {
     "tests/agent/test_discovery.py": "home-assistant",
+    "tests/agent/test_follow_agent.py": "walk",
     "tests/system/test_arm64.py": "arm64",
     "tests/system/test_clock_set_for_real.py": "guest",
     "tests/system/test_systemd.py": "booted",
