@@ -16,9 +16,8 @@ from vedette import clock
 from vedette.demo.broker import LOOPBACK
 
 ANSWER_S: Final = 10.0
-_CONNECT: Final = (
-    b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x00\x00\x03ear"  # a clean session, and no keep-alive: it never speaks
-)
+# a clean session; a keep-alive of 18 hours, for it never speaks (rumqttd, which iotcore has inside, takes none at all ill)
+_CONNECT: Final = b"\x10\x0f\x00\x04MQTT\x04\x02\xff\xff\x00\x03ear"
 _CONNACK: Final = b"\x20\x02\x00\x00"
 _EVERYTHING: Final = b"vedette/#"
 _SUBSCRIBE: Final = bytes((0x82, 5 + len(_EVERYTHING), 0, 1, 0, len(_EVERYTHING))) + _EVERYTHING + b"\x00"

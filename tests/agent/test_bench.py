@@ -9,10 +9,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from paho.mqtt.enums import CallbackAPIVersion
+from real import BrokerAddress, wait_for
 
+from vedette import clock
 from vedette.contract.types import UInt8Array
+from vedette.demo.broker import LOOPBACK
 from vedette.models.model import read_model, share_folder
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -53,6 +58,36 @@ def test_a_clip_at_another_pace_has_the_same_pictures(bench: Any, tmp_path: Path
     assert was == pytest.approx(10, rel=0.01)
     assert fps == pytest.approx(240, rel=0.05)
     assert all(np.array_equal(a, b) for a, b in zip(pictures, copies, strict=True))
+
+
+@pytest.mark.broker
+def test_the_subscriber_hears_all_of_every_size_in_its_order(bench: Any, broker: BrokerAddress) -> None:
+    sizes = [0, 1, 100, 113, 114, 16_000, 5] * 5
+    if broker.name == "mosquitto":  # iotcore takes no more than 20 kB
+        sizes += [70_000, 2_200_000, 5]  # lengths of three and four bytes; more than one read
+    said = [(f"vedette/bench/p/{n}", bytes([n]) * size) for n, size in enumerate(sizes)]
+    ear = bench("_ear").Ear(broker.port)
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.connect(LOOPBACK, broker.port)
+    client.loop_start()
+    try:
+        client.publish("elsewhere", b"not for it", qos=1)
+        for topic, payload in said:
+            client.publish(topic, payload, qos=1)
+        heard: list[tuple[int, str, bytes]] = []
+
+        def everything() -> bool:
+            heard.extend(ear.take())
+            return len(heard) >= len(said)
+
+        wait_for("all of it", everything, 60)
+        assert [(topic, payload) for _, topic, payload in heard] == said
+        times = [at_ns for at_ns, _, _ in heard]
+        assert times == sorted(times) and times[-1] <= clock.now_ns()
+    finally:
+        client.disconnect()
+        client.loop_stop()
+        ear.close()
 
 
 def test_what_mediapipe_takes_is_the_same_network(bench: Any, tmp_path: Path) -> None:
