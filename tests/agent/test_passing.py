@@ -18,8 +18,7 @@ from test_pipeline import Run, SmallEngine, detector, picture
 from vedette import clock
 from vedette.contract.types import Frame, UInt8Array
 from vedette.flow.feed import FrameFeed
-from vedette.flow.forecast import PATIENCE
-from vedette.flow.pipeline import BUFFERS
+from vedette.flow.pipeline import BUFFERS, PATIENCE
 from vedette.sources import Grabber, SourceOptions, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
 

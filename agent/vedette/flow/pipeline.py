@@ -1,8 +1,8 @@
 """One sample, the whole way: feed -> preprocess -> engine -> decode -> reporter. Two threads a pipeline, and a lane's.
 
 While samples come faster than that, each of the three has its own: one is prepared and one reported while the engine runs.
-Where there is time between two samples (`Forecast.is_leisure`), the first thread does it all: nobody has to be woken, and
-each step finds what the last one wrote in its own core's caches.
+Where there is time between two samples (`LEISURE`), the first thread does it all: nobody has to be woken, and each step
+finds what the last one wrote in its own core's caches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from vedette.messages.reporter import Reporter
 from vedette.models.model import Model
 
 from .feed import Feed
-from .forecast import Forecast
 from .lane import Seat
 from .selection import RateCap
 from .stats import PipelineStats
@@ -35,7 +34,11 @@ log = logging.getLogger(__name__)
 
 IDLE_S: Final = 0.5  # how long one turn waits for a sample; a turn is what the watchdog calls progress
 BUFFERS: Final = 2  # sets of tensors: one in the engine, one before or behind it; one more for each inference abreast
+EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame should be ready
+PATIENCE: Final = 1 / 16  # of an inference, for which the engine may be kept waiting for a camera's next frame
+LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
+AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
 class Views(Protocol):
@@ -133,7 +136,10 @@ class Pipeline:
         self._passing = threading.Lock()
         self._passed = 0  # under it: frames that the source let go because of the rate cap, as far as they are counted
         self._taken_ns = 0  # when the first thread took its last sample
-        self._forecast = Forecast()
+        self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
+        self._infer_ns = 0.0  # moving average of the engine's time
+        self._preprocess_ns = 0.0
+        self._report_ns = 0.0
         self._unfit = ""
         stages = (self._prepare, self._finish)
         self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
@@ -197,8 +203,9 @@ class Pipeline:
         self.model = models[0][0]
         self.seat = seat
         self._models = models
-        self._forecast.forget()
+        self._engine_free_ns = 0
         self.feed.busy_until(0)
+        self._infer_ns = self._preprocess_ns = self._report_ns = 0.0
 
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread. Whatever ends it but its own end ends the pipeline, and is its fault for the service to see."""
@@ -236,8 +243,8 @@ class Pipeline:
                         if work is not None and not self._at_leisure(work):
                             self._submitted += 1
                             work.number = self._submitted
-                            self._forecast.begins_next(clock.now_ns(), self._turns)
-                            self.feed.busy_until(self._forecast.take_ns)
+                            self._expect(max(self._engine_free_ns, clock.now_ns()))
+                            self.feed.busy_until(self._next_take_ns)
                             self.seat.submit(partial(self._infer, work), partial(self._inferred_or_not, work))
                             models = None
                     elif self.feed.closed:
@@ -283,7 +290,8 @@ class Pipeline:
         """
         since_ns = work.taken_ns - self._taken_ns
         self._taken_ns = work.taken_ns
-        if not self._forecast.is_leisure(since_ns) or self._finished != self._submitted:
+        takes_ns = self._preprocess_ns + self._infer_ns + self._report_ns
+        if not self._infer_ns or since_ns < LEISURE * takes_ns or self._finished != self._submitted:
             return False
         if not self.seat.run_now(partial(self._infer, work)):
             return False
@@ -293,17 +301,17 @@ class Pipeline:
     def _infer(self, work: _Work, engine: Engine) -> None:
         """On a lane's thread, where nothing stands between one inference and the next; or on the first thread."""
         work.entered = time.perf_counter_ns()
-        self._forecast.begins(clock.now_ns(), self._turns)
+        self._expect(clock.now_ns())
         for model in work.models:
             model.infer(engine)
         work.inferred = time.perf_counter_ns()
         work.engine = engine.description  # an accelerated one's is of whoever ran it this time
-        self._forecast.inferred(work.inferred - work.entered)
+        self._infer_ns = _averaged(self._infer_ns, work.inferred - work.entered)
 
-    @property
-    def _turns(self) -> float:
-        """After how many inferences' time it is this pipeline's turn again."""
-        return self.seat.lane.crowd / self.seat.abreast
+    def _expect(self, begins_ns: int) -> None:
+        """An inference begins then. Told when it does, and already when it is submitted: the time at which the engine will
+        be free would until then be that of the inference before, and a frame taken for it an inference too early."""
+        self._engine_free_ns = begins_ns + int(self._infer_ns * self.seat.lane.crowd / self.seat.abreast)
 
     def _inferred_or_not(self, work: _Work, fault: FaultError | None) -> None:
         """On a lane's thread, which must not wait."""
@@ -337,13 +345,18 @@ class Pipeline:
             for stage in self._turned_ns:
                 self._turned(stage)
 
+    @property
+    def _next_take_ns(self) -> int:
+        """When to take the next sample, if the engine is not to wait for it."""
+        return self._engine_free_ns - int(self._preprocess_ns) - EARLY_NS
+
     def _take(self) -> Frame | Window | None:
         """The next sample to work on; None when none came in time, or this one is not wanted, which is counted."""
         # a camera's frame is taken as late as the engine can have it, so that it is the newest then
-        early_ns = self._forecast.take_ns - clock.now_ns()
+        early_ns = self._next_take_ns - clock.now_ns()
         if self.feed.live and early_ns > 0:
             self._stop.wait(early_ns / 1e9)
-        sample = self.feed.take(IDLE_S, self._forecast.patience_ns)
+        sample = self.feed.take(IDLE_S, int(PATIENCE * self._infer_ns))
         self.count_passed()
         if sample is None:
             return None
@@ -379,7 +392,7 @@ class Pipeline:
                 log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
             return None
         preprocessed = time.perf_counter_ns()
-        self._forecast.prepared(preprocessed - begun)
+        self._preprocess_ns = _averaged(self._preprocess_ns, preprocessed - begun)
         if isinstance(sample, Frame) and not self.reporter.looks:
             sample = sample.without_pixels()  # the source may have the memory for the next one already
         return _Work(sample, models, placements, taken_ns, begun, preprocessed)
@@ -403,7 +416,7 @@ class Pipeline:
         latency_ms["total"] = sum(latency_ms.values())
         self.stats.inferred(latency_ms)
         self.reporter(sample, result, latency_ms, work.engine)
-        self._forecast.reported(time.perf_counter_ns() - begun)
+        self._report_ns = _averaged(self._report_ns, time.perf_counter_ns() - begun)
         if not self.first_result.is_set():
             self.first_result.set()
 
@@ -419,6 +432,11 @@ def _refuse(done: Future[None]) -> None:
     """Cancels it, and wakes whoever waits: `concurrent.futures.wait` does not return for `Future.cancel` alone."""
     done.cancel()
     done.set_running_or_notify_cancel()
+
+
+def _averaged(average: float, newest: float) -> float:
+    """The moving average with one more value, which is all of it where there was none: it is believed from the first on."""
+    return average + (newest - average) * AVERAGING if average else newest
 
 
 def _next(queue: SimpleQueue[Sequence[Model]]) -> Sequence[Model] | None:
