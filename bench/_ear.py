@@ -24,6 +24,7 @@ _SUBSCRIBE: Final = bytes((0x82, 5 + len(_EVERYTHING), 0, 1, 0, len(_EVERYTHING)
 _SUBACK: Final = b"\x90\x03\x00\x01\x00"
 _PUBLISH: Final = 3  # the packet's type, its first four bits
 _CHUNK: Final = 1 << 16
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 
 class Ear:
@@ -74,6 +75,10 @@ class Ear:
     def _listen(self) -> None:
         while chunk := self._socket.recv(_CHUNK):
             now = clock.now_ns()
+            if _QUICKACK is not None:
+                # or the broker, which has Nagle's algorithm on (RFC 896), would keep the next message back until the kernel
+                # acknowledges this one, up to 40 ms later; the kernel forgets this option by itself, see tcp(7)
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             with self._lock:
                 self._chunks.append((now, chunk))
 
