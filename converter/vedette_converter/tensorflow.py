@@ -11,6 +11,8 @@ from typing import Any
 
 from vedette.contract.errors import MissingPackageError
 
+_loaded: Any = None  # the module once it is set up, for pruning asks for it at every layer
+
 
 def load_tensorflow(*, fast: bool = False) -> Any:
     """The module ``tensorflow``; it ships no types. Raises `MissingPackageError`.
@@ -21,6 +23,9 @@ def load_tensorflow(*, fast: bool = False) -> Any:
     The process's environment gets ``TF_CPP_MIN_LOG_LEVEL`` and the like where they are not set: they must stand there
     before the native library is loaded.
     """
+    global _loaded
+    if _loaded is not None and sys.modules.get("tensorflow") is _loaded:
+        return _loaded
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors, no more
     os.environ.setdefault(
         "TF_ENABLE_ONEDNN_OPTS", "1" if fast else "0"
@@ -37,6 +42,7 @@ def load_tensorflow(*, fast: bool = False) -> Any:
             "TensorFlow is needed to convert", found=str(error), fix="pip install 'vedette[converter]'"
         ) from None
     tensorflow.get_logger().setLevel("ERROR")
+    _loaded = tensorflow
     return tensorflow
 
 
