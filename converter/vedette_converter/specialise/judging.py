@@ -45,7 +45,7 @@ GOLDEN_VIEWS: Final = 6  # of each frame, at most
 
 def expect_objects(room: Room, held: Footage) -> None:
     """Raises `UserError` where there is nothing to judge by, before hours were spent on it."""
-    teacher = room.engine(room.teacher.flatbuffer(), "teacher", threads=cores())
+    teacher = room.engine(room.teacher.flatbuffer, "teacher", threads=cores())
     truth = Detector(
         teacher, room.teacher.input, room.teacher.output, room.teacher.labels, score_threshold=reference.SURE
     )
@@ -76,7 +76,7 @@ def finish(
             step()
             yield sample
 
-    original = room.teacher.flatbuffer()
+    original = room.teacher.flatbuffer
     teacher = room.engine(original, "teacher")
     float32 = room.engine(quantise.to_float32(network), "float32")
     flatbuffer = quantise.to_int8(network, samples())

@@ -44,7 +44,7 @@ TURNS: Final = 500  # of each network, while the work that may be left is looked
 
 def prepare(room: Room, learned: Footage) -> Lesson:
     """The frames' views as the small network takes them, and the teacher's answers to each."""
-    engine = room.engine(room.teacher.flatbuffer(), "teacher", threads=cores())
+    engine = room.engine(room.teacher.flatbuffer, "teacher", threads=cores())
     inputs, outputs = engine.allocate()
     ask = ImagePreprocessor(room.teacher.input, engine.inputs[0])
     plain = msgspec.structs.replace(room.input, mean=(0.0,), std=(1.0,))
@@ -124,7 +124,7 @@ def _work_left(room: Room, whole: Any, lesson: Lesson, step: Step) -> float:
     path = step.stem.with_suffix(".json")
     if path.is_file():
         return float(json.loads(path.read_bytes()))
-    teacher = room.engine(room.teacher.flatbuffer(), "teacher")
+    teacher = room.engine(room.teacher.flatbuffer, "teacher")
     other = room.engine(quantise.to_int8(as_network(whole), calibration(room, lesson, 2)), "whole")
     # what each takes where nothing else runs: the cut is made once, and a busy machine flatters the smaller network
     before_ms, after_ms = _least_ms((teacher, other))

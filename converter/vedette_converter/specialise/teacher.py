@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..zoo import ssdlite
 from .wanted import Wanted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Teacher:
     """See the module."""
 
@@ -69,8 +70,9 @@ class Teacher:
         assert isinstance(source, TfjsSource)  # `read` looked
         return source
 
+    @cached_property
     def flatbuffer(self) -> bytes:
-        """The published graph itself, float32."""
+        """The published graph itself, float32; converted once, for each step of a run looks at it."""
         shape = (1, self.input.height, self.input.width, self.input.channels)
         return quantise.to_float32(load_network(self.source, self.files, shape))
 
