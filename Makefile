@@ -26,8 +26,8 @@ demo-sensor: .venv/.ready ## a shipped sensor network on a real recording, the s
 
 test: .venv-dev/.ready ## every check and every test, as CI runs them
 	@.venv-dev/bin/python tests/preamble.py
-	@$(MAKE) --no-print-directory -j 2 -Otarget lint types contracts $(if $(filter py311,$(VERSION_TAG)),.venv-tflite/.ready)
-	@$(MAKE) --no-print-directory unit unit-tflite-runtime
+	@$(MAKE) --no-print-directory -j 2 -Otarget types unit-tflite-runtime lint contracts
+	@$(MAKE) --no-print-directory unit
 
 lint: .venv-dev/.ready ## ruff: style and format
 	.venv-dev/bin/ruff check .
@@ -47,7 +47,7 @@ unit: .venv-dev/.ready ## pytest, on three processes: many tests wait, for a bro
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
 ifeq ($(VERSION_TAG),py311)
 	@$(MAKE) --no-print-directory .venv-tflite/.ready
-	.venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py \
+	env -u PYTHONDONTWRITEBYTECODE .venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py \
 	  tests/agent/test_selftest_series.py
 else
 	@echo "tflite-runtime has no wheel for this Python: what it must still run stays untested here"
