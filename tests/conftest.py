@@ -12,11 +12,17 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 
 # what is dear to set up and used by several tests is set up once, so these run in one process: a guest with a kernel of its
-# own, a booted machine, an emulated one, Home Assistant, a walk. By file: pytest-xdist 3.8 reads no `xdist_group` under
-# pytest 9.2
+# own, a booted machine, an emulated one, Home Assistant, a walk, what an agent said, a network trained and converted. By
+# file: pytest-xdist 3.8 reads no `xdist_group` under pytest 9.2
 TOGETHER: Final = {
     "tests/agent/test_discovery.py": "home-assistant",
     "tests/agent/test_follow_agent.py": "walk",
+    "tests/agent/test_pump_and_door.py": "pump-and-door",
+    "tests/agent/test_wire.py": "wire",
+    "tests/converter/test_build.py": "build",
+    "tests/converter/test_series_build.py": "series-build",
+    "tests/converter/test_student.py": "student",
+    "tests/converter/test_zoo_ssdlite.py": "ssdlite",
     "tests/system/test_arm64.py": "arm64",
     "tests/system/test_clock_set_for_real.py": "guest",
     "tests/system/test_systemd.py": "booted",
@@ -46,6 +52,21 @@ def shared_data() -> Path:
     return path
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes the slow tests of a room come first: one that began last would keep one process busy alone.
+
+    The machines come before all else. The converter stays behind the agent, whose tests are slowed by TensorFlow's many
+    objects in their process.
+    """
+
+    def turn(item: pytest.Item) -> tuple[bool, str, bool]:
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        return room != "system", room, item.get_closest_marker("slow") is None
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=turn)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests go to whichever process is free, one by one, but for those that belong `TOGETHER`."""
@@ -57,4 +78,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return TOGETHER.get(nodeid.split("::")[0], nodeid)
 
+    config.option.loadscopereorder = False  # or the groups would all be first, the converter's among them
     return Scheduler(config, log)
