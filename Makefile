@@ -47,8 +47,8 @@ unit: .venv-dev/.ready ## pytest, on three processes: many tests wait, for a bro
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
 ifeq ($(VERSION_TAG),py311)
 	@$(MAKE) --no-print-directory .venv-tflite/.ready
-	env -u PYTHONDONTWRITEBYTECODE .venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py tests/agent/test_engine_selftest.py \
-	  tests/agent/test_selftest_series.py
+	env -u PYTHONDONTWRITEBYTECODE .venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py \
+	  tests/agent/test_engine_selftest.py tests/agent/test_selftest_series.py
 else
 	@echo "tflite-runtime has no wheel for this Python: what it must still run stays untested here"
 endif
