@@ -161,6 +161,24 @@ def test_a_network_learns() -> None:
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
 
 
+def test_a_window_wider_than_what_it_sees_is_learned_in_float32() -> None:
+    """oneDNN writes only part of such a kernel's gradient in bfloat16: the rest is what was in memory."""
+    keras = tf.keras
+    layers = keras.layers
+    inputs = keras.Input((4, 3, 8))
+    x = layers.DepthwiseConv2D(3, strides=2, padding="same", name="two-of-three")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", name="not-strided")(x)
+    x = layers.DepthwiseConv2D(3, strides=2, padding="same", name="less-than-a-window")(x)
+    model = keras.Model(inputs, layers.SeparableConv2D(4, 3, strides=2, padding="same", name="one-pixel")(x))
+    with loop.computing_in_bfloat16(model, wanted=True):
+        policies = {layer.name: layer.dtype_policy.name for layer in model.layers[1:]}
+    assert policies == {
+        "two-of-three": "mixed_bfloat16", "not-strided": "mixed_bfloat16", "less-than-a-window": "float32",
+        "one-pixel": "float32",
+    }  # fmt: skip
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_a_killed_training_goes_on_after_the_last_whole_epoch(tmp_path: Path, bfloat16: bool) -> None:
     class KilledError(Exception):

@@ -187,7 +187,8 @@ def _has_bfloat16() -> bool:
 def computing_in_bfloat16(model: Any, wanted: bool | None = None) -> Iterator[None]:
     """Layers but the classifier's own compute in bfloat16 inside the block; variables stay float32.
 
-    ``wanted``: whether at all; where the CPU has instructions for it without one.
+    ``wanted``: whether at all; where the CPU has instructions for it without one. Strided depthwise convolutions of less
+    than their window stay float32, too: TensorFlow 2.21 leaves places of their kernel's gradient unwritten.
     """
     import keras
 
@@ -197,6 +198,8 @@ def computing_in_bfloat16(model: Any, wanted: bool | None = None) -> Iterator[No
         for layer in model.layers:
             if layer.__class__.__name__ in ("Dense", "Softmax", "InputLayer") or _is_softmax(layer):
                 continue
+            if _is_wider_than_its_input(layer):
+                continue
             before.append((layer, layer.dtype_policy))
             layer.dtype_policy = policy
     try:
@@ -204,6 +207,14 @@ def computing_in_bfloat16(model: Any, wanted: bool | None = None) -> Iterator[No
     finally:
         for layer, policy in before:
             layer.dtype_policy = policy
+
+
+def _is_wider_than_its_input(layer: Any) -> bool:
+    """Whether it is a strided depthwise convolution that sees less than one whole window."""
+    if not hasattr(layer, "depth_multiplier") or max(layer.strides) == 1:
+        return False
+    sides = layer.input.shape[1:-1] if layer.data_format == "channels_last" else layer.input.shape[2:]
+    return all(side is not None and side < window for side, window in zip(sides, layer.kernel_size, strict=True))
 
 
 def _is_softmax(layer: Any) -> bool:
