@@ -111,6 +111,28 @@ def test_another_size_has_the_anchors_of_its_maps(model: Any, recipe: Recipe, he
     np.testing.assert_array_equal(other.get_layer("Conv_1").kernel, model.get_layer("Conv_1").kernel)
 
 
+def test_another_size_means_boxes_of_the_same_pixels(model: Any, recipe: Recipe, samples: list[Float32Array]) -> None:
+    """What a weight has learned is pixels, what an anchor says is shares of the input."""
+    height, width = 268, 236
+    picture = samples[0][:, :height, :width]
+    unadapted = ssdlite.build(height, width)
+    for layer in unadapted.layers:
+        layer.set_weights(model.get_layer(layer.name).get_weights() if layer.weights else [])
+    grown = np.array([300 / height, 300 / width])
+    anchors = anchor_boxes(type(recipe.output.anchors)(feature_maps=ssdlite.feature_maps(height, width)))
+    of_the_same_pixels = np.concatenate([anchors[:, :2], anchors[:, 2:] * grown], axis=1)
+
+    def boxes(network: Any, anchors: Any) -> Any:
+        encoded = np.asarray(network(picture, training=False)[0][0]) / recipe.output.box_scale
+        return np.concatenate(
+            [encoded[:, :2] * anchors[:, 2:] + anchors[:, :2], np.exp(encoded[:, 2:]) * anchors[:, 2:]], axis=1
+        )
+
+    found = boxes(ssdlite.resized(model, height, width), anchors)
+    np.testing.assert_allclose(found, boxes(unadapted, of_the_same_pixels), rtol=1e-3, atol=1e-4)
+    assert np.abs(found - boxes(unadapted, anchors)).max() > 0.01
+
+
 def test_too_small_an_input_is_refused(tf: Any) -> None:
     with pytest.raises(UserError, match="at least 32 pixels"):
         ssdlite.build(31, 300)

@@ -28,6 +28,7 @@ from ..prune.calls import load_keras
 MAPS: Final = 6
 CLASSES: Final = 91
 """Logits of the published head: the background and COCO's 90 ids."""
+SIDE_SCALE: Final = 5.0  # what the logarithms of a box's sides are multiplied by: the published `box_scale`
 LEAST_SIDE: Final = 32  # pixels of the input: below, two feature maps of stride 16 and 32 are one pixel both
 _HEADS: Final = ("BoxEncodingPredictor", "ClassPredictor")
 _EPSILON: Final = 0.001  # of the head's batch normalisations: the published nodes' attribute
@@ -218,11 +219,25 @@ def select_classes(model: Any, class_ids: Sequence[int]) -> Any:
 
 
 def resized(model: Any, height: int, width: int) -> Any:
-    """The same network for an input of another size, with the same weights; a pruned one too."""
+    """The same network for an input of another size, with the same weights; a pruned one too.
+
+    Its anchors are shares of the input, so on a smaller one each is fewer pixels, while what a weight has learned is
+    pixels. The boxes' predictors are given the difference: the box they mean stays the same in pixels.
+    """
     other = build(height, width, classes=classes_of(model), widths=widths_of(model))
+    _, old_height, old_width, _ = model.input.shape
+    grown = np.array([old_height / height, old_width / width], np.float32)  # of an anchor's pixels, by the other's
     for layer in other.layers:
-        if layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+        if not layer.weights:
+            continue
+        values = model.get_layer(layer.name).get_weights()
+        if layer.name.endswith("_BoxEncodingPredictor"):
+            kernel, bias = values
+            anchors = len(bias) // 4
+            factor = np.tile(np.concatenate([grown, [1, 1]]), anchors)  # ty, tx: in sides of the anchor
+            more = np.tile(np.concatenate([[0, 0], SIDE_SCALE * np.log(grown)]), anchors)  # th, tw: logarithms
+            values = [(kernel * factor).astype(np.float32), (bias * factor + more).astype(np.float32)]
+        layer.set_weights(values)
     return other
 
 
