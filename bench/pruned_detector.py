@@ -12,7 +12,6 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +20,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from _results import ROOT, Results
+from _published import Published
+from _results import Results
 from detector import Lines
 
-from vedette.contract.bundle import open_bundle
 from vedette.contract.errors import VedetteError
 from vedette.contract.image import ImagePreprocessor
 from vedette.contract.manifest import SsdOutput
@@ -35,18 +34,13 @@ from vedette_converter.distil.lesson import Course, Lesson, learn
 from vedette_converter.distil.ssd import SeenObjects, SsdDistillation
 from vedette_converter.evaluate import Pair
 from vedette_converter.latency import time_both
-from vedette_converter.load import load_network, tfjs
 from vedette_converter.pictures import list_pictures, read_picture
 from vedette_converter.prune.worth import plan_for_work, work
-from vedette_converter.recipe import Recipe, read_recipe
-from vedette_converter.recipe.sources import TfjsSource
-from vedette_converter.source import read_source
+from vedette_converter.recipe import Recipe
 from vedette_converter.tensorflow import load_tensorflow
 from vedette_converter.train.work import Work, default_folder
-from vedette_converter.zoo import ssdlite
 from vedette_converter.zoo.network import as_network
 
-NAME = "coco-ssdlite-mobilenet-v2"
 FLOOR = 0.2  # share of its channels that each layer keeps at least
 ROUNDS = 200
 RESAMPLES = 100  # of the bootstrap, at each network
@@ -105,22 +99,13 @@ def calibration(lesson: Lesson, count: int) -> Iterator[Float32Array]:
 
 def measure(options: argparse.Namespace, folder: Path) -> bool:
     """Adds a row a network; whether all hold."""
-    recipe = read_recipe(ROOT / "models" / "recipes" / f"{NAME}.toml").recipe
-    bundle = open_bundle(ROOT / "models" / f"{NAME}.tflite")
-    source = recipe.source
-    assert isinstance(source, TfjsSource) and isinstance(recipe.output, SsdOutput)
-    load_tensorflow(fast=True)
-    files = read_source(source, options.source)
+    published = Published.read(options.source)
+    recipe, labels, whole = published.recipe, published.labels, published.keras
     runtime = load_runtime()
-    (folder / "float32.tflite").write_bytes(
-        quantise.to_float32(load_network(source, files, (1, recipe.input.height, recipe.input.width, 3)))
-    )
+    (folder / "float32.tflite").write_bytes(published.float32)
     before = TfliteEngine(folder / "float32.tflite", runtime)
     lesson = lesson_of(options.data, recipe, TfliteEngine(folder / "float32.tflite", runtime, threads=2))
-    weights = tfjs.read_weights(json.loads(files.contents[source.model]), files.contents, source.model)
-    whole = ssdlite.build(recipe.input.height, recipe.input.width)
-    ssdlite.load_published(whole, weights, source.model)
-    truth = coco.read_annotated([options.data / "val", options.data / "train"], bundle.labels)
+    truth = coco.read_annotated([options.data / "val", options.data / "train"], labels)
     annotated = [picture.path for picture in truth.pictures]
 
     results = Results("pruned_detector")
@@ -129,10 +114,10 @@ def measure(options: argparse.Namespace, folder: Path) -> bool:
     student = whole
     for share in (1.0, *options.shares):
         method = (options.shares, options.steps, options.seconds, VIEWS, BATCH, RATE, REFITTED, FLOOR, prune.RIDGES)
-        step = kept.step(f"work-{round(100 * share)}", files.sha256, *method)
+        step = kept.step(f"work-{round(100 * share)}", published.sha256, *method)
         done = step.load()
         if done is None and share < 1:
-            first = kept.step(f"cut-{round(100 * share)}", files.sha256, *method)
+            first = kept.step(f"cut-{round(100 * share)}", published.sha256, *method)
             smaller = first.load()
             if smaller is None:
                 smaller = cut(student, lesson, share * work(whole) / work(student))
@@ -146,7 +131,7 @@ def measure(options: argparse.Namespace, folder: Path) -> bool:
         path = folder / f"{share:g}.tflite"
         path.write_bytes(quantise.to_int8(as_network(student), calibration(lesson, 160)))
         after = TfliteEngine(path, runtime)
-        pair = Pair(before, after, recipe.input, recipe.output, bundle.labels)
+        pair = Pair(before, after, recipe.input, recipe.output, labels)
         accuracy = evaluate.measure_accuracy(pair, truth, judging, Lines())
         agreement = evaluate.measure_agreement(pair, annotated, judging, Lines())
         latency = time_both(before, after, (before.inputs[0].allocate(), after.inputs[0].allocate()), ROUNDS)
