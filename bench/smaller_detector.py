@@ -8,8 +8,7 @@ the smaller one's anchors; no label is used. Each is quantised and measured: mAP
 which nothing was learned from, latency by turns with the float original. Writes ``bench/results/smaller_detector.json``.
 Stopped at any moment, the same command goes on where it was.
 
-The rate is low on purpose: a network that is right but for what it sees less of, forgets at a higher one more than minutes of
-two cores bring back.
+The rate is low on purpose: at a higher one a network that is nearly right forgets more than minutes of two cores bring back.
 """
 
 from __future__ import annotations
