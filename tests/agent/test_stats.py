@@ -66,11 +66,12 @@ def test_count_mean_and_max_are_exact(samples: list[float]) -> None:
 
 
 @given(values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@example([2.0**-7], 0.5)  # the end of a bucket, where rounding adds the most
 def test_quantiles_are_within_their_promise_of_the_exact_nearest_rank(samples: list[float], q: float) -> None:
     latency = record(samples)
     exact = percentile(samples, q)
     read = {0.5: latency.p50, 0.9: latency.p90, 0.95: latency.p95, 0.99: latency.p99}[q]
-    assert read == pytest.approx(exact, rel=WIDTH, abs=5e-5)  # and rounded to 0.1 us
+    assert abs(read - exact) <= WIDTH * exact + 5e-5  # and rounded to 0.1 us on top
 
 
 @given(values, st.lists(st.integers(0, 200), max_size=4))
