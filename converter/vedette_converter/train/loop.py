@@ -188,7 +188,7 @@ def computing_in_bfloat16(model: Any, wanted: bool | None = None) -> Iterator[No
     """Layers but the classifier's own compute in bfloat16 inside the block; variables stay float32.
 
     ``wanted``: whether at all; where the CPU has instructions for it without one. Strided depthwise convolutions of less
-    than their window stay float32, too: TensorFlow 2.21 leaves places of their kernel's gradient unwritten.
+    than their window stay float32, too: oneDNN in TensorFlow 2.21 leaves places of their kernel's gradient unwritten.
     """
     import keras
 
