@@ -6,6 +6,7 @@ import itertools
 import statistics
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +270,12 @@ class Soon:
 def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
     slot = base.Slot()
     with Soon():
-        slot.await_newer(clock.now_ns() + LONG_NS)  # nothing is there: `get` waits for it
+        slot.await_newer(clock.now_ns(), clock.now_ns() + LONG_NS)  # nothing is there: `get` waits for it
     slot.put(frame(1), wait=False)
-    slot.await_newer(clock.now_ns() - 1)
+    slot.await_newer(0, clock.now_ns() - 1)
     for happens in (lambda: slot.put(frame(2), wait=False), slot.close):
         with Soon():
-            waits = threading.Thread(target=slot.await_newer, args=(clock.now_ns() + LONG_NS,))
+            waits = threading.Thread(target=slot.await_newer, args=(0, clock.now_ns() + LONG_NS))
             waits.start()
             waits.join(0.05)
             assert waits.is_alive()
@@ -282,6 +283,20 @@ def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
             waits.join()
     newest = slot.get(0)
     assert newest is not None and newest.seq == 2
+
+
+def test_a_newer_frame_is_waited_for_no_longer_than_the_one_that_is_there_is_old() -> None:
+    slot = base.Slot()
+    slot.put(frame(1), wait=False)
+    with Soon():
+        slot.await_newer(clock.now_ns() + LONG_NS, clock.now_ns() + LONG_NS)
+    slot.put(replace(frame(2), captured_ns=clock.now_ns() - 2 * LONG_NS), wait=False)
+    waits = threading.Thread(target=slot.await_newer, args=(clock.now_ns() + LONG_NS, clock.now_ns() + LONG_NS))
+    waits.start()
+    waits.join(0.05)
+    assert waits.is_alive()
+    slot.close()
+    waits.join()
 
 
 def test_a_frame_that_is_expected_in_time_is_waited_for() -> None:
@@ -295,6 +310,7 @@ def test_a_frame_that_is_expected_in_time_is_waited_for() -> None:
         assert taken is not None
         wait_for("another frame", lambda: grabber.status().frames > taken.seq)
         waits = grabber.status().frames
+        time.sleep(0.03)  # more than half of the way to the next
         with Soon():
             patient = feed.take(1, LONG_NS)
         assert patient is not None and patient.seq > waits

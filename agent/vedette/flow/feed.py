@@ -45,7 +45,7 @@ class Feed(Protocol):
         """The next sample, waiting for it; None when none came in time, or the feed is closed and empty.
 
         ``patience_ns``: where the newest wins, and a newer one than the one that is there is expected within so long, that
-        is waited for.
+        is waited for if it gains more freshness than it costs time.
         """
         ...
 

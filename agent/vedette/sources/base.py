@@ -128,10 +128,17 @@ class Slot:
                 self._changed.notify_all()
             return frame
 
-    def await_newer(self, until_ns: int) -> None:
-        """Where a frame waits to be taken, until a newer one does, or that time, CLOCK_BOOTTIME, has come."""
+    def await_newer(self, expected_ns: int, until_ns: int) -> None:
+        """Where a frame waits to be taken, until a newer one does, or that time, CLOCK_BOOTTIME, has come.
+
+        ``expected_ns``: when the newer one will be there. Where that is longer from now than the one that waits is old, the
+        wait would cost more than it gains, and nobody waits.
+        """
         with self._changed:
             waits = self._frame
+            now = clock.now_ns()
+            if waits is not None and expected_ns - now > now - waits.captured_ns:
+                return
             while waits is not None and self._frame is waits and not self._closed:
                 left_ns = until_ns - clock.now_ns()
                 if left_ns <= 0:
@@ -250,12 +257,13 @@ class Grabber(SourceThread):
         self._busy_until_ns = at_ns
 
     def await_newer(self, patience_ns: int) -> None:
-        """Where a frame waits to be taken and a newer one is expected within so long, waits for that, and no longer. One
-        that is overdue by more than that is not expected any more. Any thread may call it."""
+        """Where a frame waits to be taken and a newer one is expected within so long, and within the time that it has waited
+        itself, waits for that, and no longer. One that is overdue by more than that is not expected any more. Any thread
+        may call it."""
         now = clock.now_ns()
         expected_ns = self._expected_ns
         if expected_ns is not None and abs(expected_ns - now) <= patience_ns:
-            self.slot.await_newer(now + patience_ns)
+            self.slot.await_newer(expected_ns, now + patience_ns)
 
     def passed(self, reason: str) -> int:
         """How many were let go for it, since the start. Any thread may call it."""
