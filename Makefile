@@ -13,7 +13,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
 
 .PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
-  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz build-models
+  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
@@ -111,6 +111,9 @@ bench-recovery: .venv-dev/.ready ## cameras killed and stalled again and again: 
 bench-imports: .venv-dev/.ready ## what each import of the agent costs
 	.venv-dev/bin/python bench/imports.py
 
+bench-planes: .venv-dev/.ready ## a network's input from a camera's planes, against BGR made first (1 min)
+	.venv-dev/bin/python bench/planes.py
+
 bench-mlperf: .venv-dev/.ready build/cifar10/.ready ## MLPerf's LoadGen drives the engine, against a bare loop (needs DATA)
 	.venv-dev/bin/python bench/mlperf.py
 
@@ -136,7 +139,7 @@ bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (ne
 bench-pruned-detector: .venv-dev/.ready ## how far the 80-class detector can be pruned: speed by mAP (an hour, resumable; needs DATA and SOURCE)
 	.venv-dev/bin/python bench/pruned_detector.py --data $(DATA)/detection --source $(SOURCE)
 
-bench-smaller-detector: .venv-dev/.ready ## the 80-class detector on smaller pictures: speed by mAP (15 min, resumable; needs DATA and SOURCE)
+bench-smaller-detector: .venv-dev/.ready ## the 80-class detector on smaller pictures: speed by mAP (1 h, resumable; needs DATA and SOURCE)
 	.venv-dev/bin/python bench/smaller_detector.py --data $(DATA)/detection --source $(SOURCE)
 
 bench-converter: .venv-dev/.ready build/cifar10/.ready ## every shipped network against its float original (needs DATA and SOURCE)

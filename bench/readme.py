@@ -30,6 +30,7 @@ SOURCES = {
     "uptime": Source("make bench-uptime", "Half an hour of one agent"),
     "mlperf": Source("make bench-mlperf", "MLPerf's LoadGen drives the engine"),
     "imports": Source("make bench-imports", "What the agent imports"),
+    "planes": Source("make bench-planes", "A camera's planes against BGR"),
     "isolation": Source("make bench-isolation", "An accelerator at arm's length"),
     "detector": Source("make bench-detector", "The shipped detector, int8 against float"),
     "converter": Source("make bench-converter", "Shipped networks against their float originals"),

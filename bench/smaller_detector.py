@@ -175,7 +175,7 @@ def main() -> int:
     parser.add_argument("--source", type=Path, required=True, help="the recipe's npm package, .tgz or unpacked")
     parser.add_argument("--sides", type=int, nargs="+", default=[268], help="pixels (default: 268)")
     parser.add_argument("--steps", type=int, default=100_000, help="of each lesson, at most")
-    parser.add_argument("--seconds", type=float, default=480.0, help="of each lesson, at most")
+    parser.add_argument("--seconds", type=float, default=3000.0, help="of each lesson, at most")
     parser.add_argument("--batch", type=int, default=16, help="views a step")
     parser.add_argument("--rate", type=float, default=2e-5, help="of learning, at its highest")
     parser.add_argument("--work", type=Path, help="where finished steps are kept (default: the user's cache)")

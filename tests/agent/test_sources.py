@@ -21,7 +21,8 @@ from vedette.contract.errors import SourceError, SourceLostError
 from vedette.contract.types import Frame, UInt8Array
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Grabber, Outcome, Slot, Source, SourceOptions, make_source, masked_url
-from vedette.sources.base import Pace, Passing, _Buffers
+from vedette.sources.base import Pace, Passing
+from vedette.sources.buffers import Buffers
 
 FRAMES = 12
 FPS = 20.0
@@ -400,7 +401,7 @@ def test_a_frame_that_is_held_is_never_written_to_again(clip: Path) -> None:
 
 
 def test_buffers_are_used_again_once_nobody_holds_them() -> None:
-    buffers = _Buffers(most=2)
+    buffers = Buffers(most=2)
     first = np.zeros((4, 4, 3), np.uint8)
     where = first.ctypes.data
     buffers.keep(first)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from .errors import ModelError, PictureError
 from .manifest import ImageInput
-from .types import Float32Array, Tensor, TensorSpec, UInt8Array
+from .planes import resized_to_bgr
+from .types import Float32Array, Picture, Planes, Tensor, TensorSpec, UInt8Array
 
 MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
 MAX_PIXELS: Final = 100_000_000  # 300 MB as BGR; a larger picture is refused before it is decoded
@@ -123,6 +124,8 @@ class ImagePreprocessor:
         self.tensor = tensor
         self._interpolation = _INTERPOLATION[spec.interpolation]
         self._canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
+        grey = (spec.height, spec.width) if spec.color == "gray" else (0, 0)
+        self._grey = np.full(grey, spec.pad_value, np.uint8)  # of planes
         self._colored = np.empty((spec.height, spec.width, spec.channels), np.uint8)
         self._table = pixel_table(spec, tensor)
         pixel = np.arange(256)[:, None]
@@ -136,36 +139,40 @@ class ImagePreprocessor:
         self._frame_shape: tuple[int, ...] = ()
         self._geometry: _Geometry
 
-    def __call__(self, pixels: UInt8Array, out: Tensor) -> Placement:
+    def __call__(self, pixels: Picture, out: Tensor) -> Placement:
         """Writes the picture into ``out``, a C-contiguous array of the tensor's shape and dtype.
 
-        ``pixels``: (height, width, 3) uint8 BGR, at least 8 pixels a side. Raises `PictureError` otherwise.
+        ``pixels``: (height, width, 3) uint8 BGR or planes, at least 8 pixels a side. Raises `PictureError` otherwise.
         """
         if out.shape != self.tensor.shape or out.dtype != self.tensor.dtype:
             # OpenCV would put its result into a new array and leave this one as it was
             raise ValueError(
                 f"out must be {self.tensor.dtype} with shape {self.tensor.shape}, but got {out.dtype} {out.shape}"
             )
-        if pixels.shape != self._frame_shape or pixels.dtype != np.uint8:
+        if pixels.shape != self._frame_shape or not (isinstance(pixels, Planes) or pixels.dtype == np.uint8):
             self._geometry = self._plan(pixels)
             self._frame_shape = pixels.shape
-            self._canvas[...] = self.spec.pad_value
+            self._canvas[...] = self._grey[...] = self.spec.pad_value
         geometry = self._geometry
-        cv2.resize(
-            pixels[geometry.crop],
-            geometry.size,
-            dst=self._canvas[geometry.target],
-            interpolation=self._interpolation,
-        )
+        color = self.spec.color
         # a buffer fewer: what a frame touches is out of the caches when the next one comes
         colored = out[0].view(np.uint8) if self._direct else self._colored
-        color = self.spec.color
-        if color == "rgb":
-            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=colored)
-        elif color == "gray":
-            cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY, dst=colored[:, :, 0])
+        if isinstance(pixels, Planes) and color == "gray":  # BGR's grey is Y, by the same weights
+            brightness = self._grey[geometry.target]
+            cv2.resize(pixels.luma[geometry.crop], geometry.size, dst=brightness, interpolation=self._interpolation)
+            colored = self._grey[:, :, np.newaxis]
         else:
-            colored = self._canvas
+            target = self._canvas[geometry.target]
+            if isinstance(pixels, Planes):
+                resized_to_bgr(pixels, geometry.crop, geometry.size, self._interpolation, target)
+            else:
+                cv2.resize(pixels[geometry.crop], geometry.size, dst=target, interpolation=self._interpolation)
+            if color == "rgb":
+                cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=colored)
+            elif color == "gray":
+                cv2.cvtColor(self._canvas, cv2.COLOR_BGR2GRAY, dst=colored[:, :, 0])
+            else:
+                colored = self._canvas
         if self._flip:
             # p - 128 in two's complement is p with its highest bit flipped
             np.bitwise_xor(colored, 128, out=out[0].view(np.uint8))
@@ -175,7 +182,7 @@ class ImagePreprocessor:
             np.subtract(colored, self._stepped.view(np.uint8), out=raw)
             np.bitwise_xor(raw, 128, out=raw)
         elif self._identity:
-            if color == "bgr":
+            if not np.may_share_memory(colored, out):
                 np.copyto(out[0], colored)
         elif self.tensor.dtype == np.float32 or self.tensor.dtype == np.int8 or self.tensor.dtype == np.uint8:
             cv2.LUT(colored, self._lut, dst=out[0])
@@ -193,8 +200,8 @@ class ImagePreprocessor:
             return np.empty(shape, np.bool_)
         return self._canvas.reshape(-1)[: math.prod(shape)].view(np.bool_).reshape(shape)
 
-    def _plan(self, pixels: UInt8Array) -> _Geometry:
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+    def _plan(self, pixels: Picture) -> _Geometry:
+        if isinstance(pixels, np.ndarray) and (pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8):
             raise PictureError(
                 "not a frame", expected="shape (height, width, 3) uint8", found=f"{pixels.shape} {pixels.dtype}"
             )

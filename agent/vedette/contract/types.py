@@ -17,11 +17,44 @@ Int64Array: TypeAlias = NDArray[np.int64]
 Tensor: TypeAlias = NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """A picture as cameras give it: brightness in full, colour in half the size, in the JPEG colour space (JFIF 1.02: full
+    range, ITU-R BT.601).
+
+    ``luma``: Y, (height, width) uint8, both even; ``blue``, ``red``: Cb and Cr, half of that each way. Rows may be padded.
+    """
+
+    luma: UInt8Array
+    blue: UInt8Array
+    red: UInt8Array
+
+    def __post_init__(self) -> None:
+        height, width = self.luma.shape
+        expected = (height // 2, width // 2)
+        if height % 2 or width % 2 or self.blue.shape != expected or self.red.shape != expected:
+            raise ValueError(
+                f"luma must be of even size and chroma of half of it, but got {self.luma.shape}, {self.blue.shape} and "
+                f"{self.red.shape}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As of the same picture in BGR."""
+        height, width = self.luma.shape
+        return height, width, 3
+
+
+Picture: TypeAlias = UInt8Array | Planes
+"""(height, width, 3) uint8 BGR, or the planes of which that can be made: see `vedette.contract.planes`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture from a source.
 
-    ``pixels``: (height, width, 3) uint8, BGR. ``seq``: counts what the source gave, from 1, dropped frames included.
+    ``pixels``: planes where the source gives them and whoever is fed takes them. ``seq``: counts what the source gave, from
+    1, dropped frames included.
     ``captured_ns``: CLOCK_BOOTTIME in nanoseconds when the frame was complete in memory.
     ``capture_ns``: how long reading and decoding it took, nanoseconds.
     """
@@ -29,7 +62,7 @@ class Frame:
     seq: int
     captured_ns: int
     capture_ns: int
-    pixels: UInt8Array
+    pixels: Picture
 
     @property
     def width(self) -> int:

@@ -13,6 +13,7 @@ from rich.console import RenderableType
 
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ImageInput, task_of
+from vedette.contract.planes import in_bgr
 from vedette.contract.types import Detections, UInt8Array
 from vedette.models.model import read_model, share_folder
 from vedette.mqtt.results import DetectionsMessage
@@ -138,7 +139,7 @@ class CameraShow:
             source.read(None)
         reading = source.read(None)
         source.close()
-        return reading.pixels if reading else None
+        return in_bgr(reading.pixels) if reading else None
 
 
 def _total(message: DetectionsMessage) -> float:

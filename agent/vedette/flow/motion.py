@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from msgspec import Meta, Struct
 
-from vedette.contract.types import Float32Array, Tensor, UInt8Array
+from vedette.contract.types import Float32Array, Picture, Planes, Tensor, UInt8Array
 from vedette.follow.zones import Point, check_polygon
 
 WIDTH: Final = 128  # pixels; the small picture is no wider
@@ -79,8 +79,8 @@ class MotionGate:
         """May be read by any thread."""
         return MotionCounts(self._frames, self._skipped)
 
-    def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
-        """Whether this frame, (height, width, 3) uint8 BGR, may be skipped. ``busy``: what it showed last moves."""
+    def skip(self, pixels: Picture, now_ns: int, *, busy: bool = False) -> bool:
+        """Whether this frame may be skipped. ``busy``: what it showed last moves."""
         self._frames += 1
         due = now_ns - self._looked_ns >= int(self._options.max_skip_s * 1e9)
         still = not (busy or due) and now_ns >= self._until_ns
@@ -144,7 +144,7 @@ def _learn(
         cv2.accumulateWeighted(new, average, moving, mask=changed)
 
 
-def shrink(pixels: UInt8Array) -> Float32Array:
+def shrink(pixels: Picture) -> Float32Array:
     """The picture in grey, float32 0..255, about `WIDTH` wide: each pixel the mean of 16 samples of those it stands for.
 
     Bilinear to twice the size, then two by two: what it costs depends on the small size and hardly on the large one.
@@ -152,6 +152,7 @@ def shrink(pixels: UInt8Array) -> Float32Array:
     height, width = pixels.shape[:2]
     half = min(WIDTH, (width + 1) // 2)
     size = (half, max(1, round(height * half / width)))
-    samples = cv2.resize(pixels, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
+    seen = pixels.luma if isinstance(pixels, Planes) else pixels
+    samples = cv2.resize(seen, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.float32)
+    return np.asarray(small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.float32)

@@ -20,7 +20,8 @@ from typing import Final, Protocol
 from vedette import clock
 from vedette.contract.errors import FaultError, PictureError, ReadingsError
 from vedette.contract.image import Placement
-from vedette.contract.types import Detections, Frame, Result, UInt8Array, Window
+from vedette.contract.planes import in_bgr
+from vedette.contract.types import Detections, Frame, Picture, Result, UInt8Array, Window
 from vedette.engine import Engine, EngineDescription
 from vedette.messages.reporter import Reporter
 from vedette.models.model import Model
@@ -61,7 +62,7 @@ class Views(Protocol):
 class Gate(Protocol):
     """Says which frames need no look. See `vedette.flow.motion`."""
 
-    def skip(self, pixels: UInt8Array, now_ns: int, *, busy: bool = False) -> bool:
+    def skip(self, pixels: Picture, now_ns: int, *, busy: bool = False) -> bool:
         """Whether this frame may be skipped. ``busy``: what the last one showed moves."""
         ...
 
@@ -383,7 +384,7 @@ class Pipeline:
             if isinstance(sample, Window):
                 placements = [models[0].preprocess(sample)]
             else:
-                views = self._regions.views(sample.pixels) if self._regions else (sample.pixels,)
+                views = self._regions.views(in_bgr(sample.pixels)) if self._regions else (sample.pixels,)
                 placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
         except (PictureError, ReadingsError) as error:
             self.stats.drop("unfit_frame" if isinstance(sample, Frame) else "unfit_window")

@@ -33,18 +33,20 @@ from vedette.contract.manifest import (
     SeriesInput,
     task_of,
 )
+from vedette.contract.planes import in_bgr
 from vedette.contract.tflite_metadata import read_normalization
 from vedette.contract.types import (
     Classes,
     Detections,
     Float32Array,
     Frame,
+    Picture,
+    Planes,
     Poses,
     Result,
     Segments,
     Tensor,
     TensorSpec,
-    UInt8Array,
     Window,
 )
 from vedette.contract.window import SeriesPreprocessor
@@ -283,15 +285,16 @@ class Model:
         """As that one, whose decoder it shares from now on, as when it was made."""
         self._decode = sibling._decode
 
-    def preprocess(self, sample: Frame | Window | UInt8Array | Float32Array) -> Placement:
-        """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR; or a window, or its
-        values, (length, channels) float32 in the sensor's units.
+    def preprocess(self, sample: Frame | Window | Picture | Float32Array) -> Placement:
+        """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR or planes; or a window,
+        or its values, (length, channels) float32 in the sensor's units.
 
         Raises `PictureError` or `ReadingsError` for one that cannot be used.
         """
-        data = _array(sample)
+        data = _data(sample)
         if isinstance(self._preprocess, SeriesPreprocessor):
-            self._preprocess(data, self._inputs[0])
+            values: Tensor = in_bgr(data)
+            self._preprocess(values, self._inputs[0])
             return WHOLE
         return self._preprocess(data, self._inputs[0])
 
@@ -318,7 +321,7 @@ class Model:
             return result
         return result.take(np.array([class_id not in self._unused for class_id in class_ids]))
 
-    def __call__(self, sample: Frame | Window | UInt8Array | Float32Array) -> Result:
+    def __call__(self, sample: Frame | Window | Picture | Float32Array) -> Result:
         """All three."""
         placement = self.preprocess(sample)
         self.infer()
@@ -330,7 +333,7 @@ class Model:
         return self._outputs
 
 
-def _array(sample: Frame | Window | UInt8Array | Float32Array) -> Tensor:
+def _data(sample: Frame | Window | Picture | Float32Array) -> Tensor | Planes:
     if isinstance(sample, Frame):
         return sample.pixels
     return sample.values if isinstance(sample, Window) else sample

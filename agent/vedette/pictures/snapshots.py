@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from vedette.clock import rfc3339
 from vedette.contract.errors import StateError
+from vedette.contract.planes import own_bgr
 from vedette.contract.types import Classes, Detections, Float32Array, Frame, Poses, Result, Segments, UInt8Array
 from vedette.flow.selection import LabelFilter
 from vedette.follow.events import Event, EventKind
@@ -223,7 +224,7 @@ class Snapshots:
         shown, _ = LabelFilter(self._thresholds()).select(result)
         drawn = shown if isinstance(shown, Detections | Poses | Segments) and self._options.draw and not plain else None
         # the pipeline's buffer is used again as soon as this returns
-        shot = _Shot(frame.pixels.copy(), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
+        shot = _Shot(own_bgr(frame.pixels), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
         try:
             self._queue.put_nowait(shot)
         except Full:

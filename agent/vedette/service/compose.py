@@ -408,6 +408,7 @@ def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) 
                 stall_timeout_s=source.stall_timeout_s,
                 frozen_timeout_s=source.frozen_timeout_s,
                 on_change=on_source,
+                planes=prepared.config.region is None,  # else parts of it are painted over, or looked at one by one
             )
         )
     return WindowFeed(

@@ -11,7 +11,6 @@ pass costs less (YUV that is not made BGR).
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import zlib
@@ -22,8 +21,10 @@ from typing import Final, Protocol, runtime_checkable
 
 from vedette import clock
 from vedette.contract.errors import SourceLostError
-from vedette.contract.types import Frame, UInt8Array
+from vedette.contract.planes import PlanesToBgr
+from vedette.contract.types import Frame, Picture, Planes, UInt8Array
 
+from .buffers import Buffers
 from .supervise import Outcome, SourceThread
 
 LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
@@ -54,7 +55,7 @@ class Source(Protocol):
         ...
 
     def read(self, into: UInt8Array | None) -> Reading | None:
-        """The next frame, into the given buffer where it fits. None at the end. Raises `SourceLostError`."""
+        """The next frame; BGR into the given buffer where it fits. None at the end. Raises `SourceLostError`."""
         ...
 
     def close(self) -> None:
@@ -80,9 +81,10 @@ class Passing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One frame as read: (height, width, 3) uint8 BGR, and how long reading and decoding took, nanoseconds."""
+    """One frame as read, and how long reading and decoding took, nanoseconds. Planes stay as they are while anybody holds
+    them."""
 
-    pixels: UInt8Array
+    pixels: Picture
     capture_ns: int
 
 
@@ -166,28 +168,6 @@ class Slot:
             self._changed.notify_all()
 
 
-class _Buffers:
-    """A few frame-sized arrays used again and again, for a new one each time costs page faults."""
-
-    def __init__(self, most: int = 4) -> None:
-        self._most = most
-        self._arrays: list[UInt8Array] = []
-
-    def free(self) -> UInt8Array | None:
-        """One that nobody else holds; None when there is none, and the reader then makes its own."""
-        for array in self._arrays:
-            if sys.getrefcount(array) <= 3:  # the list, the loop's variable, getrefcount's argument
-                return array
-        return None
-
-    def keep(self, array: UInt8Array) -> None:
-        """Remembers a reader's own array for later, if it is not known."""
-        if any(known is array for known in self._arrays):
-            return
-        same_size = [known for known in self._arrays if known.shape == array.shape]
-        self._arrays = [*same_size[-(self._most - 1) :], array]
-
-
 class _Tempo:
     """When frames came, CLOCK_BOOTTIME nanoseconds."""
 
@@ -215,7 +195,7 @@ class Grabber(SourceThread):
 
     ``stall_timeout_s``: no frame for so long is `Outcome.STALLED`. ``frozen_timeout_s``: one and the same picture for so
     long is `Outcome.FROZEN` and the source is opened anew; 0 for never. ``on_change`` hears of each change of outcome,
-    on the grabber's thread.
+    on the grabber's thread. ``planes``: whoever takes the frames takes them as planes, too; else all are BGR.
     """
 
     def __init__(
@@ -226,6 +206,7 @@ class Grabber(SourceThread):
         stall_timeout_s: float,
         frozen_timeout_s: float,
         on_change: Callable[[Outcome | None, str], None],
+        planes: bool = False,
     ) -> None:
         super().__init__(
             source, name=f"grab-{name}", thing="frame", stall_timeout_s=stall_timeout_s, on_change=on_change
@@ -235,6 +216,7 @@ class Grabber(SourceThread):
         self._passing = source if source.live and isinstance(source, Passing) else None
         self._frozen_timeout_s = frozen_timeout_s
         self._frozen_fingerprint = -1
+        self._to_bgr = None if planes else PlanesToBgr()
         self._making_ns = 0  # how long the last picture took to make, of a frame that had come
         self._expected_ns: int | None = None  # the next picture of a live source
         self._busy_until_ns = 0
@@ -278,21 +260,21 @@ class Grabber(SourceThread):
         self.slot.close()
 
     def _read_to_end(self) -> tuple[Outcome, str]:
-        buffers = _Buffers()
+        buffers = Buffers()
         tempo = _Tempo()
         frozen_since_ns = looked_ns = 0
         fingerprint = -1
         while not self._stop.is_set():
             unwanted = ""
             if self._passing is None:
-                reading = self._source.read(buffers.free())
+                reading = self._bgr(self._source.read(buffers.free()), buffers)
                 came_ns = now = clock.now_ns()
             else:
                 reading = None
                 if self._passing.pass_over():
                     came_ns = clock.now_ns()
                     unwanted = self._unwanted(tempo, came_ns, looked_ns)
-                    reading = None if unwanted else self._passing.picture(buffers.free())
+                    reading = None if unwanted else self._bgr(self._passing.picture(buffers.free()), buffers)
                     now = clock.now_ns()
             if reading is None and not unwanted:
                 if self._source.endless:
@@ -311,7 +293,8 @@ class Grabber(SourceThread):
             looked_ns = now
             self._making_ns = now - came_ns
             if self._frozen_timeout_s:
-                sample = reading.pixels[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
+                seen = reading.pixels.luma if isinstance(reading.pixels, Planes) else reading.pixels
+                sample = seen[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
                 previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
                 if fingerprint != previous:
                     frozen_since_ns = now
@@ -322,12 +305,21 @@ class Grabber(SourceThread):
             still_frozen = self._outcome is Outcome.FROZEN and fingerprint == self._frozen_fingerprint
             if (self._outcome is not None or seq == 1) and not still_frozen:
                 self._set(None, "")
-            buffers.keep(reading.pixels)
+            if not isinstance(reading.pixels, Planes):  # the source has memory of its own for those
+                buffers.keep(reading.pixels)
             frame = Frame(seq, now, reading.capture_ns, reading.pixels)
             del reading
             self.slot.put(frame, wait=not self._source.live)
             del frame
         return Outcome.END, "stopped"
+
+    def _bgr(self, reading: Reading | None, buffers: Buffers) -> Reading | None:
+        """As whoever takes the frames takes them."""
+        if self._to_bgr is None or reading is None or not isinstance(reading.pixels, Planes):
+            return reading
+        begun = time.perf_counter_ns()
+        pixels = self._to_bgr(reading.pixels, buffers.free())
+        return Reading(pixels, reading.capture_ns + time.perf_counter_ns() - begun)
 
     def _unwanted(self, tempo: _Tempo, came_ns: int, looked_ns: int) -> str:
         """Why a frame that has come can be let go; empty where a picture of it is to be made. ``looked_ns``: when the last

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError
+from vedette.contract.types import UInt8Array
 
 STOP_S: Final = 0.5  # from asking it to end to ending it
 PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may have (pipe(7)); a whole frame then comes at once
@@ -61,15 +62,15 @@ class CameraChild:
             self._poll.register(descriptor, select.POLLIN)
         self._end = weakref.finalize(self, _kill, self._process)
 
-    def fill(self, buffer: bytearray, deadline_s: float) -> None:
-        """Reads until the buffer is full. ``deadline_s``: of time.monotonic.
+    def fill(self, buffer: UInt8Array, deadline_s: float) -> None:
+        """Reads until the buffer, (n,) uint8, is full. ``deadline_s``: of time.monotonic.
 
         Raises `SourceStalledError` at the deadline, `SourceLostError` when the program has ended.
         """
         done = min(len(buffer), len(self._ahead))
-        buffer[:done] = self._ahead[:done]
-        del self._ahead[:done]
-        with memoryview(buffer) as view:
+        with buffer.data as view:
+            view[:done] = self._ahead[:done]
+            del self._ahead[:done]
             while done < len(view):
                 if self._frames in self._wait(deadline_s):
                     done += self._read(view[done:])

@@ -17,13 +17,13 @@ import shutil
 import time
 from typing import Final
 
-import cv2
 import numpy as np
 
 from vedette.contract.errors import SourceError
-from vedette.contract.types import UInt8Array
+from vedette.contract.types import Planes, UInt8Array
 
 from .base import Reading
+from .buffers import Buffers
 from .camera import camera_number, read_camera_url
 from .child import CameraChild
 from .registry import SourceOptions
@@ -60,8 +60,9 @@ class RpicamSource:
         self._mode = mode
         self._options = options
         self._child: CameraChild | None = None
-        self._to_bgr: I420 | None = None
-        self._raw = bytearray()
+        self._layout: _Layout | None = None
+        self._buffers = Buffers()
+        self._raw = np.empty(0, np.uint8)
         self._frames = 0
         self._said = 0  # the row that was last logged
 
@@ -84,7 +85,7 @@ class RpicamSource:
                 fix="sudo apt install rpicam-apps (on a desktop's Raspberry Pi OS it is there)",
             )  # fmt: skip
         self._child = CameraChild(program, self._arguments(), self._where)
-        self._to_bgr = None
+        self._layout = None
         self._frames = 0
 
     def _arguments(self) -> list[str]:
@@ -98,26 +99,33 @@ class RpicamSource:
         return self.picture(into)
 
     def picture(self, into: UInt8Array | None) -> Reading | None:
-        """See `Passing.picture`."""
-        assert self._to_bgr is not None
+        """See `Passing.picture`. Planes, of which nothing is copied."""
+        assert self._layout is not None
         begun = time.perf_counter_ns()
-        pixels = self._to_bgr(np.frombuffer(self._raw, np.uint8), into)
-        return Reading(pixels, time.perf_counter_ns() - begun)
+        planes = self._layout(self._raw)
+        return Reading(planes, time.perf_counter_ns() - begun)
 
     def pass_over(self) -> bool:
-        """See `Passing.pass_over`. The planes are read, into ``self._raw``, and left as they are."""
+        """See `Passing.pass_over`. The planes are read into memory that nobody holds."""
         assert self._child is not None
-        if self._to_bgr is None:
+        if self._layout is None:
             deadline_s = time.monotonic() + max(self._options.open_timeout_s, self._options.read_timeout_s)
             stride = self._mode.stride or self._learn_stride(self._child, deadline_s)
-            self._to_bgr = I420(self._width, self._height, stride)
-            self._raw = bytearray(self._to_bgr.size_bytes)
+            self._layout = _Layout(self._width, self._height, stride)
         else:
             deadline_s = time.monotonic() + self._options.read_timeout_s
-        self._child.fill(self._raw, deadline_s)
+        self._child.fill(self._memory(self._layout.size_bytes), deadline_s)
         self._frames += 1
-        self._check_size(self._child, self._to_bgr)
+        self._check_size(self._child, self._layout)
         return True
+
+    def _memory(self, size_bytes: int) -> UInt8Array:
+        """For the next frame, from now on ``self._raw``."""
+        self._raw = np.empty(0, np.uint8)  # the last one, which may be free
+        free = self._buffers.free()
+        self._raw = free if free is not None and len(free) == size_bytes else np.empty(size_bytes, np.uint8)
+        self._buffers.keep(self._raw)
+        return self._raw
 
     def close(self) -> None:
         """See `Source.close`. Ends the program and whatever it has started."""
@@ -146,7 +154,7 @@ class RpicamSource:
             fix="take a width that is a multiple of 128, and give it as stride, too",
         )  # fmt: skip
 
-    def _check_size(self, child: CameraChild, frame: I420) -> None:
+    def _check_size(self, child: CameraChild, frame: _Layout) -> None:
         """Frames of another size than thought drift away from what the program says it has written."""
         if not child.written_frames:
             return  # a program that says nothing; its stride was given
@@ -159,33 +167,22 @@ class RpicamSource:
             )  # fmt: skip
 
 
-class I420:
-    """Padded planes Y, U, V of full range -> BGR. Owned by one thread: it keeps scratch buffers."""
+class _Layout:
+    """Where the planes lie in a frame's bytes."""
 
     def __init__(self, width: int, height: int, stride: int) -> None:
-        """``stride``: bytes a row of Y; rows of U and V are half as long. All even."""
+        """``stride``: bytes a row of Y; rows of Cb and Cr are half as long. All even."""
         self.stride = stride
         self.size_bytes = _size_bytes(stride, height)
-        self._size = (width, height)
-        self._compact = np.empty((height * 3 // 2, width), np.uint8)
-        # OpenCV expects what video has: Y in 16..235, U and V in 16..240 (ITU-R BT.601, 8 bits)
-        full = np.arange(256, dtype=np.float64)
-        self._luma = np.rint(16 + full * 219 / 255).astype(np.uint8)
-        self._chroma = np.rint(128 + (full - 128) * 224 / 255).astype(np.uint8)
+        self._width = width
+        self._height = height
 
-    def __call__(self, raw: UInt8Array, into: UInt8Array | None = None) -> UInt8Array:
-        """``raw``: (size_bytes,) uint8. (height, width, 3) uint8 BGR, in ``into`` where it fits."""
-        width, height = self._size
-        half_width, half_height, half_stride = width // 2, height // 2, self.stride // 2
-        luma_bytes, chroma_bytes = self.stride * height, half_stride * half_height
-        cv2.LUT(raw[:luma_bytes].reshape(height, self.stride)[:, :width], self._luma, dst=self._compact[:height])
-        chroma = raw[luma_bytes : luma_bytes + 2 * chroma_bytes].reshape(2 * half_height, half_stride)[:, :half_width]
-        target = self._compact[height:].reshape(2 * half_height, half_width)
-        cv2.LUT(chroma, self._chroma, dst=target)
-        if into is None or into.shape != (height, width, 3) or not into.flags.c_contiguous:
-            into = np.empty((height, width, 3), np.uint8)
-        cv2.cvtColor(self._compact, cv2.COLOR_YUV2BGR_I420, dst=into)
-        return into
+    def __call__(self, raw: UInt8Array) -> Planes:
+        """``raw``: (size_bytes,) uint8. Views of it."""
+        width, height = self._width, self._height
+        luma_bytes = self.stride * height
+        blue, red = raw[luma_bytes:].reshape(2, height // 2, self.stride // 2)[:, :, : width // 2]
+        return Planes(raw[:luma_bytes].reshape(height, self.stride)[:, :width], blue, red)
 
 
 def _size_bytes(stride: int, height: int) -> int:
