@@ -19,7 +19,9 @@ _LOOK_S = 0.005  # between two looks at which processes the unit has
 _PERIOD_US = 1_000_000  # the longest there is; the shortest quota, 1 ms of it, is a thousandth of a core
 
 _CROWD = """
-import sys
+import contextlib, sys
+with contextlib.suppress(PermissionError), open("/proc/self/oom_score_adj", "w") as score:
+    score.write("-1000")  # also while the memory of one that was ended is not free yet, and none else is there
 with open(sys.argv[1], "w") as group:
     group.write("0")
 held = b"x" * int(sys.argv[2])
@@ -77,7 +79,7 @@ class Limits:
 
     @contextlib.contextmanager
     def crowded(self, size_bytes: int) -> Iterator[None]:
-        """Somebody else takes that much of the unit's memory, who is spared if the unit has OOMScoreAdjust=1000."""
+        """Somebody else takes that much of the unit's memory, who is spared: the unit needs OOMScoreAdjust=1000 for it."""
         command = [sys.executable, "-c", _CROWD, str(self._memory / "cgroup.procs"), str(size_bytes)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
             assert crowd.stdout is not None and crowd.stdout.readline() == "held\n"
