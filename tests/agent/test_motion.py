@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from real import CLIP
 
+from vedette.contract.types import Planes
 from vedette.flow.motion import MotionCounts, MotionGate, MotionOptions, shrink
 
 SECOND = 1_000_000_000
@@ -185,3 +186,13 @@ def test_nothing_of_a_busy_square_is_skipped() -> None:
 def test_options_that_cannot_be(table: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(table, MotionOptions)
+
+
+def test_planes_are_looked_at_by_their_luma() -> None:
+    rng = np.random.default_rng(7)
+    grey = np.asarray(cv2.resize(rng.integers(0, 256, (9, 12)).astype(np.uint8), (640, 480)), np.uint8)
+    chroma = np.full((240, 320), 128, np.uint8)  # no colour
+    of_planes = shrink(Planes(grey, chroma, chroma))
+    of_bgr = shrink(np.dstack([grey] * 3))
+    assert of_planes.shape == of_bgr.shape and of_planes.dtype == np.float32
+    assert np.abs(of_planes - of_bgr).max() <= 1
