@@ -1,8 +1,8 @@
 """What a camera's planes save: a network's input straight from Y, Cb and Cr, against BGR made of all of them first.
 
 The shipped detector, on frames of the shipped clip, enlarged or reduced and put into planes as ``rpicam-vid`` gives them.
-CPU of one frame by the thread's own clock, both ways by turns, each after a copy of 16 MB that leaves nothing of the frame
-in the caches. And whether the same is found in them.
+CPU of one frame by the thread's own clock, both ways by turns, each after a copy of 16 MB, after which the core's own caches
+hold nothing of the frame. And whether the same is found in them.
 """
 
 from __future__ import annotations

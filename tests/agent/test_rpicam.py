@@ -125,7 +125,6 @@ def test_a_frame_stays_as_it_is_while_somebody_holds_it(hardware: Hardware, open
     held = [source.read(None) for _ in range(8)]
     for number, reading in enumerate(held):
         assert reading is not None and is_frame(in_bgr(reading.pixels), number)
-    del reading
 
 
 def test_memory_that_nobody_holds_is_used_again(hardware: Hardware, opened: Callable[..., Source]) -> None:

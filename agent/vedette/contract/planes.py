@@ -1,7 +1,8 @@
 """Planes -> small pictures and whole ones.
 
 A network's small input is resized from each plane: that reads half the bytes of BGR, and no BGR is made of all the pixels
-that are not kept. What comes out differs from BGR that was resized by how chroma is put in between, a level or two.
+that are not kept. What comes out differs from BGR that was resized by how chroma is put in between; what a network finds in
+it, `make bench-planes` compares.
 """
 
 from __future__ import annotations
