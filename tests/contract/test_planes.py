@@ -121,3 +121,18 @@ def test_a_picture_of_ones_own() -> None:
     mine = own_bgr(bgr)
     assert mine is not bgr and (mine == bgr).all()
     assert (own_bgr(planes_of(bgr)) == in_bgr(planes_of(bgr))).all()
+
+
+@pytest.mark.parametrize("color", ["rgb", "gray"])
+def test_a_network_that_was_trained_on_minus_one_to_one_sees_the_same(color: str) -> None:
+    spec = ImageInput(height=60, width=80, color=color, mean=(127.5,), std=(127.5,))  # type: ignore[arg-type]
+    tensor = TensorSpec("x", (1, 60, 80, spec.channels), np.dtype(np.int8), 0.007843137718737125, -1)
+    planes = planes_of(scene(480, 640))
+    of_planes, of_bgr = (np.zeros(tensor.shape, np.int8) for _ in range(2))
+    preprocess = ImagePreprocessor(spec, tensor)
+    assert preprocess._step is not None, "the way of the shipped detector"
+    for _ in range(2):
+        preprocess(planes, of_planes)
+        preprocess(in_bgr(planes), of_bgr)
+        off = np.abs(of_planes.astype(int) - of_bgr)
+        assert off.mean() <= 1 and off.max() <= 8 and of_bgr.std() > 20, (off.mean(), off.max())
