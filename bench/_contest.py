@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,28 +41,38 @@ def loop_turn(command: list[str]) -> LoopTurn:
 
 
 class Contest:
-    """By name: a turn of each round it took part in. ``absent``: who cannot take part, and why."""
+    """By name: a turn of each round it took part in. ``absent``: who cannot take part, and why. ``stolen``: the share of the
+    processors that the machine's other guests took while it ran; NaN before."""
 
     def __init__(self) -> None:
         self.turns: dict[str, list[Any]] = {}
         self.absent: dict[str, str] = {}
+        self.stolen = math.nan
         self._runs: dict[str, tuple[Callable[[], Any], int]] = {}
+        self._groups: list[list[str]] = []
 
-    def add(self, name: str, run: Callable[[], Any], *, every: int = 1) -> None:
-        """``every``: 2 takes part in every other round alone."""
+    def add(self, name: str, run: Callable[[], Any], *, every: int = 1, beside: str = "") -> None:
+        """``every``: 2 takes part in every other round alone. ``beside``: who was added before and is compared with it:
+        their turns follow one another, for a shared machine is another one a minute later."""
         self._runs[name] = (run, every)
         self.turns[name] = []
+        if beside:
+            next(group for group in self._groups if beside in group).append(name)
+        else:
+            self._groups.append([name])
 
     def run(self, rounds: int) -> None:
-        """All rounds. The first contestant stays the first, for others ask what it did; the rest change places."""
-        first, *rest = self._runs
+        """All rounds. Who is beside another keeps its place there; the groups change places."""
+        before = _processors()
         for number in range(rounds):
-            shift = number % max(1, len(rest))
-            for name in (first, *rest[shift:], *rest[:shift]):
+            shift = number % len(self._groups)
+            for name in itertools.chain(*self._groups[shift:], *self._groups[:shift]):
                 run, every = self._runs[name]
                 if number % every == 0:
                     self.turns[name].append(run())
                     print(f"round {number + 1}, {name}: {_words(self.turns[name][-1])}", file=sys.stderr)
+        (stolen, everything), (stolen_before, everything_before) = _processors(), before
+        self.stolen = (stolen - stolen_before) / (everything - everything_before)
 
     def has(self, *names: str) -> bool:
         """Whether all of them took part."""
@@ -89,6 +102,13 @@ def quartiles(values: list[float]) -> list[float]:
 def percentile(values: list[float], q: float) -> float:
     """0..100."""
     return round(float(np.percentile(values, q)), 4)
+
+
+def _processors() -> tuple[float, float]:
+    """Ticks of all processors since boot: those that a virtual machine was ready to use and did not get, and all
+    (proc_stat(5))."""
+    times = [float(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return times[7], sum(times)
 
 
 def _words(turn: Any) -> str:

@@ -1,12 +1,12 @@
 """The agent's whole pipeline against the bare interpreter, TFLite's C library, the tutorials' loop and MediaPipe Tasks.
 
 Everybody gets the same model file, clip and threads, runs in a process of its own, and takes turns in one run; ratios are
-made within a round, and what is printed is their median with their quartiles. The agent is ``vedette run``, which decodes
-the clip, finds and delivers at QoS 1 to a real broker; the tutorials' loop delivers at QoS 0, MediaPipe's callback too; the
-other two deliver nothing. Parts: ``loops`` (the first four, and a small detector), ``cores`` (all cores, autotuned),
-``latency`` (cameras of 10 frames a second, and of more than anybody can see), ``threads`` (where the agent's CPU goes),
-``stages`` (the same on one thread, by what it did before), ``mediapipe``, ``instructions`` (valgrind; needs no quiet
-machine).
+made of turns that follow one another, and what is printed is their median with their quartiles. The agent is ``vedette
+run``, which decodes the clip, finds and delivers at QoS 1 to a real broker; the tutorials' loop delivers at QoS 0,
+MediaPipe's callback too; the other two deliver nothing. Parts: ``loops`` (the first four, and a small detector), ``cores``
+(all cores, autotuned), ``latency`` (cameras of 10 frames a second, and of more than anybody can see), ``threads`` (where the
+agent's CPU goes), ``stages`` (the same on one thread, by what it did before), ``mediapipe``, ``instructions`` (valgrind;
+needs no quiet machine).
 """
 
 from __future__ import annotations
@@ -102,38 +102,47 @@ def _contest(arguments: argparse.Namespace, ear: Ear, folder: Path, port: int) -
 
     parts = arguments.parts
     contest.add("bare", python("bare", model, 1))
-    contest.add("agent", agent([Camera(model, clip)], "one"))
     if "loops" in parts:
         try:
             program = str(build())
-            contest.add("native", lambda: loop_turn([program, model, "1", str(seconds)]))
+            contest.add("native", lambda: loop_turn([program, model, "1", str(seconds)]), beside="bare")
         except NotHereError as error:
             contest.absent["native"] = str(error)
-        contest.add("tutorial", python("tutorial", model, 1, str(clip), str(port)))
+    contest.add("agent", agent([Camera(model, clip)], "one"), beside="bare")
+    if "loops" in parts:
+        contest.add("tutorial", python("tutorial", model, 1, str(clip), str(port)), beside="agent")
         contest.add("small tutorial", python("tutorial", small, 1, str(clip), str(port)))
-        contest.add("small agent", agent([Camera(small, clip)], "small"))
+        contest.add("small agent", agent([Camera(small, clip)], "small"), beside="small tutorial")
     if "cores" in parts:
         contest.add("all tutorial", python("tutorial", model, cores, str(clip), str(port)), every=2)
-        contest.add("all agent", agent([Camera(model, clip)], "auto", "auto"), every=2)
-        contest.add("all agent, cameras", agent([Camera(model, clip)] * cores, "cameras", "auto"), every=2)
+        contest.add("all agent", agent([Camera(model, clip)], "auto", "auto"), every=2, beside="all tutorial")
+        contest.add(
+            "all agent, cameras",
+            agent([Camera(model, clip)] * cores, "cameras", "auto"),
+            every=2,
+            beside="all tutorial",
+        )
     if "latency" in parts:
         slow = seconds * SLOW_SECONDS
         slow_clip = paced(clip, SLOW_FPS, folder)
         contest.add("slow bare", python("bare", model, 1, "--fps", str(SLOW_FPS), seconds=slow), every=2)
-        contest.add("slow agent", agent([Camera(model, slow_clip, "native")], "one", seconds=slow), every=2)
+        contest.add(
+            "slow agent", agent([Camera(model, slow_clip, "native")], "one", seconds=slow), every=2, beside="slow bare"
+        )
 
         def full() -> object:
-            camera = Camera(model, paced(clip, CAMERA * contest.turns["bare"][-1].fps, folder), "native")
+            camera = Camera(model, paced(clip, CAMERA * contest.turns["full bare"][-1].fps, folder), "native")
             return agent_turn(ear, folder / "one", port, [camera], seconds=seconds)
 
-        contest.add("full agent", full)
+        contest.add("full bare", python("bare", model, 1))
+        contest.add("full agent", full, beside="full bare")
     if "threads" in parts:
         contest.add("threads", lambda: threads_turn(ear, folder / "one", port, Camera(model, clip), seconds=seconds))
     if "mediapipe" in parts:
         try:
             command, camera = _mediapipe.prepare(model, clip, port, folder)
             contest.add("mediapipe", lambda: loop_turn([*command, str(seconds)]), every=2)
-            contest.add("mediapipe's agent", agent([camera], "mediapipe"), every=2)
+            contest.add("mediapipe's agent", agent([camera], "mediapipe"), every=2, beside="mediapipe")
         except NotHereError as error:
             contest.absent["mediapipe"] = str(error)
     return contest
