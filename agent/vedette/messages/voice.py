@@ -6,6 +6,7 @@ when the clock was set.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,16 @@ class Voice:
         self._self_tests = self_tests
         self._clock_state = clock_state
         self._states: dict[str, tuple[State, int]] = {}  # by pipeline: what holds, and since which capture
+        self._telling = threading.Lock()  # of what holds now, which nothing older may follow
 
     def will(self) -> bytes:
         """What the broker says when this agent is lost."""
         return self._status(Said("lost", "connection lost", clock.now_ns(), ()))
 
-    def status(self, said: Said) -> None:
-        """How the agent is."""
-        self.link.publish(self._topics.status, self._status(said), qos=1, retain=True)
+    def status(self, said: Callable[[], Said]) -> None:
+        """How the agent is at the moment when this is asked."""
+        with self._telling:
+            self.link.publish(self._topics.status, self._status(said()), qos=1, retain=True)
 
     def last_words(self, why: str | None) -> None:
         """The account as it is left, and goodbye; waits for both."""
@@ -67,14 +70,15 @@ class Voice:
         last = Said("stopped", why, clock.now_ns(), ())
         self.link.publish_and_wait(self._topics.status, self._status(last), LAST_WORDS_S)
 
-    def connected(self, said: Said, settings: Callable[[str], SettingsMessage]) -> None:
+    def connected(self, said: Callable[[], Said], settings: Callable[[str], SettingsMessage]) -> None:
         """A connection has come up, or the clock was set: everything that is retained."""
         self.status(said)
         for pipeline in self.pipelines:
             self.model(pipeline)
             self.settings(settings(pipeline.name))
-        for name, (state, captured_ns) in list(self._states.items()):
-            self._state(name, state, captured_ns)
+        with self._telling:
+            for name, (state, captured_ns) in self._states.items():
+                self._state(name, state, captured_ns)
         self.ledger()
 
     def model(self, pipeline: Pipeline) -> None:
@@ -88,8 +92,9 @@ class Voice:
 
     def state(self, pipeline: str, state: State, captured_ns: int) -> None:
         """What holds from now on."""
-        self._states[pipeline] = (state, captured_ns)
-        self._state(pipeline, state, captured_ns)
+        with self._telling:
+            self._states[pipeline] = (state, captured_ns)
+            self._state(pipeline, state, captured_ns)
 
     def stats(self, pictures: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
         """The interval of every pipeline. Returns each one's share of what it wanted, where it can be said.
@@ -123,7 +128,7 @@ class Voice:
 
     def reply(self, topic: str, payload: bytes) -> None:
         """The answer to a command."""
-        self.link.publish(topic, payload, qos=1, retain=False)
+        self.link.publish(topic, payload, qos=1, retain=False, lasting=True)
 
     def picture(self, pipeline: str, jpeg: bytes) -> bool:
         """A snapshot; False without a connection."""

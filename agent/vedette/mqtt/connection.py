@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import paho.mqtt.client as paho
@@ -39,7 +40,7 @@ from .inbox import Incoming
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0  # for TCP and TLS, and then for the broker's answer
-FAREWELL_S: Final = 0.5  # for the broker to close the connection after our DISCONNECT
+FAREWELL_S: Final = 2.0  # for the broker to close the connection after our DISCONNECT
 RESERVED_WINDOW: Final = 4  # of the broker's receive maximum, for what is not the outbox's: status, ledger, models
 POLL_S: Final = 0.25  # the longest wait for the socket while something else may have happened
 MAX_PACKET: Final = 64 * 1024  # bytes that the broker may send an agent at once; MQTT 5 alone can ask for it
@@ -51,7 +52,10 @@ _RESET: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 # CONNACK reason codes that only a person can mend (MQTT 5, section 3.2.2.2; 3.1.1's codes are mapped onto them by paho)
-_FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9D})
+_FATAL: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x90, 0x9A, 0x9B, 0x9D})
+_UNABLE: Final = frozenset(
+    {0x9A, 0x9B}
+)  # of these: it does not keep messages, or not take QoS 1, as it says of the will
 _IN_URL: Final = {"username": "the URL's user name"}
 _CHECKED: Final = {
     "mqtt": ("username", "password", "protocol"),
@@ -93,6 +97,21 @@ class LinkOptions:
         return {"mqtt": "mqtt.tls = true", "--": "--tls", "url": "mqtts://"}[self.table]
 
 
+def _name_all_reasons() -> None:
+    """paho takes a PUBACK for malformed, and closes, where its reason is not one of that packet's (MQTT 5, section 3.4.2.1);
+    Mosquitto sends 0x95 for a message that is too large for it. Any reason of 0x80 and above is a refusal, and is heard."""
+    names = {code: dict(given) for code, given in ReasonCode.names.items()}
+    for code in range(0x80, 0x100):
+        given = names.setdefault(code, {})
+        if not any(PacketTypes.PUBACK in packets for packets in given.values()):
+            name = next(iter(given), f"Reason {code:#04x}")
+            given[name] = [*given.get(name, []), PacketTypes.PUBACK]
+    ReasonCode.names = MappingProxyType(names)
+
+
+_name_all_reasons()
+
+
 class Connection:
     """See the module. One thread at a time may call it, but for `wait`, beside which another may.
 
@@ -126,6 +145,8 @@ class Connection:
         self._answered = False
         self._refused: VedetteError | None = None
         self.closed = False
+        self.ended = False
+        """Whether it was us who ended it."""
         self.why = ""
         """Why it closed, in the broker's words or the system's."""
         self.closed_by_broker = False
@@ -133,6 +154,8 @@ class Connection:
         self.taken_over = False
         """Whether the broker said that another client has connected with the same id."""
         self.in_flight_limit = options.in_flight
+        """Of the outbox's messages, which leave room for others where they can."""
+        self.receive_maximum = 65535  # messages of QoS 1 at a time, of all kinds
         self.max_packet = 0  # bytes; 0: no limit stated
         v5 = options.protocol == "5"
         client = paho.Client(
@@ -247,7 +270,7 @@ class Connection:
         """After `wait`: hears what has come, and sends what the socket takes now."""
         if self._pending or self._events & ~select.POLLOUT:
             self._client.loop_read()
-            self.closed_by_broker = self.closed and not self._events & _RESET
+            self.closed_by_broker = self.closed and not self.ended and not self._events & _RESET
         if self._events & select.POLLOUT:
             self._client.loop_write()
         self._client.loop_misc()
@@ -288,13 +311,18 @@ class Connection:
         # 16: the fixed header, the topic's length, the message id and the properties' length, amply
         return not self.max_packet or len(payload) + len(topic.encode()) + 16 <= self.max_packet
 
+    def end(self, why: str) -> None:
+        """It is of no use any more: `closed` from now on, by us."""
+        self.closed = self.ended = True
+        self.why = why
+
     def close(self, *, politely: bool) -> None:
         """Ends the connection. ``politely``: with DISCONNECT, so that no will is sent."""
         if politely and not self.closed:
             self._client.disconnect()
             deadline_ns = clock.now_ns() + int(FAREWELL_S * 1e9)
             while not self.closed and clock.now_ns() < deadline_ns:
-                self.poll(FAREWELL_S / 10)
+                self.poll(FAREWELL_S / 40)
         sock = self._client.socket()
         if sock is not None:
             sock.close()
@@ -304,7 +332,12 @@ class Connection:
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
-            if reason.value in _FATAL:
+            if reason.value in _UNABLE:
+                self._refused = BrokerRefusedError(
+                    "the broker cannot do what this agent needs", where=self._where, found=str(reason),
+                    fix="let it take QoS 1 and retained messages, or take another broker",
+                )  # fmt: skip
+            elif reason.value in _FATAL:
                 self._refused = BrokerRefusedError(
                     "the broker refuses this agent", where=self._where, found=str(reason),
                     fix=f"check {', '.join(map(self._options.option, _CHECKED[self._options.table]))} and the broker's "
@@ -313,9 +346,9 @@ class Connection:
             else:
                 self._refused = BrokerUnreachableError("the broker is not ready", where=self._where, found=str(reason))
         elif properties is not None:
-            receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
             # more than that at a time is a protocol error, and the broker may disconnect (MQTT 5, section 4.9)
-            self.in_flight_limit = min(self.in_flight_limit, max(1, receive_maximum - RESERVED_WINDOW))
+            self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+            self.in_flight_limit = min(self.in_flight_limit, max(1, self.receive_maximum - RESERVED_WINDOW))
             self.max_packet = getattr(properties, "MaximumPacketSize", 0)
         self._answered = True
 
@@ -341,8 +374,7 @@ class Connection:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            self.closed = True
-            self.why = "a topic that is no UTF-8"  # a malformed packet (MQTT 5, section 1.5.4)
+            self.end("a topic that is no UTF-8")  # a malformed packet (MQTT 5, section 1.5.4)
             return
         self._heard(Incoming(topic, bytes(message.payload), message.retain))
 

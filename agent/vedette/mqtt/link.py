@@ -17,7 +17,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Final
 
 from vedette import clock
@@ -28,13 +27,19 @@ from vedette.trust.credentials import certificate_expires, days_left
 from .connection import CONNECT_TIMEOUT_S, POLL_S, RESERVED_WINDOW, Connection, LinkOptions
 from .envelope import render
 from .inbox import Inbox, Subscription
+from .notices import Notice, Notices
 from .retry import Retry
+from .suspect import Suspect
 from .topics import Topics
 
 log = logging.getLogger(__name__)
 
 PUBACK_TIMEOUT_S: Final = 30.0  # a broker that is connected and acknowledges nothing is no broker
 FEW: Final = 4  # messages that whoever appends sends at once; more, such as a backlog, are the link's thread's
+# PUBACK's reasons that say nothing of the message itself, or nothing for good (MQTT 5, section 3.4.2.1): unspecified and
+# implementation specific errors, a message id in use, a quota
+_QUOTA: Final = 0x97
+_FOR_NOW: Final = frozenset({0x80, 0x83, 0x91, _QUOTA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,6 @@ class LinkStatus:
     unheard: tuple[str, ...] = ()
     received: dict[str, int] = field(default_factory=dict)
     unsteady: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Notice:
-    """A message that is not the outbox's: it is sent now or never."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    acknowledged: threading.Event
 
 
 class Link:
@@ -100,14 +94,18 @@ class Link:
         self._stop = threading.Event()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         outbox.on_append(self._appended)
-        self._notices: SimpleQueue[_Notice] = SimpleQueue()
+        self._notices = Notices()
         # whoever holds the wire, and only they, may use the connection; the link's thread lets go of it while it waits
         self._wire = threading.Lock()
         self._connection: Connection | None = (
             None  # the one that has told what is retained and sends what is in the outbox
         )
         self._in_flight: dict[int, Entry] = {}  # by message id
-        self._awaited: dict[int, threading.Event] = {}  # message ids of notices
+        self._awaited: dict[int, tuple[Notice, int]] = {}  # by message id, and since when; oldest first
+        self._suspect = Suspect()
+        self._refused_for_now = 0  # the broker's reason, or 0
+        self._useful = False  # whether this connection has delivered something
+        self._passed_over = False  # whether messages are out of the outbox, and not to be sent on this connection
         self._complained: set[str] = set()  # kinds of rejections that this connection has told of
         self._retry = Retry(options.client_id)
         self._settled_ns = 0  # when an acknowledgement last came, or nothing was awaited
@@ -142,30 +140,33 @@ class Link:
         with self._lock:
             return days_left(own, self._broker_expires)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> bool:
-        """Hands on one message that is never kept: False when there is no connection. One that is over the broker's
-        limit is not sent either, and said so once.
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, lasting: bool = False) -> bool:
+        """Hands on one message that the outbox does not keep: False when there is no connection, or too much waits already.
+        One that is over the broker's limit is not sent either, and said so once.
 
-        For statistics and what is retained: their newest value is sent again on the next connection.
+        For statistics and what is retained: their newest value is sent again on the next connection. ``lasting``: it waits
+        for a connection, and is sent again where the broker has not acknowledged it: for answers.
         """
-        return self._leave(topic, payload, qos=qos, retain=retain) is not None
+        return self._leave(Notice(topic, payload, qos, retain, lasting))
 
     def publish_and_wait(self, topic: str, payload: bytes, timeout_s: float) -> bool:
-        """As `publish` with QoS 1, retained, and waits for the acknowledgement: for the last words of a clean stop."""
-        acknowledged = self._leave(topic, payload, qos=1, retain=True)
-        return acknowledged is not None and acknowledged.wait(timeout_s)
+        """As `publish` with QoS 1, retained, before all others, and waits for the acknowledgement: for the last words of a
+        clean stop."""
+        notice = Notice(topic, payload, 1, True, last=True)
+        return self._leave(notice) and notice.acknowledged.wait(timeout_s)
 
-    def _leave(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> threading.Event | None:
+    def _leave(self, notice: Notice) -> bool:
         with self._lock:
-            if not self._connected_ns:
-                return None
-        notice = _Notice(topic, payload, qos, retain, threading.Event())
-        self._notices.put(notice)
+            if not self._connected_ns and not notice.lasting:
+                return False
+        if not self._notices.put(notice):
+            return False
         self._wake()
-        return notice.acknowledged
+        return True
 
     def stop(self) -> None:
-        """Disconnects politely and ends the thread."""
+        """Disconnects politely and ends the thread. Where last words could not be sent the broker is left to tell of the end
+        itself, by the last will."""
         self._stop.set()
         self._wake()
         if self._thread.ident is not None:
@@ -189,6 +190,9 @@ class Link:
                     self.refused = error
             except BrokerUnreachableError as error:
                 why = error.line()
+            except Exception as error:
+                log.exception("broker: the link")
+                why = f"a fault of ours: {error!r}"
             if self._stop.is_set():
                 return
             if self._connections == served:
@@ -222,22 +226,31 @@ class Link:
             self._retry.connected(self._connected_ns)
             log.info("broker: connected to %s:%d", self._options.host, self._options.port)
             self._outbox.mark_replay()
+            self._suspect.connected()
+            self._useful = False
             for topic_filter in self._inbox.begin():
                 connection.subscribe(topic_filter)
             self._on_connected()
             self._serve(connection)
         finally:
             if connected:
-                self._retry.broke(clock.now_ns(), closed=connection.closed_by_broker, taken_over=connection.taken_over)
+                self._retry.broke(
+                    clock.now_ns(), closed=connection.closed_by_broker, taken_over=connection.taken_over,
+                    in_vain=bool(self._refused_for_now and not self._useful), searching=self._suspect.searching,
+                )  # fmt: skip
             with self._lock:
                 self._connected_ns = 0
             with self._wire:
                 self._connection = None
-            connection.close(politely=self._stop.is_set())
+            if connection.closed and not connection.ended and not self._stop.is_set():
+                self._give_up_what_ends_it()
+            connection.close(politely=self._stop.is_set() and not self._notices.last_words)
+            self._notices.connection_over([notice for notice, _ in self._awaited.values()])
             self._in_flight.clear()
             self._awaited.clear()
             self._complained.clear()
-            self._forget_notices()
+            self._refused_for_now = 0
+            self._passed_over = False
             self._outbox.release()
 
     def _serve(self, connection: Connection) -> None:
@@ -268,7 +281,8 @@ class Link:
             log.info("broker: the connection lasts")
         if not self._in_flight:
             self._settled_ns = now
-        elif now - self._settled_ns > PUBACK_TIMEOUT_S * 1e9:
+        told_ns = next((since_ns for _, since_ns in self._awaited.values()), now)
+        if now - min(self._settled_ns, told_ns) > PUBACK_TIMEOUT_S * 1e9:
             raise BrokerUnreachableError(
                 "connected, but acknowledges nothing", found=f"silence for {PUBACK_TIMEOUT_S:g} s"
             )
@@ -278,13 +292,30 @@ class Link:
 
     def _send_entries(self, connection: Connection, limit: int) -> bool:
         """At most so many, and no more than the window has room for. False where others may be left."""
-        free = min(limit, connection.in_flight_limit - len(self._in_flight))
+        free = min(limit, connection.in_flight_limit - len(self._in_flight), self._free(connection))
+        if self._suspect.careful:
+            return self._send_one(connection) if free > 0 else True
         entries = self._outbox.batch(free, 0) if free > 0 else ()
         return all(self._send(connection, entry) for entry in entries) and len(entries) < limit
 
+    def _send_one(self, connection: Connection) -> bool:
+        """Alone, where a message is suspected: see `Suspect`. Those that are passed over wait for the next connection."""
+        if not (self._in_flight or self._awaited or self._passed_over) and self._notices.empty:
+            *passed_over, entry = self._outbox.batch(self._suspect.skip + 1, 0) or (None,)
+            self._passed_over = bool(passed_over)
+            sent = entry is None or self._send(connection, entry)
+            if self._passed_over and not self._in_flight:
+                connection.end("no message that tells")  # it was too large
+            return sent
+        return True
+
+    def _free(self, connection: Connection) -> int:
+        """How many more the broker takes before it has acknowledged one."""
+        return connection.receive_maximum - len(self._in_flight) - len(self._awaited)
+
     def _appended(self) -> None:
         """On the thread of whoever has appended. What `publish` has left is the link's to send, and goes first."""
-        if self._notices.empty() and self._wire.acquire(blocking=False):
+        if self._notices.empty and self._wire.acquire(blocking=False):
             try:
                 connection = self._connection
                 if connection is None or connection.closed:
@@ -302,8 +333,7 @@ class Link:
             return self._send_entries(connection, FEW) and not connection.must_write
         except Exception as error:
             log.exception("broker: sending")
-            connection.why = f"a fault of ours: {error!r}"
-            connection.closed = True
+            connection.end(f"a fault of ours: {error!r}")
             return False
 
     def _hear_wake(self) -> None:
@@ -314,8 +344,13 @@ class Link:
 
     def _send_notices(self, connection: Connection) -> None:
         """As many as the window has room for; the rest goes when the broker has acknowledged some."""
-        while len(self._awaited) < RESERVED_WINDOW and not self._notices.empty():
-            notice = self._notices.get_nowait()
+        while (notice := self._notices.first()) is not None:
+            free = self._free(connection)
+            window = free if notice.last else min(free, RESERVED_WINDOW - len(self._awaited))
+            if notice.qos and window <= 0:
+                return
+            if not self._notices.take(notice):
+                continue  # a newer one has its place
             if not connection.fits(notice.topic, notice.payload):
                 size = len(notice.payload)
                 self._complain(
@@ -324,11 +359,7 @@ class Link:
                 continue
             mid = connection.publish(notice.topic, notice.payload, qos=notice.qos, retain=notice.retain)
             if mid is not None and notice.qos:
-                self._awaited[mid] = notice.acknowledged
-
-    def _forget_notices(self) -> None:
-        while not self._notices.empty():
-            self._notices.get_nowait()
+                self._awaited[mid] = notice, clock.now_ns()
 
     def _send(self, connection: Connection, entry: Entry) -> bool:
         age_s = (clock.now_ns() - entry.captured_ns) / 1e9
@@ -354,21 +385,52 @@ class Link:
         return True
 
     def _settled(self, mid: int, reason: int) -> None:
-        entry = self._in_flight.pop(mid, None)
+        entry = self._in_flight.get(mid)
         if entry is None:
             awaited = self._awaited.pop(mid, None)
             if awaited is not None:
-                awaited.set()
+                awaited[0].acknowledged.set()
+                self._suspect.heard()
             return  # QoS 0 is settled by sending it
         self._settled_ns = clock.now_ns()
+        if reason in _FOR_NOW:
+            # of those that are refused on one connection the first counts
+            if self._refused_for_now or reason == _QUOTA or not self._suspect.refused(entry.key):
+                self._put_off(reason)
+                return
+        del self._in_flight[mid]
+        self._suspect.settled(entry.key)
+        if self._passed_over:
+            self._end("the messages before it are to be sent")
         if reason >= 0x80:
             self._outbox.reject([entry.key], f"broker: reason {reason:#04x}")
             stream = "/".join(entry.key.stream)
             self._complain(f"{stream} {reason}", f"the broker rejects messages of {stream}: reason {reason:#04x}")
             return
+        self._useful = True
         self._outbox.accept([entry.key])
         if entry.boot == clock.boot_id():  # or how long it took cannot be told
             self._on_acknowledged(entry.key, entry.captured_ns)
+
+    def _put_off(self, reason: int) -> None:
+        """What is in flight waits in the outbox for another connection, later: its order and its ids stay as they are."""
+        self._refused_for_now = reason
+        self._end(f"the broker takes no messages for now: reason {reason:#04x}")
+
+    def _give_up_what_ends_it(self) -> None:
+        """Rejects the message at which the broker ends each connection, if there is one: see `Suspect`."""
+        key = self._suspect.ended([entry.key for entry in self._in_flight.values()], others=bool(self._awaited))
+        if key is not None:
+            self._outbox.reject([key], "ends the connection")
+            self._on_alert(
+                f"{'/'.join(key.stream)}, seq {key.seq}: the broker ends the connection each time it is sent, and takes "
+                "others; given up, and counted as rejected"
+            )
+
+    def _end(self, why: str) -> None:
+        connection = self._connection
+        assert connection is not None  # who holds the wire hears acknowledgements
+        connection.end(why)
 
     def _refuse_filter(self, topic_filter: str, reason: int) -> None:
         """The broker refuses a subscription: nothing else is the worse for it."""

@@ -18,6 +18,7 @@ BRIEF_S: Final = 2.0  # two clients that take turns, at the shortest pause, have
 BRIEF_TIMES: Final = 3  # in a row: a broker that is restarted twice is no reason for a word
 RESET_S: Final = 0.5  # what is reset before that never was of use
 RESET_TIMES: Final = 6  # in a row
+SEARCH_S: Final = 2.0  # the longest pause while it is found out which message a broker does not take
 LASTS: Final = 3  # pauses; the other's pause, which is how long a connection has, is at most one doubling ahead of ours
 
 
@@ -51,12 +52,19 @@ class Retry:
         if not self.why:
             self._brief = 0
 
-    def broke(self, now_ns: int, *, closed: bool, taken_over: bool) -> None:
+    def broke(
+        self, now_ns: int, *, closed: bool, taken_over: bool, in_vain: bool = False, searching: bool = False
+    ) -> None:
         """A connection is over.
 
         ``closed``: in good order, by the broker; one that a network resets is no sign of another client. ``taken_over``:
-        the broker says that another client has connected with this id (MQTT 5, reason 0x8E).
+        the broker says that another client has connected with this id (MQTT 5, reason 0x8E). ``in_vain``: it was of no use,
+        for the broker takes no messages now, and the pause goes on doubling. ``searching``: see `vedette.mqtt.suspect`.
         """
+        if in_vain:
+            return
+        if searching:
+            self._step_s = min(self._step_s, SEARCH_S)
         up_ns = now_ns - self._since_ns
         self._reset = self._reset + 1 if up_ns < RESET_S * 1e9 and not (closed or taken_over) else 0
         if not self.why and self._reset < RESET_TIMES:

@@ -110,7 +110,7 @@ class Service:
         self._hangup = threading.Event()  # SIGHUP
         self._clock = ClockWatch()
         self._read_heat = read_heat or Thermometer(config.governor.max_celsius).read
-        self._condition = Condition(lambda said: self._voice.status(said))
+        self._condition = Condition(lambda _: self._voice.status(lambda: self._condition.said))
         self._lanes: Lanes
         self._self_tests: dict[str, SelfTest | None] = {}
         self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
@@ -407,7 +407,7 @@ class Service:
         why = clock.step_in_words(step_ns)
         log.warning("%s", why)
         self._condition.note(f"clock {'forward' if step_ns > 0 else 'back'}", why)
-        self._voice.connected(self._condition.said, self._settings)
+        self._voice.connected(lambda: self._condition.said, self._settings)
 
     def _source_changed(self, name: str, outcome: Outcome | None, why: str) -> None:
         text = "frames are back" if outcome is None else f"source {outcome.value}: {why}"
@@ -429,7 +429,7 @@ class Service:
 
     def _connected(self) -> None:
         """On the link's thread, at each connection."""
-        self._voice.connected(self._condition.said, self._settings)
+        self._voice.connected(lambda: self._condition.said, self._settings)
         self._tell_health()
         self._announcer.connected()
 
