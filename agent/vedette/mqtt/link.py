@@ -393,11 +393,10 @@ class Link:
                 self._suspect.heard()
             return  # QoS 0 is settled by sending it
         self._settled_ns = clock.now_ns()
-        if reason in _FOR_NOW:
-            # of those that are refused on one connection the first counts
-            if self._refused_for_now or reason == _QUOTA or not self._suspect.refused(entry.key):
-                self._put_off(reason)
-                return
+        # of those that are refused for now on one connection the first counts
+        if reason in _FOR_NOW and (self._refused_for_now or reason == _QUOTA or not self._suspect.refused(entry.key)):
+            self._put_off(reason)
+            return
         del self._in_flight[mid]
         self._suspect.settled(entry.key)
         if self._passed_over:
