@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vedette.contract.types import Detections
-from vedette.follow.events import SCENE_KINDS, Event, Scene, SceneChange, SceneKind, SceneOptions, SceneState
+from vedette.follow.events import LOOKS, SCENE_KINDS, Event, Scene, SceneChange, SceneKind, SceneOptions, SceneState
 from vedette.follow.track import Tracked, Tracker, TrackOptions, Tracks
 from vedette.follow.zones import WireOptions, ZoneOptions
 
@@ -125,6 +125,36 @@ def test_the_state_is_told_at_first_and_then_when_it_changes() -> None:
     assert stage.show((1, 0.25), (2, 0.75)).state is None
     assert stage.show((1, 0.25)).state is None, "unseen is not gone"
     assert stage.end().state == SceneState({"person": 0, "dog": 0}, {"yard": {"person": 0, "dog": 0}})
+
+
+def test_who_is_not_seen_is_left_out_of_the_counts_before_the_track_ends() -> None:
+    """Somebody lost and found again as another track would count twice."""
+    stage = Stage(SceneOptions(min_duration_s=0.0, debounce_s=0.0, unseen_s=0.5))
+    stage.show((1, 0.7))
+    stage.show(frames=5)
+    assert stage.states[-1] == SceneState({"person": 1}, {"yard": {"person": 1}})
+    stage.show((2, 0.72))
+    assert stage.states[-1] == SceneState({"person": 1}, {"yard": {"person": 1}})
+    assert stage.kinds == ["track_began", "zone_entered"] * 2
+    stage.show((1, 0.7), (2, 0.8))
+    assert stage.states[-1] == SceneState({"person": 2}, {"yard": {"person": 2}})
+    stage.show((1, 0.7), frames=8)
+    stage.lose(2)
+    assert stage.states[-1] == SceneState({"person": 1}, {"yard": {"person": 1}})
+    assert stage.kinds[-2:] == ["zone_left", "track_ended"]
+    stage.end()
+    assert stage.scene.end() == SceneChange((), None)
+
+
+def test_a_few_frames_without_a_track_leave_it_in_the_counts_however_long_they_took() -> None:
+    stage = Stage(SceneOptions(min_duration_s=0.0, debounce_s=0.0, unseen_s=0.0))
+    stage.show((1, 0.7))
+    for _ in range(LOOKS):
+        stage.now_ns += 10_000_000_000
+        stage.show()
+    assert stage.states[-1].counts == {"person": 1}
+    stage.show()
+    assert stage.states[-1].counts == {"person": 0}
 
 
 def test_a_track_counts_after_it_has_lasted() -> None:
@@ -285,13 +315,14 @@ OPTIONS = st.builds(
     min_size=st.sampled_from([0.0, 0.02]),
     min_duration_s=st.sampled_from([0.0, 0.5, 2.0]),
     debounce_s=st.sampled_from([0.0, 0.5, 2.0]),
+    unseen_s=st.sampled_from([0.0, 0.5, 60.0]),
     report=st.just(SCENE_KINDS),
 )
 ZONES = {"yard": YARD, "left": ZoneOptions(polygon=((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)), point="centre")}
 
 
 @given(FILMS, OPTIONS)
-def test_whatever_comes_every_end_follows_its_beginning_and_the_counts_are_those_that_are_open(
+def test_whatever_comes_every_end_follows_its_beginning_and_the_counts_are_those_that_are_open_and_were_seen_lately(
     film: list[Any], options: SceneOptions
 ) -> None:
     tracker = Tracker(TrackOptions(min_hits=1, keep_s=1.5))
@@ -300,6 +331,8 @@ def test_whatever_comes_every_end_follows_its_beginning_and_the_counts_are_those
     open_tracks: dict[int, str] = {}
     open_zones: dict[tuple[int, str], str] = {}
     over: set[int] = set()
+    misses: dict[int, int] = {}
+    lately: set[int] = set()
     told: SceneState | None = None
 
     def check(change: SceneChange) -> None:
@@ -331,15 +364,26 @@ def test_whatever_comes_every_end_follows_its_beginning_and_the_counts_are_those
             told = change.state
         assert told is not None, "the first has one"
         for counts, labels in (
-            (told.counts, list(open_tracks.values())),
-            (told.zones["yard"], [label for (_, zone), label in open_zones.items() if zone == "yard"]),
-            (told.zones["left"], [label for (_, zone), label in open_zones.items() if zone == "left"]),
+            (told.counts, [label for track, label in open_tracks.items() if track in lately]),
+            *(
+                (
+                    told.zones[name],
+                    [label for (track, zone), label in open_zones.items() if zone == name and track in lately],
+                )
+                for name in ZONES
+            ),
         ):
             assert {label: n for label, n in counts.items() if n} == {
                 label: labels.count(label) for label in set(labels)
             }
 
     for tracked, now_ns in play(film, tracker):
+        live = tracked.live
+        lately = set()
+        for track, seen, seen_ns in zip(live.ids.tolist(), live.seen.tolist(), live.seen_ns.tolist(), strict=True):
+            misses[track] = 0 if seen else misses.get(track, 0) + 1
+            if misses[track] <= LOOKS or now_ns - seen_ns <= options.unseen_s * 1e9:
+                lately.add(track)
         check(scene.update(tracked, now_ns))
     if film:
         check(scene.end())

@@ -20,6 +20,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 SCENE_KINDS: Final[tuple[SceneKind, ...]] = get_args(SceneKind)
+LOOKS: Final = 2  # frames without a track, after which it may be left out of the counts
 STRIDE: Final = 0.02  # of the frame; a path's length is summed up in such steps, for boxes tremble
 
 
@@ -36,6 +37,9 @@ class SceneOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """How long a track must have lasted, or have been inside a zone, before it counts."""
     debounce_s: Seconds = 1.0
     """How long it must be outside a zone before it has left; who crosses a wire and is back sooner has not crossed it."""
+    unseen_s: Seconds = 0.5
+    """How long a track counts in the state after it was last seen, and for `LOOKS` frames without it in any case. It may be
+    found again as another one: both would count."""
     report: Annotated[tuple[SceneKind, ...], Meta(max_length=len(SCENE_KINDS))] = SCENE_KINDS
     """Which events are published; the counts hold all the same."""
 
@@ -124,6 +128,9 @@ class _Object:
     best: float = 0.0
     area: float = 0.0
     counts: bool = False
+    present: bool = False
+    """Whether it is in the counts now."""
+    misses: int = 0
     length: float = 0.0
     waypoint: tuple[float, float] = (0.0, 0.0)
     inside: list[bool] = field(default_factory=list)
@@ -137,7 +144,7 @@ class Scene:
     """What happens before one camera. Owned by one thread.
 
     Every ``zone_left`` follows a ``zone_entered`` of the same track and zone, every ``track_ended`` a ``track_began``;
-    the counts are those of what began or entered and has not ended or left. `end` closes all that is open.
+    the counts are those of what began or entered, has not ended or left, and was seen lately. `end` closes all that is open.
     """
 
     def __init__(
@@ -156,6 +163,7 @@ class Scene:
         self._zones, self._wires = Zones(zones.values()), Wires(wires.values())
         self._min_duration_ns = int(options.min_duration_s * 1e9)
         self._debounce_ns = int(options.debounce_s * 1e9)
+        self._unseen_ns = int(options.unseen_s * 1e9)
         self._objects: dict[int, _Object] = {}
         self._events: list[Event] = []
         self._counts = dict.fromkeys(options.labels, 0)
@@ -177,6 +185,7 @@ class Scene:
             if live.seen[row]:
                 self._see(known, live, row, boxes[row], inside[row], crossed[row])
             self._step(known, captured_ns, bool(live.seen[row]))
+            self._show(known, captured_ns - int(live.seen_ns[row]), bool(live.seen[row]))
         for track in tracked.ended.ids.tolist():
             if track in self._objects:
                 self._close(self._objects.pop(track))
@@ -237,7 +246,6 @@ class Scene:
         """Time passes: what has lasted long enough becomes certain. Nothing begins to count while it is unseen."""
         if not known.counts and seen and self._is_due(known):
             known.counts = True
-            self._count(self._counts, known.label, 1)
             self._tell(known, "track_began", known.began_ns)
         for index, presence in enumerate(known.presences):
             patience_ns = self._debounce_ns if presence.inside else self._min_duration_ns
@@ -251,6 +259,18 @@ class Scene:
                 del known.crossings[wire]
                 self._tell_crossing(known, wire, direction, at_ns)
 
+    def _show(self, known: _Object, unseen_ns: int, seen: bool) -> None:
+        """Whether it is in the counts."""
+        known.misses = 0 if seen else known.misses + 1
+        present = known.counts and (known.misses <= LOOKS or unseen_ns <= self._unseen_ns)
+        if present != known.present:
+            known.present = present
+            change = 1 if present else -1
+            self._count(self._counts, known.label, change)
+            for name, presence in zip(self._zone_names, known.presences, strict=True):
+                if presence.inside:
+                    self._count(self._zone_counts[name], known.label, change)
+
     def _is_due(self, known: _Object) -> bool:
         return (
             known.seen_ns - known.began_ns >= self._min_duration_ns
@@ -262,14 +282,16 @@ class Scene:
         presence = known.presences[zone]
         presence.entered_ns = known.seen_ns if presence.changed_ns is None else presence.changed_ns
         presence.inside, presence.changed_ns = True, None
-        self._count(self._zone_counts[self._zone_names[zone]], known.label, 1)
+        if known.present:
+            self._count(self._zone_counts[self._zone_names[zone]], known.label, 1)
         self._tell(known, "zone_entered", presence.entered_ns, zone=self._zone_names[zone])
 
     def _leave(self, known: _Object, zone: int) -> None:
         presence = known.presences[zone]
         left_ns = known.seen_ns if presence.changed_ns is None else presence.changed_ns
         presence.inside, presence.changed_ns = False, None
-        self._count(self._zone_counts[self._zone_names[zone]], known.label, -1)
+        if known.present:
+            self._count(self._zone_counts[self._zone_names[zone]], known.label, -1)
         dwell_s = max(0, left_ns - presence.entered_ns) / 1e9
         self._tell(known, "zone_left", left_ns, zone=self._zone_names[zone], dwell_s=dwell_s)
 
@@ -281,7 +303,8 @@ class Scene:
         for index, presence in enumerate(known.presences):
             if presence.inside:
                 self._leave(known, index)
-        self._count(self._counts, known.label, -1)
+        if known.present:
+            self._count(self._counts, known.label, -1)
         self._tell(
             known, "track_ended", known.seen_ns, duration_s=(known.seen_ns - known.began_ns) / 1e9,
             path=Path(known.first, _centre(known.box), known.length),
