@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import select
+import shutil
 import signal
 import socket
 import sqlite3
@@ -121,6 +122,21 @@ def test_told_to_stop_it_says_goodbye(tmp_path: Path, broker: BrokerAddress, sig
             assert late.wait("/status").json["state"] == "stopped", "no will overwrites it"
     state = msgspec.json.decode((tmp_path / "dev-1" / "epoch.json").read_bytes())
     assert state["ended"] is not None
+
+
+@pytest.mark.parametrize("durable", ["memory", "spill"])
+def test_told_to_stop_it_stops_well_though_its_state_folder_is_gone(
+    tmp_path: Path, broker: BrokerAddress, durable: str
+) -> None:
+    outbox = f'[outbox]\ndurable = "{durable}"'
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker), top=outbox)
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        subscriber.wait("/detections")
+        shutil.rmtree(tmp_path / "dev-1")
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+        subscriber.wait("/status", lambda status: status["state"] == "stopped")
+    assert "the epoch's end cannot be noted" in agent.text()
 
 
 def test_killed_its_will_is_published_and_the_next_epoch_says_that_nobody_knows(

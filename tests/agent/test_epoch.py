@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,8 +195,23 @@ def test_a_read_only_folder_is_a_state_error() -> None:
         next_epoch(Path("/proc/sys"), [DOOR])
 
 
-def test_an_end_that_cannot_be_written_is_a_state_error(tmp_path: Path) -> None:
-    epoch = next_epoch(tmp_path, [DOOR])
-    (tmp_path / "epoch.new").mkdir()
-    with pytest.raises(StateError, match="end cannot be noted"):
+@pytest.mark.parametrize("why", ["gone", "in the way", "no handle left"])
+def test_an_end_that_cannot_be_noted_is_in_the_log_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    """Whoever stops an agent is not told by an error of what the next start tells anyway."""
+    folder = tmp_path / "state"
+    epoch = next_epoch(folder, [DOOR])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        if why == "gone":
+            shutil.rmtree(folder)
+        elif why == "in the way":
+            (folder / "epoch.new").mkdir()
+        else:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
         epoch.end([])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    [line] = caplog.messages
+    assert str(folder / "epoch.json") in line and "cannot be noted" in line

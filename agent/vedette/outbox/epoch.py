@@ -70,14 +70,13 @@ class Epoch:
             self.kept = True
 
     def end(self, rows: Sequence[LedgerRow]) -> None:
-        """Notes this epoch's last account; a disk that is full, read-only or failing is logged. Raises `StateError`."""
+        """Notes this epoch's last account. What keeps it from that is logged, and no more: the agent is about to end, and
+        the next start then says that nobody knows, or what the outbox's file knows."""
         unsettled = [row for row in rows if row.epoch == self.number or row.waiting]
         try:
             _write(self._path, _Record(self.number, _pairs(self._streams), unsettled))
         except OSError as error:
-            if error.errno not in _PASSING:
-                raise StateError("the epoch's end cannot be noted", where=self._path, found=str(error)) from None
-            log.warning("%s: the epoch's end cannot be noted: %s", self._path, error.strerror)
+            log.warning("%s: the epoch's end cannot be noted: %s", self._path, error.strerror or error)
 
 
 def next_epoch(
