@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,37 @@ def test_memory_delivers_what_a_file_still_has_and_writes_nothing_more(tmp_path:
 def test_without_a_file_memory_is_memory(tmp_path: Path, opened: Opener) -> None:
     _, outbox = opened(tmp_path, "memory")
     assert isinstance(outbox, MemoryOutbox)
-    assert [file.name for file in tmp_path.iterdir()] == ["epoch.json"]
+    assert {file.name for file in tmp_path.iterdir()} == {"epoch.json", "outbox.lock"}
 
 
-def test_two_agents_cannot_have_one_folder(tmp_path: Path, opened: Opener) -> None:
-    opened(tmp_path)
+@pytest.mark.parametrize("second", ["memory", "spill"])
+@pytest.mark.parametrize("first", ["memory", "spill"])
+def test_two_agents_cannot_have_one_folder(tmp_path: Path, opened: Opener, first: Durable, second: Durable) -> None:
+    epoch, outbox = opened(tmp_path, first)
     with pytest.raises(StateError, match=r"in use.*another one has it"):
-        opened(tmp_path)
+        opened(tmp_path, second)
+    outbox.end()
+    after, _ = opened(tmp_path, second)
+    assert (epoch.number, after.number) == (1, 2), "who is refused counts no epoch"
+
+
+@pytest.mark.parametrize("durable", ["memory", "spill"])
+def test_of_agents_that_start_at_the_same_moment_one_has_the_folder(
+    tmp_path: Path, opened: Opener, durable: Durable
+) -> None:
+    together = threading.Barrier(4)
+
+    def start(folder: Path) -> int | str:
+        together.wait()
+        try:
+            return opened(folder, durable)[0].number
+        except StateError as error:
+            return error.found or ""
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        for turn in range(20):
+            came = list(pool.map(start, [tmp_path / str(turn)] * together.parties))
+            assert sorted(map(str, came)) == ["1", *["another one has it"] * 3]
 
 
 def test_the_files_are_the_owners_alone(tmp_path: Path, opened: Opener) -> None:

@@ -9,12 +9,14 @@ from vedette.clock import ClockState, now_ns
 from vedette.delivery import Depth, Entry, Key, LedgerRow, Stream, WhenFull
 
 from .core import Bounds, Core, MemoryBacklog
+from .lock import FolderLock
 
 
 class MemoryOutbox:
     """See `vedette.delivery.Outbox`, which this is.
 
-    ``lost``: rows for epochs that ended without saying goodbye, to be shown in the ledger.
+    ``lost``: rows for epochs that ended without saying goodbye, to be shown in the ledger. ``lock``: of the state folder
+    whose epoch this is, closed at the `end`.
     """
 
     def __init__(
@@ -26,9 +28,11 @@ class MemoryOutbox:
         max_age_s: float = 0.0,
         when_full: WhenFull = "drop_oldest",
         lost: Sequence[LedgerRow] = (),
+        lock: FolderLock | None = None,
     ) -> None:
         self._core = Core(epoch, Bounds(max_messages, max_bytes, max_age_s, when_full), MemoryBacklog())
         self._lost = tuple(lost)
+        self._lock = lock
         self._changed = threading.Condition()
         self._listener: Callable[[], None] = lambda: None
         self._closed = False
@@ -113,4 +117,6 @@ class MemoryOutbox:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """See `Outbox.end`. There is nothing to let go."""
+        """See `Outbox.end`. There is nothing to let go but the folder."""
+        if self._lock is not None:
+            self._lock.close()

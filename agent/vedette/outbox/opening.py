@@ -12,6 +12,7 @@ from .aside import aside, put_aside
 from .core import Bounds
 from .disk import DiskOutbox
 from .epoch import Epoch, next_epoch
+from .lock import FolderLock
 from .memory import MemoryOutbox
 from .store import FILE, LOG_SUFFIXES, BrokenFileError, DiskError, Store
 from .tally import FILE as TALLY
@@ -35,9 +36,8 @@ def open_outbox(
     Raises `StateError` where the folder cannot be used, or another agent uses it.
     """
     path = state_dir / FILE
-    store = None
-    if durable != "memory" or path.exists():
-        store = _open_store(state_dir, on_alert)
+    store = _open_store(state_dir, on_alert) if durable != "memory" or path.exists() else None
+    lock = _lock(state_dir) if store is None else None  # a store has one of its own
     others = [path, state_dir / TALLY, *(aside(path, *LOG_SUFFIXES) if state_dir.is_dir() else ())]
     fresh = store is not None and not store.state.epoch  # it was made just now, or never used
     try:
@@ -49,20 +49,32 @@ def open_outbox(
             on_alert=on_alert,
         )
     except BaseException:
-        if store is not None:
-            store.close()
+        for held in (store, lock):
+            if held is not None:
+                held.close()
         raise
     if durable == "memory" and store is None:
         memory_bytes = min(bounds.max_bytes, max_memory_bytes)
         outbox: Outbox = MemoryOutbox(
             epoch.number, max_messages=bounds.max_messages, max_bytes=memory_bytes, max_age_s=bounds.max_age_s,
-            when_full=bounds.when_full, lost=epoch.lost,
+            when_full=bounds.when_full, lost=epoch.lost, lock=lock,
         )  # fmt: skip
         return epoch, outbox
+    if lock is not None:
+        lock.close()  # for the store that the outbox is going to open
     return epoch, DiskOutbox(
         state_dir, store, epoch.number, bounds, durable=durable, max_memory_bytes=max_memory_bytes, lost=epoch.lost,
         on_alert=on_alert, keep_epoch=epoch.keep,
     )  # fmt: skip
+
+
+def _lock(folder: Path) -> FolderLock | None:
+    """None where the disk does not let it be locked: the epoch says what is the matter with the folder, if anything is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return FolderLock(folder)
+    except OSError:
+        return None
 
 
 def _open_store(folder: Path, on_alert: Callable[[str], None]) -> Store | None:

@@ -19,8 +19,7 @@ What holds of it, and what the rest relies upon:
   section 4). A medium that lies about fsync is beyond anybody's reach.
 - **Every row has a checksum** (CRC-32 of its values), for SQLite's pages have none. A message whose checksum is wrong
   is lost and counted as such; an account's or the state's makes the file a broken one.
-- **One owner.** ``outbox.lock`` is locked (flock) as long as the file is open: a second agent on the same folder would
-  send the same messages.
+- **One owner.** As long as the file is open, its folder is locked: see `vedette.outbox.lock`.
 - Messages are written at the end and leave at the front, several in one transaction. Pages that become free are used
   again; the file shrinks when it is opened, not while the agent runs. The log is kept at its size, about 4 MiB, and
   overwritten: no file grows in the normal run, which spares the file system its own journal.
@@ -28,7 +27,6 @@ What holds of it, and what the rest relies upon:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import struct
@@ -41,12 +39,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vedette.clock import ClockState
-from vedette.contract.errors import StateError, one_line
+from vedette.contract.errors import one_line
 from vedette.delivery import Dropped, Stream
+
+from .lock import FolderLock
 
 FILE: Final = "outbox.sqlite"
 LOG_SUFFIXES: Final = ("-wal", "-shm")  # of the files beside it
-LOCK: Final = "outbox.lock"
 APPLICATION_ID: Final = int.from_bytes(b"vdob", "big")
 VERSION: Final = 1
 LOG_BYTES: Final = 4 << 20
@@ -152,7 +151,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Opens or makes it. Raises `BrokenFileError`, `DiskError`, or `StateError` where another agent has it."""
         self.path = folder / FILE
-        self._lock_fd = _lock(folder / LOCK)
+        with _Explained():
+            self._lock = FolderLock(folder)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         try:
@@ -321,9 +321,7 @@ class Store:
                 except sqlite3.Error:
                     continue  # what is committed is in the log and stays there
         self._reader = self._writer = None
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._lock.close()
 
 
 def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -361,20 +359,6 @@ def _sealed(row: AccountRow) -> tuple[object, ...]:
     ranges = msgspec.json.encode(row.ranges).decode()
     values = (row.id, row.epoch, *row.stream, *row[3:9], ranges, row.ranges_cut)
     return *values, _seal(*values)
-
-
-def _lock(path: Path) -> int:
-    with _Explained():
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise StateError(
-            "state folder is in use", where=path.parent, expected="one agent to a folder", found="another one has it",
-            fix="stop that one, or give each a state_dir of its own",
-        ) from None  # fmt: skip
-    return fd
 
 
 # https://www.sqlite.org/rescode.html

@@ -474,6 +474,6 @@ class Service:
                 log.warning("stopping with %d messages not acknowledged", self._outbox.depth().messages)
             self._voice.last_words(self._condition.said.why)
         self._link.stop()
-        self._outbox.end()
         self._epoch.end(self._outbox.ledger())
+        self._outbox.end()  # from now on the state folder may be another agent's
         self._lanes.close()
