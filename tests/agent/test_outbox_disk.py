@@ -6,11 +6,13 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from real import wait_for
 
 from vedette import clock
 from vedette.contract.errors import StateError
-from vedette.delivery import Durable, Key, LedgerRow, Outbox, Stream
+from vedette.delivery import ENTRY_OVERHEAD, Durable, Key, LedgerRow, Outbox, Stream
 from vedette.mqtt import Topics
 from vedette.mqtt.envelope import render
 from vedette.outbox import Bounds, Epoch, MemoryOutbox, open_outbox
+from vedette.outbox.core import Place
 from vedette.outbox.epoch import UNCOUNTED_FROM
 
 DOOR = Stream("door", "detections")
@@ -417,6 +420,37 @@ def test_on_a_full_disk_memory_is_bounded(mount: Mount, opened: Opener) -> None:
     row = rows(outbox)[1, DOOR]
     assert row.dropped == 300 - len(left)
     assert (row.dropped_ranges[0].first, row.dropped_ranges[-1].last) == (11, left[0].seq - 1)
+
+
+@contextmanager
+def slow(outbox: Outbox, folder: Path) -> Iterator[None]:
+    """All so far is written; from now on a transaction takes as long as this: somebody else is writing into the file."""
+    with outbox._writing:  # type: ignore[attr-defined]
+        outbox._flush(everything=True)  # type: ignore[attr-defined]
+        outbox._store._writer.execute("PRAGMA busy_timeout = 60000")  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(folder / "outbox.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@pytest.mark.parametrize(("room", "more"), [(10, 2), (20, 12)])
+def test_on_a_slow_disk_what_is_being_written_makes_no_room(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch, room: int, more: int
+) -> None:
+    """To drop it would free nothing before it is on the medium, and nothing would have been lost by then."""
+    monkeypatch.setattr("vedette.outbox.draft.MIN_LEASE", 1000)  # as after a burst: `append` waits for no transaction
+    _, outbox = opened(tmp_path, max_memory_bytes=room * (len(body(0)) + ENTRY_OVERHEAD))
+    put(outbox, 1)
+    with slow(outbox, tmp_path):
+        with outbox._writing:  # type: ignore[attr-defined]
+            put(outbox, 10)
+        under_way = outbox._draft._unstored.values()  # type: ignore[attr-defined]
+        wait_for("a transaction to be under way", lambda: all(item.place is Place.WRITING for item in under_way))
+        for _ in range(more):
+            outbox.append(DOOR, clock.now_ns(), "synced", body(0))
+        [span] = rows(outbox)[1, DOOR].dropped_ranges
+        assert (span.first, span.last, span.reason) == (12, 13, "outbox_full")
+    assert [key.seq for key, _ in drain(outbox)] == [*range(1, 12), *range(14, 12 + more)]
 
 
 @needs_root

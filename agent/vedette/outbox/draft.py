@@ -92,11 +92,15 @@ class Draft:
             return True
         if core.keeps_what_it_has or size > self._max_memory_bytes:
             return False
-        for key in list(self._unstored):
-            core.drop(key, "outbox_full")
+        while self._drop_oldest(core):
             if self._unstored_bytes + size <= self._max_memory_bytes:
                 return True
         return False
+
+    def _drop_oldest(self, core: Core) -> bool:
+        """Whether there was one: what is in flight stays, and what is being written would free nothing before it is safe."""
+        candidates = (key for key, item in self._unstored.items() if item.place is Place.MEMORY)
+        return any(core.drop(key, "outbox_full") for key in candidates)
 
     def must_wait(self, item: Item) -> bool:
         """Whether nobody may see it before a transaction."""
