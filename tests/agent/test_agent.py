@@ -9,7 +9,7 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -51,8 +51,11 @@ def protocol(broker: BrokerAddress) -> str:
     return f'protocol = "{broker.protocols[0]}"'
 
 
+SYSTEMD_BYTES = 4096  # of a datagram that systemd reads: its NOTIFY_BUFFER_MAX
+
+
 class Supervisor:
-    """What systemd is to a notify service."""
+    """What systemd is to a notify service: it passes over a datagram that is larger than its buffer."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
@@ -68,14 +71,23 @@ class Supervisor:
 
     def wait(self, field: str, value: str = "1") -> dict[str, str]:
         """The next datagram that says so."""
+        return self._next(f"{field}={value}", lambda said: said.get(field) == value)
+
+    def wait_status(self, pattern: str) -> str:
+        """The next status that has it."""
+        return self._next(pattern, lambda said: re.search(pattern, said.get("STATUS", "")) is not None)["STATUS"]
+
+    def _next(self, what: str, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             if select.select([self._socket], [], [], 0.1)[0]:
-                lines = self._socket.recv(65536).decode().splitlines()
-                self.heard.append(dict(line.split("=", 1) for line in lines))
-                if self.heard[-1].get(field) == value:
+                data, _, flags, _ = self._socket.recvmsg(SYSTEMD_BYTES)
+                if flags & socket.MSG_TRUNC:
+                    continue
+                self.heard.append(dict(line.split("=", 1) for line in data.decode().splitlines()))
+                if wanted(self.heard[-1]):
                     return self.heard[-1]
-        pytest.fail(f"no {field}={value} among {self.heard}")
+        pytest.fail(f"no {what} among {self.heard}")
 
 
 @pytest.fixture
@@ -91,10 +103,27 @@ def test_the_supervisor_hears_ready_watchdog_and_stopping(
 ) -> None:
     config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
     with Agent(config, NOTIFY_SOCKET=supervisor.address, WATCHDOG_USEC="3000000") as agent:
-        ready = supervisor.wait("READY")
-        assert "door" in ready["STATUS"]
+        supervisor.wait("READY")
         for _ in range(3):
-            assert re.search(r"door: \d+ frames", supervisor.wait("WATCHDOG")["STATUS"])
+            supervisor.wait("WATCHDOG")
+            supervisor.wait_status(r"door: \d+ frames")
+        agent.signal(signal.SIGTERM)
+        supervisor.wait("STOPPING")
+        assert agent.wait() == 0
+
+
+def test_the_watchdog_is_fed_however_much_there_is_to_tell(tmp_path: Path, supervisor: Supervisor) -> None:
+    """Three cameras that are away, each with a URL of two thousand letters."""
+    source = f'url = "http://{LOOPBACK}:{free_port()}/{"é" * 2000}"'
+    config = agent_config(tmp_path, free_port(), source)
+    door = (text := config.read_text())[text.index("[pipeline.door]") :]
+    config.write_text(text + "".join(door.replace("pipeline.door", f"pipeline.{name}") for name in ("gate", "yard")))
+    with Agent(config, NOTIFY_SOCKET=supervisor.address, WATCHDOG_USEC="3000000") as agent:
+        supervisor.wait("READY")
+        status = supervisor.wait_status("source lost")
+        assert len(status.encode()) > SYSTEMD_BYTES - 100, "more than there is room for"
+        for _ in range(3):
+            supervisor.wait("WATCHDOG")
         agent.signal(signal.SIGTERM)
         supervisor.wait("STOPPING")
         assert agent.wait() == 0

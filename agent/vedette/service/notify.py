@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from typing import Final
+
+from vedette.contract.errors import one_line
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES: Final = 4096  # of a datagram; of a longer one systemd takes nothing (its NOTIFY_BUFFER_MAX)
+_CUT: Final = b" ..."
 
 
 class Notifier:
@@ -25,15 +31,32 @@ class Notifier:
         self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdigit() and is_ours else 0.0
         """How often at least systemd wants to hear WATCHDOG=1; 0 where it does not watch."""
 
-    def send(self, **fields: str) -> None:
-        """For instance ``send(READY="1", STATUS="watching 2 cameras")``."""
+    def send(self, *, status: str | None = None, **fields: str) -> None:
+        """For instance ``send(READY="1", status="watching 2 cameras")``.
+
+        The status follows in a datagram of its own, one line and cut where there is no more room: whatever it says, the
+        rest is heard.
+        """
+        if fields:
+            self._send("\n".join(f"{name}={value}" for name, value in fields.items()).encode())
+        if status is not None:
+            self._send(b"STATUS=" + _cut(one_line(status), MAX_BYTES - len("STATUS=")))
+
+    def _send(self, message: bytes) -> None:
         if self._socket is None:
             return
-        message = "\n".join(f"{name}={value}" for name, value in fields.items())
         try:
-            self._socket.sendto(message.encode(), self._address)
+            self._socket.sendto(message, self._address)
             self._heard = True
         except OSError as error:
             if self._heard:
                 log.warning("systemd does not hear: %s", error)
             self._heard = False
+
+
+def _cut(text: str, most: int) -> bytes:
+    """As UTF-8, whole letters, at most so many bytes."""
+    whole = text.encode()
+    if len(whole) <= most:
+        return whole
+    return whole[: most - len(_CUT)].decode(errors="ignore").encode() + _CUT

@@ -200,7 +200,7 @@ class Service:
             for pipeline in self._pipelines:
                 pipeline.start()
             self._condition.change("ready")
-            self._notifier.send(READY="1", STATUS=self._summary())
+            self._notifier.send(READY="1", status=self._summary())
             log.info("ready: epoch %d, %s", self._epoch.number, self._summary())
             return self._watch()
         finally:
@@ -359,7 +359,7 @@ class Service:
         if hanging:
             log.error("no progress in %s", ", ".join(hanging))
             return
-        self._notifier.send(WATCHDOG="1", STATUS=self._summary())
+        self._notifier.send(WATCHDOG="1", status=self._summary())
 
     def _review(self) -> None:
         """What is wrong now, for the status to tell."""
