@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import select
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from camera import CameraServer, Pusher
 from disks import Mount, fill, needs_root
 from real import (
+    CLIP,
     DEADLINE_S,
     Agent,
     BrokerAddress,
@@ -398,3 +400,19 @@ def test_what_a_full_outbox_dropped_is_in_the_statistics(tmp_path: Path) -> None
             assert row["last"] - row["first"] + 1 == settled
             agent.signal(signal.SIGTERM)
             assert agent.wait() == 0
+
+
+def test_out_of_descriptors_it_goes_on_and_says_what_it_can(tmp_path: Path, broker: BrokerAddress) -> None:
+    config = agent_config(tmp_path, broker.port, f'url = "{CLIP}"\nloop = true', mqtt=protocol(broker))
+    with Subscriber(broker.port) as subscriber, Agent(config) as agent:
+        subscriber.wait("/health", lambda health: health["open_files"] > 3)
+        subscriber.wait("/detections")
+        assert agent.process is not None
+        limits = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        blind = subscriber.wait("/health", lambda health: health["open_files"] is None).json
+        assert blind["memory_available_bytes"] is None and blind["uptime_s"] > 0
+        resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, limits)
+        subscriber.wait("/health", lambda health: health["ts"] > blind["ts"] and health["open_files"] is not None)
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0

@@ -17,6 +17,7 @@ from vedette.monitor import screen
 from vedette.monitor.address import parse_url
 from vedette.monitor.bars import ASCII, BLOCKS, bars
 from vedette.monitor.fleet import Fleet
+from vedette.monitor.lines import line
 from vedette.monitor.place import TOPICS, Place, filters, place_of
 from vedette.monitor.sequence import Sequences, Span, StreamKey
 from vedette.mqtt.inbox import Incoming
@@ -231,6 +232,16 @@ def test_a_device_and_its_pipelines_are_shown() -> None:
     assert "door  in 10.0/s  out 9.0/s  share 100%  dropped stale 12 (+2), rate_cap 3 (+3)" in text
     assert text.count("1.96/40.0") == len(screen.SHOWN)  # a bucket's middle, and the exact largest
     assert "no problems" in text
+
+
+def test_what_a_device_cannot_say_is_shown_so_and_no_problem() -> None:
+    unsaid = dict.fromkeys(
+        ("temperature_c", "throttled", "load_1m", "memory_available_bytes", "disk_free_bytes", "threads", "open_files")
+    )
+    text = "\n".join(shown(fleet_of(("eye/status", status()), ("eye/health", health(**unsaid)))))
+    assert "synced  mem 88M free ?" in text and "no problems" in text
+    said = line(Place("eye", "", "health"), health(**unsaid), retained=False).plain
+    assert said.endswith("clock synced, memory ? free, agent 88 MB, disk ? free, load ?")
 
 
 def test_stages_are_the_merged_histograms_of_the_last_minute() -> None:

@@ -178,7 +178,7 @@ def _of_device(device: DeviceSeen, now: float) -> list[str]:
             found.append("its clock is not synchronised: times may be wrong")
         elif health.clock != "synced":
             found.append("its clock has just been set: times before that may be wrong")
-        if health.memory_available_bytes < SCARCE_MEMORY:
+        if health.memory_available_bytes is not None and health.memory_available_bytes < SCARCE_MEMORY:
             found.append(f"memory is scarce: {size(health.memory_available_bytes)} free")
         if health.disk_free_bytes is not None and health.disk_free_bytes < SCARCE_DISK:
             found.append(f"disk is nearly full: {size(health.disk_free_bytes)} free")

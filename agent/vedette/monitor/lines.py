@@ -250,6 +250,7 @@ def _ledger(body: Any, place: Place) -> list[Part]:
 def _health(body: Any, place: Place) -> list[Part]:
     warm = body["temperature_c"]
     bits = body["throttled"]
+    load = body["load_1m"]
     said = throttled_words(bits) if bits else []
     return [
         (f"{warm:.1f} °C, " if warm is not None else "", "bold red" if warm is not None and warm >= 80 else ""),
@@ -257,7 +258,7 @@ def _health(body: Any, place: Place) -> list[Part]:
         (f"clock {printable(body['clock'], 16)}, ", "" if body["clock"] == "synced" else "yellow"),
         (
             f"memory {size(body['memory_available_bytes'])} free, agent {size(body['agent_pss_bytes'])}, "
-            f"disk {size(body['disk_free_bytes'])} free, load {body['load_1m']:.2f}",
+            f"disk {size(body['disk_free_bytes'])} free, load {'?' if load is None else f'{load:.2f}'}",
             "",
         ),
     ]

@@ -96,7 +96,7 @@ def _device(name: str, device: DeviceSeen) -> Text:
     return text
 
 
-def _short(count: int) -> str:
+def _short(count: int | None) -> str:
     """Bytes, in four characters or so."""
     return size(count).replace(" ", "").rstrip("B")
 

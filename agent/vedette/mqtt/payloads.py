@@ -188,9 +188,10 @@ class LedgerMessage(Struct, frozen=True):
 
 
 class HealthMessage(Struct, frozen=True):
-    """Null where this device cannot say. ``throttled``: the Raspberry Pi firmware's bits, as vcgencmd says them.
+    """Null where this device cannot say, or cannot now.
 
-    ``commands``: since the start, by what became of them.
+    ``throttled``: the Raspberry Pi firmware's bits, as vcgencmd says them. ``commands``: since the start, by what
+    became of them.
     """
 
     v: int
@@ -201,12 +202,12 @@ class HealthMessage(Struct, frozen=True):
     uptime_s: float
     temperature_c: float | None
     throttled: int | None
-    load_1m: float
-    memory_available_bytes: int
+    load_1m: float | None
+    memory_available_bytes: int | None
     agent_pss_bytes: int
     disk_free_bytes: int | None
-    threads: int
-    open_files: int
+    threads: int | None
+    open_files: int | None
     certificate_days_left: float | None
     commands: dict[str, int] = {}
 

@@ -1,4 +1,7 @@
-"""How this device is: read from /proc and /sys, nothing else. None where a device cannot say."""
+"""How this device is: the kernel's word, most of it read from /proc and /sys.
+
+None where a device cannot say, or cannot now: a sensor may go, and there may be no descriptor left to read with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from vedette import clock
 
 _THERMAL: Final = Path("/sys/class/thermal")
 PLATFORM: Final = Path("/sys/devices/platform")
@@ -30,33 +35,33 @@ class Health:
     uptime_s: float
     temperature_c: float | None
     throttled: int | None
-    load_1m: float
-    memory_available_bytes: int
+    load_1m: float | None
+    memory_available_bytes: int | None
     agent_pss_bytes: int
     disk_free_bytes: int | None
-    threads: int
-    open_files: int
+    threads: int | None
+    open_files: int | None
 
 
 def read_health(state_dir: Path) -> Health:
     """A look at the machine now."""
     return Health(
-        uptime_s=float(Path("/proc/uptime").read_text().split()[0]),
+        uptime_s=clock.now_ns() / 1e9,
         temperature_c=_temperature_c(),
         throttled=read_throttled(),
-        load_1m=os.getloadavg()[0],
+        load_1m=_load_1m(),
         memory_available_bytes=_memory_available_bytes(),
         agent_pss_bytes=pss_bytes(os.getpid()),
         disk_free_bytes=_disk_free_bytes(state_dir),
-        threads=len(list(Path("/proc/self/task").iterdir())),
-        open_files=len(list(Path("/proc/self/fd").iterdir())),
+        threads=_count(Path("/proc/self/task")),
+        open_files=_count(Path("/proc/self/fd")),
     )
 
 
 def pss_bytes(pid: int) -> int:
     """Proportional set size of a process and its children: shared pages are split among those that share them.
 
-    0 where the kernel does not say (another user's process, or no smaps_rollup).
+    0 where it cannot be read (another user's process, no smaps_rollup, no descriptor left).
     """
     total = 0
     for member in [pid, *_descendants(pid)]:
@@ -70,7 +75,7 @@ def pss_bytes(pid: int) -> int:
 
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in _matching(Path(f"/proc/{pid}/task"), "*/children"):
         try:
             children = [int(child) for child in task.read_text().split()]
         except OSError:
@@ -83,7 +88,7 @@ def _descendants(pid: int) -> list[int]:
 def _temperature_c() -> float | None:
     """The hottest of the kernel's thermal zones."""
     readings = []
-    for zone in _THERMAL.glob("thermal_zone*/temp"):
+    for zone in _matching(_THERMAL, "thermal_zone*/temp"):
         try:
             readings.append(int(zone.read_text()) / 1000)
         except (OSError, ValueError):
@@ -100,7 +105,7 @@ def throttled_words(bits: int) -> list[str]:
 def read_throttled(files: Iterable[Path] | None = None) -> int | None:
     """The Raspberry Pi firmware's bits as they are now; None where there are none. ``files``: where they stand; None: to be
     looked for."""
-    for file in PLATFORM.glob(THROTTLED_FILES) if files is None else files:
+    for file in _matching(PLATFORM, THROTTLED_FILES) if files is None else files:
         try:
             return int(file.read_text(), 16)
         except (OSError, ValueError):
@@ -115,8 +120,32 @@ def _disk_free_bytes(folder: Path) -> int | None:
         return None  # the folder has gone, or its disk
 
 
-def _memory_available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _memory_available_bytes() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable:")), None)
+
+
+def _load_1m() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _count(folder: Path) -> int | None:
+    """How much there is in it."""
+    try:
+        return sum(1 for _ in folder.iterdir())
+    except OSError:
+        return None
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """What there is; nothing where nobody can look."""
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
