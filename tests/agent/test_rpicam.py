@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real import DEADLINE_S, wait_for
+from real import DEADLINE_S, no_descriptors, wait_for
 
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, VedetteError
 from vedette.contract.planes import in_bgr
@@ -219,6 +219,17 @@ def test_closing_in_the_midst_of_a_frame_ends_the_program(hardware: Hardware, op
     source = opened("width=1920&height=1080")  # more than a pipe holds: it is always writing
     frame_of(source)
     source.close()
+    assert alive(hardware.calls[0]["pid"]) == []
+
+
+def test_without_a_descriptor_to_wait_with_the_program_ends_all_the_same(
+    hardware: Hardware, opened: Callable[..., Source]
+) -> None:
+    hardware.behaves(deaf=True)
+    source = opened()
+    frame_of(source)
+    with no_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        source.close()
     assert alive(hardware.calls[0]["pid"]) == []
 
 

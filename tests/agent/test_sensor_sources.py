@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import tty
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +27,7 @@ from certificates import issue
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
-from real import DEADLINE_S, ROOT, BrokerAddress, Mosquitto, needs_mosquitto, wait_for
+from real import DEADLINE_S, ROOT, BrokerAddress, Mosquitto, needs_mosquitto, no_descriptors, wait_for
 
 from vedette import clock
 from vedette.config import parse_config
@@ -46,7 +47,7 @@ from vedette.sources import (
     masked_url,
 )
 from vedette.sources import program as program_module
-from vedette.sources.lines import Parsed
+from vedette.sources.lines import Parsed, Tally
 from vedette.sources.sensor import Arrivals
 
 CHANNELS = ("x", "y")
@@ -1234,6 +1235,74 @@ def test_a_source_that_cannot_be_opened_leaves_nothing_behind(iio: Path) -> None
             source.open()
         source.close()
     assert descriptors() == before
+
+
+def test_out_of_descriptors_a_program_is_lost_and_begun_again_once_there_are_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    end, pids = tmp_path / "end", tmp_path / "pids"
+    code = (
+        "import os, sys, time\n"
+        f"with open({str(pids)!r}, 'a') as file: print(os.getpid(), file=file)\n"
+        "print([1, 2], flush=True)\n"
+        f"while not os.path.exists({str(end)!r}): time.sleep(0.01)\n"
+    )
+    before = descriptors()
+    with Heard(sensor(python(code))) as heard:
+        heard.wait(1)
+        with no_descriptors():
+            end.mkdir()  # which needs none
+            heard.wait_outcome(Outcome.LOST)
+            wait_for("another try", lambda: "program cannot be run" in heard.listener.status().why)
+        heard.wait(2)
+        assert heard.said[:2] == [Outcome.LOST, None]
+    assert "Traceback" in caplog.text and "Too many open files" in caplog.text
+    wait_for("every program's end", lambda: not any(Path("/proc", pid).exists() for pid in pids.read_text().split()))
+    assert descriptors() == before
+
+
+class Clumsy:
+    """A sensor that fails at ``part``, a method's name, as nobody foresaw, until it is mended; counts what it is told."""
+
+    live = endless = reopens_when_silent = True
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self.tally = Tally()
+        self.told: Counter[str] = Counter()
+
+    def open(self) -> None:
+        self._do("open")
+
+    def read(self, timeout_s: float) -> Readings | None:
+        self._do("read")
+        if self.part:
+            raise SourceLostError("nothing there")
+        return Readings(np.ones((1, 2), np.float32), np.zeros(1, np.int64), clock.now_ns(), False)
+
+    def close(self) -> None:
+        self._do("close")
+
+    def _do(self, part: str) -> None:
+        self.told[part] += 1
+        if part == self.part:
+            raise ZeroDivisionError(f"in {part}")
+
+
+@pytest.mark.parametrize("part", ["open", "read", "close"])
+def test_what_nobody_foresaw_is_a_loss_and_told_once(part: str, caplog: pytest.LogCaptureFixture) -> None:
+    source = Clumsy(part)
+    with Heard(source) as heard:
+        wait_for("three tries", lambda: source.told[part] >= 3)
+        assert heard.outcome() is Outcome.LOST
+        why = "nothing there" if part == "close" else f"a fault of ours: ZeroDivisionError: in {part}"
+        assert heard.listener.status().why == why
+        [record] = [record for record in caplog.records if record.exc_info is not None]
+        assert record.getMessage() == f"listen-test: a fault of ours: ZeroDivisionError: in {part}"
+        source.part = ""
+        heard.wait(1)
+        assert heard.outcome() is None
+    assert not [t for t in threading.enumerate() if t.name == "listen-test"]
 
 
 def test_stopping_does_not_wait_for_a_silent_sensor() -> None:

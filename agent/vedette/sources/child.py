@@ -107,9 +107,11 @@ class CameraChild:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGINT)  # rpicam-vid then lets go of the camera in good order
-        _exit_of(self._process.pid, STOP_S)
-        _kill(self._process)
-        os.close(self._lines)
+        try:
+            _exit_of(self._process.pid, STOP_S)
+        finally:  # with no descriptor left to wait with, it ends at once
+            _kill(self._process)
+            os.close(self._lines)
 
     def _wait(self, deadline_s: float) -> set[int]:
         """Until there is something to read: which pipes. Lines and last words are taken on the way."""

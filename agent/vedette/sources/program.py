@@ -107,8 +107,10 @@ class ProgramSource:
             return
         self._at_exit.detach()
         signal_group(process, signal.SIGTERM)
-        exit_of(process, TERMINATE_S)
-        end_group(process)
+        try:
+            exit_of(process, TERMINATE_S)
+        finally:  # with no descriptor left to wait with, it ends at once
+            end_group(process)
         self._complaints.flush()
 
     def _hear_complaints(self) -> bool:

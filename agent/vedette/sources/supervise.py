@@ -1,12 +1,13 @@
 """The thread that keeps one source open: reads it to its end, and opens it again with back-off when it is lost.
 
 How a source can end has four names (`Outcome`), never one mixed up with another. Cameras and sensors share all of this;
-what reading means is theirs.
+what reading means is theirs. Whatever a source raises, expected or not, is a loss, and it is tried again.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 import random
 import threading
 from abc import ABC, abstractmethod
@@ -14,12 +15,15 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from vedette import clock
-from vedette.contract.errors import RetryableError, SourceError, SourceStalledError
+from vedette.contract.errors import RetryableError, SourceError, SourceStalledError, one_line
+
+log = logging.getLogger(__name__)
 
 BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = (
     2.0  # from the beginning of one try to that of the next, so that a camera is back soon when it is
 )
+MAX_FAULTS: Final = 10  # of one source, that the log has with their tracebacks
 
 
 class Outcome(enum.Enum):
@@ -76,6 +80,7 @@ class SourceThread(ABC):
         self._reopened = 0
         self._outcome: Outcome | None = None
         self._why = "opening"
+        self._faults: set[str] = set()  # that the log has
         self._last_ns = clock.now_ns()
 
     @abstractmethod
@@ -124,7 +129,12 @@ class SourceThread(ABC):
             except SourceError as error:
                 # it could be opened once: a device that is unplugged, a file that is being replaced
                 outcome, why = Outcome.LOST, error.line()
-            self._openable.close()
+            except Exception as error:  # noqa: BLE001  a thread that ended would never bring the source back
+                outcome, why = Outcome.LOST, self._fault(error)
+            try:
+                self._openable.close()
+            except Exception as error:  # noqa: BLE001
+                self._fault(error)
             is_open = False
             if self._stop.is_set():
                 return
@@ -138,6 +148,14 @@ class SourceThread(ABC):
             # half to whole of the step: many devices must not come back to one camera server at once
             self._stop.wait(max(BACKOFF_MIN_S, backoff_s - tried_s) * random.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def _fault(self, error: Exception) -> str:
+        """What a source does not mean to raise, as one line. The log has it once with its traceback."""
+        why = one_line(f"a fault of ours: {type(error).__name__}: {error}")[:500]
+        if why not in self._faults and len(self._faults) < MAX_FAULTS:
+            self._faults.add(why)
+            log.error("%s: %s", self._thread.name, why, exc_info=error)
+        return why
 
     def _arrived(self, count: int, now_ns: int) -> int:
         """So many things have come; how many there are now."""
