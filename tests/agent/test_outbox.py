@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from vedette import clock
 from vedette.delivery import ENTRY_OVERHEAD, Dropped, Durable, Entry, Key, LedgerRow, Outbox, Stream, WhenFull
 from vedette.outbox import Bounds, DiskOutbox, MemoryOutbox
 from vedette.outbox.account import MAX_RANGES
@@ -90,8 +91,6 @@ def test_a_seq_counts_from_one_for_each_stream_and_leaves_no_gap(make: Factory) 
 
 
 def test_an_entry_keeps_what_it_was_given(make: Factory) -> None:
-    from vedette import clock
-
     outbox = make()
     outbox.append(DOOR, 123, "unsynced", b'{"a":1}')
     [entry] = outbox.batch(10, 0)
@@ -180,6 +179,20 @@ def test_what_is_in_flight_is_never_dropped(make: Factory) -> None:
     outbox.accept([Key(EPOCH, DOOR, 1), Key(EPOCH, DOOR, 2)])
     assert row(outbox).acknowledged == 2
     assert row(outbox).dropped == 1
+
+
+def test_in_memory_what_is_too_old_is_given_up_in_turns_and_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vedette.outbox.core.TURN", 20)
+    outbox = MemoryOutbox(EPOCH, max_messages=HUGE, max_bytes=HUGE, max_age_s=3600)
+    now = clock.now_ns()
+    for _ in range(95):
+        outbox.append(DOOR, now, "synced", b"{}")
+    later = now + 2 * 3600 * 10**9
+    monkeypatch.setattr("vedette.outbox.memory.now_ns", lambda: later)
+    outbox.append(DOOR, later, "synced", b"{}")
+    assert (row(outbox).dropped, row(outbox).waiting) == (20, 76)
+    assert seqs(outbox.batch(9, 0)) == [96]
+    assert row(outbox).dropped_ranges == (Dropped(1, 95, "too_old"),)
 
 
 def test_accept_forgets_and_counts(make: Factory) -> None:

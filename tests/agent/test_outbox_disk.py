@@ -245,6 +245,26 @@ def test_a_message_that_is_too_old_is_given_up_and_named(tmp_path: Path, opened:
     assert (dropped.first, dropped.last, dropped.reason) == (1, 2, "too_old")
 
 
+def test_many_that_are_too_old_are_given_up_in_turns_and_others_get_in_between(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.core.TURN", 20)
+    _, outbox = opened(tmp_path)
+    for _ in range(1000):
+        outbox.append(DOOR, 0, "synced", b"{}")
+    outbox.end()
+    _, outbox = opened(tmp_path, bounds=Bounds(10_000, 1 << 30, max_age_s=1))
+    generation = outbox._store.state.generation  # type: ignore[attr-defined]
+    seen = set()
+    while waiting := outbox.depth().messages:
+        seen.add(waiting)
+    assert len(seen) > 10, "who asked meanwhile had an answer meanwhile"
+    assert all(waiting % 20 == 0 for waiting in seen)
+    assert outbox._store.state.generation > generation + 40, "and the file forgets them meanwhile"  # type: ignore[attr-defined]
+    [span] = rows(outbox)[1, DOOR].dropped_ranges
+    assert (span.first, span.last, span.reason) == (1, 1000, "too_old")
+
+
 # a process that is killed
 
 CHILD = """

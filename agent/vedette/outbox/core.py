@@ -17,6 +17,8 @@ from vedette.delivery import ENTRY_OVERHEAD, Depth, Entry, Key, LedgerRow, Strea
 
 from .account import Account
 
+TURN: Final = 2000  # messages that are given up at once, before whoever waits for the outbox's lock
+PAUSE_S: Final = 0.001  # between two turns; a lock that is taken again at once, nobody else gets
 MAX_EARLIER_ROWS: Final = 30  # of earlier epochs in the ledger, which must fit into one message; the rest follow
 
 
@@ -259,16 +261,20 @@ class Core:
         item.account.drop(item.entry.key.seq, reason)
         self._forget(item)
 
-    def drop_old(self, now_ns: int) -> None:
-        """Gives up what is older than `Bounds.max_age_s`, from the oldest on."""
+    def drop_old(self, now_ns: int) -> bool:
+        """Gives up what is older than `Bounds.max_age_s`, from the oldest on, `TURN` at most. Whether there may be more."""
         if not self._bounds.max_age_s:
-            return
+            return False
         born_before = now_ns - int(self._bounds.max_age_s * 1e9)
-        while (item := self._backlog.pop()) is not None:
+        for _ in range(TURN):
+            item = self._backlog.pop()
+            if item is None:
+                return False
             if item.born_ns >= born_before:
                 self._backlog.put_back([item])
-                return
+                return False
             self._drop(item, "too_old")
+        return True
 
     def _forget(self, item: Item) -> None:
         self._bytes -= item.entry.size

@@ -28,7 +28,7 @@ from vedette.contract.errors import StateError
 from vedette.delivery import ENTRY_OVERHEAD, Depth, Durable, Entry, Key, LedgerRow, Stream
 
 from .aside import put_aside
-from .core import Bounds, Core, Item
+from .core import PAUSE_S, Bounds, Core, Item
 from .draft import Draft
 from .paged import PagedBacklog
 from .recovery import item_of, recovered
@@ -213,18 +213,21 @@ class DiskOutbox:
     # the writing thread
 
     def _tend(self) -> None:
-        while not self._stop.wait(TICK_S):
+        pause_s = TICK_S
+        while not self._stop.wait(pause_s):
             with self._writing:
                 with self._changed:
-                    self._core.drop_old(now_ns())
-                    due = self._due(now_ns())
+                    more = self._core.drop_old(now_ns())
+                    due = self._due(now_ns(), more)
                 if due:
                     self._flush()
+            pause_s = PAUSE_S if more else TICK_S
 
-    def _due(self, now: int) -> bool:
+    def _due(self, now: int, more: bool) -> bool:
+        """``more``: the file has as much to forget as is good for one transaction, and that is not all."""
         if self._failing or self._broken or self._store is None:
             return (now - self._tried_ns) / 1e9 >= (0.0 if self._broken else RETRY_S)
-        return self._draft.due(now)
+        return more or self._draft.due(now)
 
     def _flush(self, *, everything: bool = False) -> None:
         """Writes what is to be written. The caller has ``_writing``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from vedette.clock import ClockState, now_ns
 from vedette.delivery import Depth, Entry, Key, LedgerRow, Stream, WhenFull
 
-from .core import Bounds, Core, MemoryBacklog
+from .core import PAUSE_S, Bounds, Core, MemoryBacklog
 from .lock import FolderLock
 
 
@@ -56,8 +57,11 @@ class MemoryOutbox:
         with self._changed:
             if not self._core.waits and timeout_s > 0:
                 self._changed.wait(timeout_s)
-            self._core.drop_old(now_ns())
-            return self._core.batch(limit)
+        while True:
+            with self._changed:
+                if not self._core.drop_old(now_ns()):
+                    return self._core.batch(limit)
+            time.sleep(PAUSE_S)
 
     def accept(self, keys: Iterable[Key]) -> None:
         """See `Outbox.accept`."""
