@@ -15,6 +15,7 @@ from vedette.contract.types import UInt8Array
 
 from .base import Reading
 from .capture import open_capture, retrieve
+from .interlaced import REFUSED, may_be_interlaced, no_pictures
 from .registry import SourceOptions, masked_url
 
 PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # unless the URL says another one
@@ -48,7 +49,8 @@ class StreamSource:
         return True
 
     def open(self) -> None:
-        """Raises `SourceLostError`: a camera that is not there may be there later."""
+        """Raises `SourceLostError`: a camera that is not there may be there later, one of interlaced video may be set
+        otherwise."""
         options = self._options
         if self._rtsp or self._was_silent:
             ask(options.url, min(ANSWER_S, options.open_timeout_s))
@@ -68,6 +70,8 @@ class StreamSource:
         if self._capture is None:
             self._was_silent = time.monotonic() - begun >= ANSWER_S
             raise SourceLostError("cannot be opened", where=masked_url(options.url), found="no stream there")
+        if may_be_interlaced(self._capture) and no_pictures(self._capture):
+            raise SourceLostError(where=masked_url(options.url), **REFUSED)
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""

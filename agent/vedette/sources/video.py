@@ -13,6 +13,7 @@ from vedette.contract.types import UInt8Array
 
 from .base import Pace, Reading
 from .capture import open_capture, retrieve
+from .interlaced import REFUSED, may_be_interlaced, no_pictures
 from .registry import SourceOptions
 
 _FPS_RANGE: Final = (0.01, 1000.0)  # what a container may claim; outside it, it is taken to know nothing
@@ -41,18 +42,28 @@ class VideoFileSource:
         return False
 
     def open(self) -> None:
-        """Raises `SourceError` when the file is missing or no video."""
+        """Raises `SourceError` when the file is missing or no video, or OpenCV makes no pictures of it."""
         if not self._path.is_file():
             raise SourceError("no such file", where=self._path, fix="give a video file, a folder of pictures, or a URL")
-        capture = open_capture(str(self._path))
-        if capture is None:
-            raise SourceError("no video that FFmpeg can read", where=self._path)
+        capture = self._open()
+        if may_be_interlaced(capture):
+            refused = no_pictures(capture)
+            capture.release()
+            if refused:
+                raise SourceError(where=self._path, **REFUSED)
+            capture = self._open()  # from its first frame on
         fps = capture.get(cv2.CAP_PROP_FPS)
         if not _FPS_RANGE[0] <= fps <= _FPS_RANGE[1]:
             fps = _DEFAULT_FPS
         self._pace = Pace(1.0 / fps if self.live else 0.0)
         self._capture = capture
         self._read_since_start = 0
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = open_capture(str(self._path))
+        if capture is None:
+            raise SourceError("no video that FFmpeg can read", where=self._path)
+        return capture
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""

@@ -1,0 +1,152 @@
+"""Videos as they come from elsewhere: interlaced, damaged, of a codec nobody decodes, of frames at odd times."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real import agent_config, run_cli, wait_for
+from test_sources import Watched
+
+from vedette.contract.errors import SourceError
+from vedette.demo.broker import LOOPBACK, free_port
+from vedette.sources import Outcome, Source, SourceOptions, make_source
+from vedette.sources.capture import open_capture
+from vedette.sources.interlaced import allows_interlaced, may_be_interlaced
+
+SIZE = (64, 96)  # height, width
+FPS = 20
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A clip that FFmpeg makes: its name, and what it is told between input and output."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        pytest.skip("ffmpeg is not installed: it makes the clips")
+    folder = tmp_path_factory.mktemp("clips")
+
+    def clip(name: str, *options: str, seconds: float = 1.0) -> Path:
+        source = f"testsrc2=size={SIZE[1]}x{SIZE[0]}:rate={FPS}:duration={seconds}"
+        command = [program, "-y", "-loglevel", "error", "-f", "lavfi", "-i", source, *options, str(folder / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(f"this ffmpeg does not make {name}: {done.stderr.strip()[-200:]}")
+        return folder / name
+
+    return clip
+
+
+MPEG2 = ("-pix_fmt", "yuv420p", "-c:v", "mpeg2video", "-q:v", "2")
+
+
+@pytest.fixture(scope="module")
+def interlaced(make: Make) -> Path:
+    return make("interlaced.ts", *MPEG2, "-flags", "+ilme+ildct", seconds=10.0)
+
+
+@pytest.fixture
+def served(interlaced: Path) -> Iterator[str]:
+    """Its address; a camera is played by a file that is served."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Not to stderr."""
+
+    handler = functools.partial(Handler, directory=str(interlaced.parent))
+    with http.server.ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://{LOOPBACK}:{server.server_port}/{interlaced.name}"
+        server.shutdown()
+        thread.join()
+
+
+def opened(clip: object) -> Source:
+    source = make_source(SourceOptions(str(clip), pace="max"))
+    source.open()
+    return source
+
+
+def test_interlaced_video_is_seen_or_refused_in_words(interlaced: Path, make: Make) -> None:
+    """OpenCV from 4.13 on hands out memory that nobody wrote to, and says that all went well."""
+    progressive = opened(make("progressive.ts", *MPEG2))
+    expected = progressive.read(None)
+    progressive.close()
+    assert expected is not None
+    try:
+        source = opened(interlaced)
+    except SourceError as error:
+        assert "interlaced video" in error.found and "progressive" in error.fix
+    else:
+        seen = source.read(None)
+        source.close()
+        assert seen is not None
+        assert np.abs(seen.pixels.astype(int) - expected.pixels.astype(int)).mean() < 16
+
+
+@pytest.fixture
+def unseen(interlaced: Path) -> Path:
+    try:
+        opened(interlaced).close()
+    except SourceError:
+        return interlaced
+    pytest.skip("this OpenCV makes pictures of interlaced video")
+
+
+def test_an_interlaced_camera_is_lost_until_it_is_set_otherwise(unseen: Path, served: str) -> None:
+    with Watched(make_source(SourceOptions(served))) as watched:
+        wait_for("the loss", lambda: watched.outcome() is Outcome.LOST)
+        assert watched.grabber.slot.empty
+        assert "set the camera to progressive" in watched.grabber.status().why
+
+
+def test_check_finds_interlaced_video(unseen: Path, tmp_path: Path) -> None:
+    outcome = run_cli("check", "-c", agent_config(tmp_path, free_port(), f'url = "{unseen}"'))
+    assert (outcome.returncode, outcome.stderr) == (2, "")
+    assert outcome.stdout.splitlines()[3].endswith("pip install 'opencv-python-headless<4.13'"), outcome.stdout
+
+
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt")
+
+
+@pytest.mark.parametrize("name", ["mp4", "ts"])
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ((*H264, "yuv420p", "-flags", "+ilme+ildct"), True),
+        ((*H264, "yuv444p", "-flags", "+ilme+ildct", "-x264-params", "cqm=jvt"), True),
+        ((*H264, "yuv420p"), False),
+        ((*H264, "yuv444p", "-x264-params", "cqm=jvt"), False),
+        ((*H264, "yuv420p", "-profile:v", "high", "-x264-params", "cqm=jvt:8x8dct=1"), False),
+        (MPEG2, False),
+        ((*MPEG2, "-flags", "+ilme+ildct"), True),
+        (("-c:v", "mpeg4"), False),
+        (("-c:v", "libx265", "-x265-params", "log-level=error"), False),
+    ],
+)
+def test_a_header_says_whether_frames_may_be_interlaced(
+    make: Make, name: str, options: tuple[str, ...], allowed: bool
+) -> None:
+    clip = make(f"header.{name}", *options, seconds=0.5)
+    capture = open_capture(str(clip))
+    assert capture is not None
+    assert may_be_interlaced(capture) is allowed
+    capture.release()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"\x00\x00\x01\x67", b"\x01\x64\x00\x1f\xff\xe1\x00\x17\x67\x64", b"\x00\x00\x01\xb5\x14", bytes(64)],
+)
+def test_a_malformed_header_allows_nothing(header: bytes) -> None:
+    assert not allows_interlaced(header)
