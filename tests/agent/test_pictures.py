@@ -58,13 +58,59 @@ def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
     assert np.array_equal(pixels, np.dstack([expected[:, :, 0]] * 3) if channels == 1 else expected[:, :, :3])
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held_or_left_alone_but_read(tmp_path: Path) -> None:
-    """Exif says orientation 6; the size that is read is one of the two."""
-    path = save(tmp_path / "a.jpg", np.full((24, 32, 3), 90, np.uint8))
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    data = path.read_bytes()
-    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-    assert read_picture(path).shape in {(24, 32, 3), (32, 24, 3)}
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}  # fmt: skip
+"""What each of Exif's orientations asks for: which row and column of the scene the first ones stored are."""
+OF_WEBP = pytest.mark.skipif(
+    tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 12), reason="OpenCV reads a WebP's Exif from 4.12 on"
+)
+
+
+def held(path: Path, orientation: int) -> Path:
+    """A picture whose file says how its camera was held: its first quarter is red, the rest green, grey and blue."""
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + bytes(6)
+    data = save(path, quarters()).read_bytes()
+    if path.suffix == ".jpg":
+        app1 = b"Exif\0\0" + exif
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
+    elif path.suffix == ".png":
+        chunk = b"eXIf" + exif
+        data = data[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    else:
+        head = struct.pack("<4sII", b"VP8X", 10, 8) + (32 - 1).to_bytes(3, "little") + (24 - 1).to_bytes(3, "little")
+        body = b"WEBP" + head + data[12:] + struct.pack("<4sI", b"EXIF", len(exif)) + exif
+        data = b"RIFF" + struct.pack("<I", len(body)) + body
+    path.write_bytes(data)
+    return path
+
+
+def quarters() -> Any:
+    scene = np.zeros((24, 32, 3), np.uint8)
+    scene[:12, :16] = (0, 0, 250)
+    scene[:12, 16:] = (0, 250, 0)
+    scene[12:, :16] = (120, 120, 120)
+    scene[12:, 16:] = (250, 0, 0)
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("suffix", "orientation"),
+    [*((".jpg", orientation) for orientation in UPRIGHT), (".png", 6), pytest.param(".webp", 6, marks=OF_WEBP)],
+)
+def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path, suffix: str, orientation: int) -> None:
+    pixels = read_picture(held(tmp_path / f"a{suffix}", orientation))
+    upright = UPRIGHT[orientation](quarters())
+    assert pixels.shape == upright.shape
+    assert np.abs(pixels.astype(int) - upright)[2:10, 2:10].max() < 40, "its first corner"
+    assert np.abs(pixels.astype(int) - upright).mean() < 25
 
 
 def png(width: int, height: int, data: bytes | None = None) -> bytes:

@@ -17,11 +17,14 @@ from vedette.durable import try_place
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_BYTES: Final = 256 * 1024 * 1024
+# as deep and as colourful as it is; unlike IMREAD_UNCHANGED, upright by its Exif (of WebP from OpenCV 4.12 on)
+UPRIGHT: Final = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 SURE: Final = 0.3  # of a key point
 
 
 def read_picture(path: Path) -> UInt8Array:
-    """(height, width, 3) uint8 BGR; grey is spread, alpha dropped, 16 bits become 8. Raises `PictureError`.
+    """(height, width, 3) uint8 BGR; grey is spread, alpha dropped, 16 bits become 8, and it is turned as its
+    Exif says that the camera was held. Raises `PictureError`.
 
     The size is read from the file's head first, so that a picture too large is refused before memory is asked for.
     """
@@ -55,7 +58,7 @@ def read_picture(path: Path) -> UInt8Array:
             found=f"{width}x{height}",
         )
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+        pixels = cv2.imdecode(data, UPRIGHT) if len(data) else None
     except cv2.error as error:
         raise PictureError("no picture", where=path, found=error.err) from None
     if pixels is None:
