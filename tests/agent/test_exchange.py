@@ -310,7 +310,7 @@ def test_a_command_that_comes_while_the_model_is_exchanged_meets_one_or_the_othe
     before, after = (configured(tmp_path, {"a": model})[1]["a"] for model in (coco, person))
     pipeline = Fitted(before)
     control = Control([before], [pipeline], lambda name: None)  # type: ignore[list-item]
-    control.enable(Enable(id="e", expires=0.0, pipeline="a", on=False))
+    assert control.enable(Enable(id="e", expires=0.0, pipeline="a", on=False)) == {"enabled": False}
     amid, go_on = threading.Event(), threading.Event()
 
     def refit(which: Any, old: Prepared) -> None:

@@ -188,11 +188,11 @@ def test_a_clock_that_runs_backwards_is_counted_and_begins_anew(site: Site) -> N
 
 
 def test_a_pipeline_is_turned_off_and_on(site: Site) -> None:
-    assert site.command("enable", pipeline="door", on=False)["ok"]
+    assert site.command("enable", pipeline="door", on=False)["result"] == {"enabled": False}
     site.subscriber.wait("/door/settings", lambda settings: not settings["enabled"])
     first = site.subscriber.wait("/door/stats", lambda stats: stats["dropped"].get("disabled", 0) > 3).json
     site.subscriber.wait("/door/stats", lambda stats: stats["ts"] > first["ts"] and stats["inferred"] == 0)
-    assert site.command("enable", pipeline="door", on=True)["ok"]
+    assert site.command("enable", pipeline="door", on=True)["result"] == {"enabled": True}
     on = site.last("/door/stats")
     site.subscriber.wait("/door/stats", lambda stats: stats["ts"] > on["ts"] and stats["inferred"] > 0)
 

@@ -57,8 +57,8 @@ class Control:
         """(labels,) as they are now, above 1 for what is not reported."""
         return self._pipelines[pipeline].reporter.label_filter.thresholds
 
-    def enable(self, request: Enable) -> None:
-        """A pipeline on or off. Raises `UserError` where there is none of that name."""
+    def enable(self, request: Enable) -> Mapping[str, bool]:
+        """A pipeline on or off. What the reply says. Raises `UserError` where there is none of that name."""
         pipeline = self._pipeline(request.pipeline)
         with self._lock:
             if request.on:
@@ -66,6 +66,7 @@ class Control:
             else:
                 pipeline.enabled.clear()
             self._set(pipeline.name, replace(self._settings[pipeline.name], enabled=request.on))
+        return {"enabled": request.on}
 
     def threshold(self, request: Threshold) -> None:
         """Another threshold, of a label or of all that have none of their own. Raises `UserError`."""
