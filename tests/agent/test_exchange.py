@@ -376,6 +376,55 @@ def test_a_model_fits_that_takes_the_same_windows(changes: dict[str, Any], fits:
             check_fits(old, new)
 
 
+KINDS = MODELS / "coco-ssdlite-mobilenet-v2.tflite"
+YARD = "[pipeline.a.zones.yard]\npolygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]\nlabels = ['cat']\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "tables", "needs_restart"),
+    [
+        ("threshold = 0.7", YARD, []),
+        ("threshold = 0.7", YARD.replace("1.0, 0.0", "0.5, 0.0"), ["pipeline.a.zones"]),
+        ("threshold = 0.7\nmax_fps = 3.0", "", ["pipeline.a.max_fps", "pipeline.a.zones"]),
+        ("threshold = 0.7\nlabels = ['cat', 'dog']", YARD.replace("1.0, 0.0", "0.5, 0.0"), ["pipeline.a.zones"]),
+        # the zone that runs is one of a label that would not be reported
+        ("threshold = 0.7\nlabels = ['dog']", YARD.replace("cat", "dog"), None),
+        # another model may need its own zones
+        (f"threshold = 0.7\nmodel = '{MODELS / 'vtest-person.tflite'}'", YARD.replace("cat", "person"), None),
+    ],
+)
+def test_thresholds_and_labels_are_taken_over_where_the_rest_of_a_pipeline_needs_a_restart(
+    tmp_path: Path, settings: str, tables: str, needs_restart: list[str] | None
+) -> None:
+    """None: nothing of it is taken over, and it is named as a whole."""
+    file = tmp_path / "v.toml"
+
+    def written(settings: str, tables: str) -> Config:
+        model = "" if "model" in settings else f'model = "{KINDS}"\n'
+        file.write_text(f'state_dir = "{tmp_path}"\n[pipeline.a]\n{model}source = "{CLIP}"\n{settings}\n{tables}')
+        return parse_config(file.read_bytes(), file)
+
+    config = written("threshold = 0.5", YARD)
+    [before] = prepare(config, file)
+    pipeline = Fitted(before)
+    pipeline.ended = threading.Event()
+    control = Control([before], [pipeline], lambda name: None)  # type: ignore[list-item]
+    reload = Reload(
+        config, file, [], control, Lanes(config.engine, 1),
+        on_exchange=lambda one: None, on_taken=lambda name, exchanged: None, on_alert=print,
+    )  # fmt: skip
+    written(settings, tables)
+    changed = [] if needs_restart is None else ["pipeline.a"]
+    left = ["pipeline.a"] if needs_restart is None else needs_restart
+    assert reload.begin().result(DEADLINE_S) == {"changed": changed, "needs_restart": left}
+    assert control.settings("d", 1, "a").threshold == (0.5 if needs_restart is None else 0.7)
+    now = control.prepared("a")
+    assert now is not None and now.config.zones == before.config.zones, "what runs is still known"
+    assert reload.begin().result(DEADLINE_S) == {"changed": [], "needs_restart": left}, (
+        "and what is left is named again"
+    )
+
+
 def test_an_agent_that_stops_begins_no_reload(tmp_path: Path) -> None:
     config, prepared = configured(tmp_path, {"a": RESNET8})
     control = Control(list(prepared.values()), [Fitted(prepared["a"])], lambda name: None)  # type: ignore[list-item]

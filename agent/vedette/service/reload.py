@@ -28,14 +28,14 @@ from vedette.contract.manifest import InputSpec, SeriesInput, task_of
 from vedette.flow.pipeline import Pipeline
 from vedette.mqtt.commands import Answer
 
-from .compose import Fitting, Prepared, make_fitting, prepare, refit, remember_versions
+from .compose import Fitting, Prepared, Preparing, make_fitting, prepare, refit, remember_versions
 from .control import Control
 from .lanes import Lanes, Loaded
 
 log = logging.getLogger(__name__)
 
 LIVE: Final = ("threshold", "thresholds", "labels", "model", "plain")
-"""Keys of a pipeline that a reload takes over; all others need a restart."""
+"""Keys of a pipeline that a reload takes over; all others need a restart, and a model waits for them."""
 SWAP_S: Final = 30.0  # how long a pipeline may take to finish what is under way
 
 
@@ -119,11 +119,11 @@ class Reload:
         others: list[Prepared] = []
         for new in prepared:
             old = self._control.prepared(new.name)
-            if old is None or later_of(old.config, new.config):
-                later.append(f"pipeline.{new.name}")
-            elif is_same(old, new):
-                same.append(new)
-            elif self._pipelines[new.name].ended.is_set():
+            if old is not None and is_same(old, new):
+                kept, left = self._divided(config, old, new)
+                same += kept
+                later += left
+            elif old is None or later_of(old.config, new.config) or self._pipelines[new.name].ended.is_set():
                 later.append(f"pipeline.{new.name}")
             else:
                 check_fits(old, new)
@@ -135,6 +135,22 @@ class Reload:
                 self._on_taken(new.name, False)
         later += [f"pipeline.{name}" for name in self._config.pipelines if name not in config.pipelines]
         return {"changed": [f"pipeline.{name}" for name in taken], "needs_restart": later}
+
+    def _divided(self, config: Config, old: Prepared, new: Prepared) -> tuple[list[Prepared], list[str]]:
+        """What of a pipeline whose model stays is taken over, and what of it needs a restart.
+
+        Thresholds and labels do not wait for the other keys, which stay as they run; all do where that does not go together:
+        where a zone that runs, say, is one of a label that would not be reported.
+        """
+        keys = later_of(old.config, new.config)
+        if not keys:
+            return [new], []
+        kept = msgspec.structs.replace(new.config, **{key: getattr(old.config, key) for key in keys})
+        config = msgspec.structs.replace(config, pipelines={**config.pipelines, new.name: kept})
+        try:
+            return [Preparing(config, self._path)(new.name)], [f"pipeline.{new.name}.{key}" for key in keys]
+        except UserError:
+            return [], [f"pipeline.{new.name}"]
 
     def _read(self) -> tuple[Config, list[Prepared], list[str]]:
         """The file as far as it is taken over, its pipelines, and the tables that are not."""
