@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from vedette.contract.boxes import with_area
 from vedette.contract.decode import make_decoder
 from vedette.contract.errors import FaultError
 from vedette.contract.image import ImagePreprocessor, Placement
@@ -47,11 +48,14 @@ class Subject:
         self._used = np.array([is_used(label) for label in labels])
 
     def __call__(self, sample: Raw) -> Result:
-        """Results in a picture or a window; boxes as fractions of the picture, ids without a label left out."""
+        """Results in a picture or a window; boxes as fractions of the picture, ids without a label left out,
+        and what lies wholly beside the picture."""
         placement = self._preprocess(sample, self._inputs[0])
         found = self.on_tensor()
         if isinstance(found, Detections) and placement is not None:
-            return Detections(placement.to_frame(found.boxes), found.scores, found.class_ids)
+            boxes = placement.to_frame(found.boxes)
+            found = Detections(boxes, found.scores, found.class_ids)
+            return found if (on_frame := with_area(boxes)) is None else found.take(on_frame)
         return found
 
     def preprocess(self, sample: Raw) -> Tensor:

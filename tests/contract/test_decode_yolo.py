@@ -14,8 +14,10 @@ from hypothesis.extra import numpy as hnp
 from tiny import DATA
 from vedette.contract.decode import make_decoder
 from vedette.contract.errors import ModelError
-from vedette.contract.manifest import YoloOutput
-from vedette.contract.types import Detections, TensorSpec
+from vedette.contract.image import ImagePreprocessor
+from vedette.contract.manifest import ImageInput, YoloOutput
+from vedette.contract.types import Detections, Poses, TensorSpec
+from vedette.models.model import to_frame
 
 F32 = np.dtype(np.float32)
 SIDE = 64
@@ -192,3 +194,33 @@ def test_the_wrong_number_of_labels_is_refused() -> None:
 def test_rows_that_are_columns_are_named() -> None:
     with pytest.raises(ModelError, match='layout = "columns"'):
         make_decoder(YoloOutput(), [TensorSpec("p", (1, 6, 5), F32)], 1, inputs=PICTURE)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+def test_what_lies_wholly_beside_the_frame_is_not_on_it(resize: Any) -> None:
+    """Beyond the tensor, or on the bars above and below a frame twice as wide as high."""
+    candidates = [
+        (0.5, 0.5, 0.2),
+        (1.3, 0.5, 0.2),
+        (0.5, -0.3, 0.2),
+        (1.0, 0.5, 0.2),
+        (0.5, 0.1, 0.1),
+        (0.5, 1.0, 0.0001),
+    ]
+    raw = np.array([[[x, y, side, side, 1.0, 0.9] for x, y, side in candidates]], np.float32)
+    preprocess = ImagePreprocessor(ImageInput(height=SIDE, width=SIDE, resize=resize), PICTURE[0])
+    placement = preprocess(np.zeros((100, 200, 3), np.uint8), PICTURE[0].allocate())
+    found = to_frame(decode(raw, nms_iou=1.0), placement)
+    assert isinstance(found, Detections)
+    height = 1 if resize == "stretch" else 2
+    expected = [[0.4, 0.5 - 0.1 * height, 0.6, 0.5 + 0.1 * height], [0.9, 0.5 - 0.1 * height, 1.0, 0.5 + 0.1 * height]]
+    if resize == "stretch":
+        expected += [[0.45, 0.05, 0.55, 0.15], [0.49995, 0.99995, 0.50005, 1.0]]
+    np.testing.assert_allclose(found.boxes, expected, atol=1e-6)
+    bodies = Poses(
+        np.ones(2, np.float32),
+        np.full((2, 1, 3), 0.5, np.float32),
+        np.array([[0.4, 0.4, 0.6, 0.6], [1.1, 0.4, 1.2, 0.6]], np.float32),
+    )
+    poses = to_frame(bodies, placement)
+    assert isinstance(poses, Poses) and len(poses) == 1

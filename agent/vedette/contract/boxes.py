@@ -19,6 +19,12 @@ def areas(boxes: Float32Array) -> Float32Array:
     return np.asarray(sides[:, 0] * sides[:, 1], np.float32)
 
 
+def with_area(boxes: Float32Array) -> NDArray[np.bool_] | None:
+    """(n,): which boxes have one, neither inverted nor cut off wholly at a frame's edges; None for all."""
+    sides = boxes[:, 2:] > boxes[:, :2]
+    return None if sides.all() else np.asarray(sides.all(axis=1), np.bool_)
+
+
 def iou(a: Float32Array, b: Float32Array) -> Float32Array:
     """Intersection over union of every box of ``a`` (n, 4) with every box of ``b`` (m, 4): (n, m) float32 in 0..1.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vedette.contract import golden
+from vedette.contract.boxes import with_area
 from vedette.contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
 from vedette.contract.decode import Decoder, SegmentDecoder, make_decoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
@@ -218,13 +219,22 @@ def _named(input: InputSpec | None, output: OutputSpec) -> tuple[str, ...] | Non
 
 
 def to_frame(result: Result, placement: Placement) -> Result:
-    """Boxes, key points and centroids in fractions of the input tensor -> fractions of the frame."""
+    """Boxes, key points and centroids in fractions of the input tensor -> fractions of the frame.
+
+    An object or a body whose box lies wholly beside the frame is none: it was seen on the bars of a letterbox, or nowhere.
+    """
     if isinstance(result, Detections):
-        return Detections(placement.to_frame(result.boxes), result.scores, result.class_ids)
+        boxes = placement.to_frame(result.boxes)
+        found = Detections(boxes, result.scores, result.class_ids)
+        return found if (on_frame := with_area(boxes)) is None else found.take(on_frame)
     if isinstance(result, Poses):
         keypoints = result.keypoints.copy()
         keypoints[:, :, :2] = placement.points_to_frame(keypoints[:, :, :2])
-        return Poses(result.scores, keypoints, None if result.boxes is None else placement.to_frame(result.boxes))
+        if result.boxes is None:
+            return Poses(result.scores, keypoints)
+        boxes = placement.to_frame(result.boxes)
+        poses = Poses(result.scores, keypoints, boxes)
+        return poses if (on_frame := with_area(boxes)) is None else poses.take(on_frame)
     if isinstance(result, Segments):
         centroids = placement.points_to_frame(result.centroids)
         return Segments(result.class_ids, result.shares, placement.to_frame(result.boxes), centroids)
