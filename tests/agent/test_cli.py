@@ -193,6 +193,11 @@ def test_an_option_out_of_range(classify: list[object], street: Path, options: l
     assert part in outcome.stderr
 
 
+def test_a_network_that_gives_no_numbers_has_not_found_nothing(classify: list[object], street: Path) -> None:
+    line = mistake("infer", FLOAT, street, *classify, "--size", "16x16", "--std", "1e-36")
+    assert str(FLOAT) in line and "no finite numbers in output tensor" in line and "mean and std" in line
+
+
 # pictures
 
 

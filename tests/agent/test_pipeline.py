@@ -17,7 +17,16 @@ from real import DEADLINE_S, wait_for
 
 from vedette import clock
 from vedette.contract.errors import EngineFaultError
-from vedette.contract.manifest import ClassifyOutput, ImageInput, OutputSpec, PostprocessOutput
+from vedette.contract.manifest import (
+    ClassifyOutput,
+    HeatmapOutput,
+    ImageInput,
+    OutputSpec,
+    PoseOutput,
+    PostprocessOutput,
+    SegmentOutput,
+    YoloOutput,
+)
 from vedette.contract.types import Classes, Detections, Frame, Tensor, TensorSpec, UInt8Array
 from vedette.delivery import Stream
 from vedette.engine.base import EngineDescription
@@ -75,7 +84,7 @@ class SmallEngine:
         """Nothing to give back."""
 
 
-def detector(scores: Sequence[float], class_ids: Sequence[int]) -> SmallEngine:
+def detector(scores: Sequence[float], class_ids: Sequence[float]) -> SmallEngine:
     n = len(scores)
     boxes = np.tile(np.array([0.1, 0.2, 0.6, 0.9], np.float32), (1, n, 1))
     return SmallEngine(
@@ -277,6 +286,59 @@ def test_an_unfit_frame_is_counted_said_once_and_the_rest_go_on(caplog: pytest.L
     assert [m["frame"]["seq"] for m in run.messages()] == [1, 4, 6]
     assert run.stats.dropped() == {"unfit_frame": 3}
     assert caplog.text.count("passed over") == 1
+
+
+NAN = float("nan")
+SCORES = np.full((1, 3), NAN, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("engine", "output"),
+    [
+        (SmallEngine([SCORES]), ClassifyOutput()),
+        (SmallEngine([SCORES]), ClassifyOutput(activation="softmax")),
+        (SmallEngine([np.array([[np.inf, 0, 0]], np.float32)]), ClassifyOutput(activation="softmax")),
+        (detector([NAN, NAN], [0, 1]), None),
+        (SmallEngine([np.full((1, 5, 8), NAN, np.float32)]), YoloOutput()),
+        (SmallEngine([np.full((1, 4, 4, 3), NAN, np.float32)]), SegmentOutput(activation="softmax")),
+        (SmallEngine([np.full((1, 4, 4, 3), NAN, np.float32)]), HeatmapOutput()),
+        (SmallEngine([np.full((1, 3, 3), NAN, np.float32)]), PoseOutput()),
+    ],
+)
+def test_a_network_that_gives_no_numbers_has_not_found_nothing(engine: SmallEngine, output: OutputSpec | None) -> None:
+    run = Run(engine, [picture()] * 3, output=output).to_the_end()
+    assert run.messages() == [] and run.stats.dropped() == {"no_number": 3}
+    [(key, text)] = run.pipeline.news()
+    assert key == "no_number" and "no finite numbers" in text and "3 so far" in text
+    assert run.pipeline.news() == [], "it is said once"
+
+
+def test_a_network_of_numbers_that_are_small_has_found_nothing() -> None:
+    run = Run(SmallEngine([np.array([[-np.inf, 0.1, 0.2]], np.float32)]), [picture()] * 3, output=ClassifyOutput())
+    run.to_the_end()
+    assert [m["classes"] for m in run.messages()] == [[], [], []] and run.stats.dropped() == {}
+    assert run.pipeline.news() == []
+
+
+def test_what_was_found_of_numbers_is_reported_beside_what_is_none() -> None:
+    run = Run(detector([0.9, NAN], [0, 1]), [picture()]).to_the_end()
+    [message] = run.messages()
+    assert [o["label"] for o in message["objects"]] == ["cat"] and run.stats.dropped() == {}
+
+
+@pytest.mark.parametrize(("class_ids", "odd"), [([0, 7, 3], "7"), ([0, -1, -2], "-1"), ([0, NAN, 3], "nan")])
+def test_objects_of_a_class_without_a_label_are_counted_and_told(class_ids: list[float], odd: str) -> None:
+    run = Run(detector([0.9, 0.8, 0.7], class_ids), [picture()] * 2).to_the_end()
+    assert [[o["label"] for o in m["objects"]] for m in run.messages()] == [["cat"]] * 2
+    assert run.stats.dropped() == {"no_label": 4}
+    [(key, text)] = run.pipeline.news()
+    assert key == "no_label" and "labels do not fit the network" in text and "4 so far" in text
+    assert "3 labels" in text and f"class {odd}" in text
+
+
+def test_objects_below_the_threshold_need_no_label() -> None:
+    run = Run(detector([0.9, 0.3], [0, 7]), [picture()]).to_the_end()
+    assert run.stats.dropped() == {} and run.pipeline.news() == []
 
 
 @pytest.mark.parametrize("label", ["x", "é" * 60, "\u20ac" * 200])

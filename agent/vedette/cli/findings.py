@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
+from vedette.contract.errors import ModelError
 from vedette.contract.types import Detections, Result, UInt8Array, Window
 from vedette.flow.regions import Regions
 from vedette.messages.bodies import BodyWriter
-from vedette.models.model import Model
+from vedette.models.model import Doubt, Model
 from vedette.mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
 
 KINDS: Final = ("objects", "classes", "poses", "segments", "anomaly", "values")
@@ -22,12 +23,14 @@ STAGES: Final = ("preprocess", "infer", "decode")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result. ``kind``: one of `KINDS`, ``value``: what a message says under that name. ``latency_ms``: by stage."""
+    """One result. ``kind``: one of `KINDS`, ``value``: what a message says under that name. ``latency_ms``: by stage.
+    ``doubt``: why it says less than the network gave; "" for no reason."""
 
     result: Result
     kind: str
     value: Any
     latency_ms: dict[str, float]
+    doubt: str
 
 
 class Finder:
@@ -45,12 +48,14 @@ class Finder:
         )
 
     def __call__(self, sample: UInt8Array | Window) -> Finding:
-        """``sample``: a picture, (height, width, 3) uint8 BGR, or a window."""
+        """``sample``: a picture, (height, width, 3) uint8 BGR, or a window. Raises `ModelError` where the network gives no
+        numbers, which would look like nothing found."""
         views: Sequence[UInt8Array | Window] = (sample,)
         if self._regions is not None and not isinstance(sample, Window):
             views = self._regions.views(sample)
         spans = [0.0] * len(STAGES)
         found: list[Result] = []
+        doubts: list[Doubt] = []
         for view in views:
             stamps = [time.perf_counter_ns()]
             placement = self.model.preprocess(view)
@@ -59,7 +64,11 @@ class Finder:
             stamps.append(time.perf_counter_ns())
             found.append(self.model.decode(placement))
             stamps.append(time.perf_counter_ns())
+            doubts += [self.model.doubt] if self.model.doubt is not None else []
             spans = [span + (b - a) / 1e6 for span, (a, b) in zip(spans, itertools.pairwise(stamps), strict=True)]
+        for doubt in doubts:
+            if doubt.reason == "no_number":
+                raise ModelError(doubt.why, where=self.model.spec.path)
         result = found[0]
         if self._regions is not None and not isinstance(sample, Window) and isinstance(result, Detections):
             begun = time.perf_counter_ns()
@@ -69,7 +78,8 @@ class Finder:
         origin = window_info(sample) if isinstance(sample, Window) else FrameInfo(1, sample.shape[1], sample.shape[0])
         body = msgspec.json.decode(self._writer(result, origin, self._latency).json)
         kind = next(name for name in KINDS if name in body)
-        return Finding(result, kind, body[kind], dict(zip(STAGES, (round(s, 3) for s in spans), strict=True)))
+        latency_ms = dict(zip(STAGES, (round(s, 3) for s in spans), strict=True))
+        return Finding(result, kind, body[kind], latency_ms, doubts[0].why if doubts else "")
 
     def document(self, results: list[dict[str, object]]) -> dict[str, object]:
         """What ``--json`` prints."""

@@ -148,10 +148,13 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     finder = _finder(arguments, spec)
     console = Console(stderr=True)
     results: list[dict[str, object]] = []
+    doubts: dict[str, None] = {}  # each once, in their order
     files = track(arguments.files, "pictures", console=console, disable=len(arguments.files) < 20, transient=True)
     for number, file in enumerate(files):
         pixels = first.pop() if first else read_picture(file)
         finding = finder(pixels)
+        if finding.doubt:
+            doubts[finding.doubt] = None
         entry: dict[str, object] = {
             "file": str(file),
             "width": pixels.shape[1],
@@ -174,6 +177,8 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
                 print(f"  {line}")
     if out is not None and results and "drawn" not in results[0]:
         print(f"vedette: a model that says nothing of places: {escape(str(out))} not written", file=sys.stderr)
+    for doubt in doubts:
+        print(f"vedette: {spec.path}: {doubt}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(finder.document(results)))
     return 0

@@ -31,7 +31,7 @@ that it has it.
 """
 
 
-UNWANTED: Final = frozenset({"rate_cap", "disabled", "no_motion", "unfit_frame", "unfit_window"})
+UNWANTED: Final = frozenset({"rate_cap", "disabled", "no_motion", "unfit_frame", "unfit_window", "no_number"})
 """Reasons to drop a sample that have nothing to do with how busy the machine is."""
 
 

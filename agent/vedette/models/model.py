@@ -12,14 +12,14 @@ import sysconfig
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from vedette.contract import golden
 from vedette.contract.boxes import with_area
 from vedette.contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
-from vedette.contract.decode import Decoder, SegmentDecoder, make_decoder
+from vedette.contract.decode import Decoder, PostprocessDecoder, SegmentDecoder, make_decoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
 from vedette.contract.flatbuffer import is_whole
 from vedette.contract.image import ImagePreprocessor, Placement
@@ -242,6 +242,19 @@ def to_frame(result: Result, placement: Placement) -> Result:
 
 
 _LABELLED = (Detections, Classes, Segments)  # whose rows each have a class
+_COUNTABLE = (Detections, Classes, Poses, Segments)  # of any number of things, none included
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a result says less than the network gave.
+
+    ``no_number``: it is empty, and not because nothing is there; ``no_label``: ``count`` things are left out of it.
+    """
+
+    reason: Literal["no_number", "no_label"]
+    count: int
+    why: str
 
 
 class Model:
@@ -266,6 +279,9 @@ class Model:
                 expected=error.expected, found=error.found, fix=error.fix,
             ) from None  # fmt: skip
         self._inputs, self._outputs = engine.allocate()
+        self.doubt: Doubt | None = None
+        """Of the last result; None for none."""
+        self._floats = [n for n, tensor in enumerate(engine.outputs) if tensor.dtype.kind == "f"]
         self._unused = frozenset(class_id for class_id, label in enumerate(spec.labels) if not is_used(label))
 
     def _decoder(self, score_threshold: float | None) -> Decoder:
@@ -323,6 +339,7 @@ class Model:
             result: Result = decoder(self._outputs, seen=placement.seen)
         else:
             result = decoder(self._outputs, self._inputs)
+        self.doubt = self._doubt(decoder, result)
         result = to_frame(result, placement)
         if not self._unused or not isinstance(result, _LABELLED):
             return result
@@ -330,6 +347,27 @@ class Model:
         if self._unused.isdisjoint(class_ids):
             return result
         return result.take(np.array([class_id not in self._unused for class_id in class_ids]))
+
+    def _doubt(self, decoder: Decoder, result: Result) -> Doubt | None:
+        """Looks at the outputs as a whole only where nothing was found in them, and where they can hold NaN."""
+        if isinstance(decoder, PostprocessDecoder) and decoder.unlabelled:
+            return Doubt(
+                "no_label", len(decoder.unlabelled), f"labels do not fit the network: it found class "
+                f"{decoder.unlabelled[0]:g}, counted from 0, and there are {len(self.spec.labels)} labels; give the labels "
+                "file that belongs to this model, with ??? for what is not to be reported",
+            )  # fmt: skip
+        if not isinstance(result, _COUNTABLE) or len(result):
+            return None
+        for number in self._floats:
+            output = self._outputs[number]
+            # NaN is the largest of all; minus infinity is the logit of what cannot be
+            if output.size and not output.max() < np.inf:
+                name = self.engine.outputs[number].name
+                return Doubt(
+                    "no_number", 1, f"the network gives no finite numbers in output tensor {name}; see whether mean and std "
+                    "are those that it was trained with",
+                )  # fmt: skip
+        return None
 
     def __call__(self, sample: Frame | Window | Picture | Float32Array) -> Result:
         """All three."""

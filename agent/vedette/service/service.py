@@ -372,9 +372,11 @@ class Service:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
                 pipeline.feed.stop(0.0)  # nobody looks at it any more; the other pipelines go on
             self._review_accelerator(pipeline, problems)
+            news = pipeline.news()
             if isinstance(pipeline.feed, WindowFeed):
-                for key, text in pipeline.feed.news():
-                    self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
+                news += pipeline.feed.news()
+            for key, text in news:
+                self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
         problems.update(self._governor.problems())
         problems.update(self._outbox.problems())
         link = self._link.status()

@@ -31,6 +31,8 @@ class PostprocessDecoder:
         self._spec = spec
         self._threshold = score_threshold
         self._labels = labels
+        self.unlabelled: tuple[float, ...] = ()
+        """The classes without a label of what was left out last, in the op's order; NaN where it was no number."""
 
     @property
     def classes(self) -> None:
@@ -38,15 +40,18 @@ class PostprocessDecoder:
         return None
 
     def __call__(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> Detections:
-        """Boxes as fractions of the input tensor. Detections of a class that has no label are left out."""
+        """Boxes as fractions of the input tensor. Detections of a class that has no label are left out, and
+        `unlabelled` says so."""
         spec = self._spec
         # the op fills its slots from the front; NaN and negative counts are a broken network's, and mean none
         slots = len(outputs[spec.scores].reshape(-1))
         n = int(np.clip(np.nan_to_num(outputs[spec.count].reshape(-1)[0], nan=0.0), 0, slots))
         scores = outputs[spec.scores].reshape(-1)[:n].astype(np.float32)
         boxes = outputs[spec.boxes].reshape(-1, 4)[:n].astype(np.float32)[:, [1, 0, 3, 2]]
-        class_ids = outputs[spec.classes].reshape(-1)[:n].astype(np.int32) + np.int32(spec.class_offset)
-        found = Detections(boxes, scores, class_ids)
-        chosen = (scores >= self._threshold) & (class_ids >= 0) & (class_ids < self._labels)
-        found = found.take(chosen)
+        classes = outputs[spec.classes].reshape(-1)[:n].astype(np.float32) + np.float32(spec.class_offset)
+        chosen = scores >= self._threshold
+        known = (classes >= 0) & (classes < self._labels)  # False for NaN
+        self.unlabelled = () if known.all() else tuple(classes[chosen & ~known].tolist())
+        chosen &= known
+        found = Detections(boxes[chosen], scores[chosen], classes[chosen].astype(np.int32))
         return found.take(np.argsort(-found.scores, kind="stable")[: spec.max_detections])
