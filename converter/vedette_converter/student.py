@@ -39,7 +39,7 @@ from .train.answers import ask
 from .train.data import Augmentation, Samples, TrainingBatches, TrainingSamples
 from .train.loop import Loss, Schedule, fit
 from .train.sparsity import Sparsity
-from .train.work import Work, weights_digest
+from .train.work import Work, network_digest
 
 TAYLOR_BATCHES: Final = 16  # gradients over some thousand pictures rank channels well (arXiv 1906.10771, section 4)
 RECONSTRUCTION_BATCH: Final = 32  # samples at a time
@@ -80,7 +80,7 @@ class Steps:
             loss = CrossEntropy(self._activation("train"), options.label_smoothing)
             if not len(samples.class_ids):
                 raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
-        step = self.work.step("train", weights_digest(model), options, samples.sha256, samples.spec)
+        step = self.work.step("train", network_digest(model), options, self._meaning, samples.sha256, samples.spec)
         done = step.load()
         if done is not None:
             return done
@@ -230,10 +230,11 @@ class Steps:
         samples: TrainingSamples, epochs: int,
     ) -> Any:  # fmt: skip
         parts = (
-            weights_digest(student),
-            *(part for teacher in teachers for part in (weights_digest(teacher.model), teacher.samples.spec)),
+            network_digest(student),
+            *(part for teacher in teachers for part in (network_digest(teacher.model), teacher.samples.spec)),
             msgspec.structs.replace(options, control=False),  # says nothing of what is trained here
             sparsify,
+            self._meaning,
             samples.sha256,
             samples.spec,
             epochs,
@@ -270,7 +271,7 @@ class Steps:
     ) -> NDArray[np.float32]:
         """(views, n, ...): see `ask`."""
         kept = self.work.step(
-            "answers", weights_digest(teacher.model), teacher.samples.spec, looks.samples.sha256, augmentation, seed
+            "answers", network_digest(teacher.model), teacher.samples.spec, looks.samples.sha256, augmentation, seed
         )
         return ask(teacher.model, looks, teacher.samples, keep=kept.answers, progress=self.progress)[: looks.views]
 
@@ -278,6 +279,12 @@ class Steps:
     def _imitates(self) -> bool:
         """Whether numbers are learned, not classes."""
         return isinstance(self.output, AnomalyHead | RegressOutput)
+
+    @property
+    def _meaning(self) -> str:
+        """What of the output changes how it is learned."""
+        head = self.output
+        return f"classify {head.activation}" if isinstance(head, ClassifyOutput) else str(head.__struct_config__.tag)
 
     def _activation(self, step: str) -> Any:
         if not isinstance(self.output, ClassifyOutput):

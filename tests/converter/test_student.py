@@ -20,12 +20,12 @@ from vedette_converter.build import Inputs, build
 from vedette_converter.measured import Measured
 from vedette_converter.progress import Silent
 from vedette_converter.recipe import read_recipe
-from vedette_converter.recipe.training import Distil, Prune
+from vedette_converter.recipe.training import Distil, Prune, Train
 from vedette_converter.student import Steps
 from vedette_converter.subject import Subject
 from vedette_converter.train.data import Samples
 from vedette_converter.train.kept import read_network, save_network
-from vedette_converter.train.work import Work
+from vedette_converter.train.work import Work, network_digest
 
 pytest.importorskip("tensorflow", reason="the converter's extra is not installed")
 LABELS = ("left", "right", "even")
@@ -219,8 +219,62 @@ def test_several_cuts_need_something_to_recover_with(project: Path) -> None:
         build(read_recipe(project / "cuts.toml"), inputs(project))
 
 
-def steps(tmp_path: Path) -> Steps:
-    return Steps(ClassifyOutput(), Work(tmp_path), Silent(), lambda model: b"")
+def steps(tmp_path: Path, activation: Any = "none") -> Steps:
+    return Steps(ClassifyOutput(activation=activation), Work(tmp_path), Silent(), lambda model: b"")
+
+
+def some(count: int = 8) -> Samples:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 1), np.uint8)
+    return Samples(pixels, np.arange(count, dtype=np.int32) % 3, unlabelled().spec, "some")
+
+
+def plain(strides: int = 2, activation: str = "relu", end: str = "linear") -> Any:
+    """Whatever the options, the same variables with the same values."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    x = pixels = keras.Input((16, 16, 1), name="pixels")
+    x = layers.Conv2D(4, 3, strides=strides, activation=activation, name="conv")(x)
+    x = layers.Dense(3, activation=end, name="classes")(layers.GlobalAveragePooling2D(name="pool")(x))
+    return keras.Model(pixels, x)
+
+
+@pytest.mark.parametrize("change", [{"strides": 1}, {"activation": "tanh"}, {"end": "softmax"}])
+def test_a_network_of_the_same_weights_that_computes_otherwise_is_trained_anew(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    assert all(map(np.array_equal, plain().get_weights(), plain(**change).get_weights()))
+    options = Train(epochs=1, batch=8)
+    for model in (plain(), plain(**change)):
+        trained = steps(tmp_path, "softmax").train(model, options, some())
+        assert trained.get_config()["layers"] == model.get_config()["layers"]
+    taught = Distil(epochs=1, batch=8, views=1)
+    for model in (plain(), plain(**change)):
+        student = steps(tmp_path, "softmax").prune_and_distil(model, None, taught, None, some(), None).model
+        assert student.get_layer("conv").get_config() == model.get_layer("conv").get_config()
+        assert student.get_layer("classes").get_config() == model.get_layer("classes").get_config()
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
+    assert kinds == ["answers"] * 2 + ["distil"] * 2 + ["train"] * 2
+
+
+def test_an_output_that_means_something_else_is_learned_anew(tmp_path: Path) -> None:
+    first, second = (
+        steps(tmp_path, activation).train(plain(), Train(epochs=1, batch=8), some()).get_weights()
+        for activation in ("softmax", "sigmoid")
+    )
+    assert not all(map(np.array_equal, first, second))
+    taught = Distil(epochs=1, batch=8, views=1)
+    for activation in ("softmax", "sigmoid"):
+        steps(tmp_path, activation).prune_and_distil(plain(), None, taught, None, some(), None)
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
+    assert kinds == ["answers", *["distil"] * 2, *["train"] * 2]
+
+
+def test_the_same_network_out_of_its_file_is_found_again(tmp_path: Path) -> None:
+    for model in (plain(), network()):
+        save_network(model, tmp_path / "kept.keras")
+        assert network_digest(read_network(tmp_path / "kept.keras")) == network_digest(model)
 
 
 def unlabelled() -> Samples:

@@ -167,7 +167,7 @@ def training_samples(
     ids = windows.class_ids
     labelled = ids if len(ids) and ids.min() >= 0 else np.empty(0, np.int32)
     made = hashlib.sha256(digest(windows.recordings).encode() + labelled.tobytes() + targets.tobytes())
-    made.update(msgspec.json.encode((spec, jitter)) + windows.recording.tobytes() + str(inputs.shape).encode())
+    made.update(msgspec.json.encode((spec, jitter)) + str(inputs.shape).encode() + np.ascontiguousarray(inputs).data)
     return WindowSamples(inputs, targets, labelled, spec, made.hexdigest(), jitter)
 
 

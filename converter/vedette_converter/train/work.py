@@ -1,12 +1,14 @@
 """Where long work is kept, so that it need not be done twice: one file a finished step, one a step that is under way.
 
-A file's name holds a digest of everything that went into it: the network's weights, the pictures, the options, the
-network's teacher. So a changed recipe finds nothing and does the work anew, and an unchanged one goes on where it was.
+A file's name holds a digest of everything that went into it: the network's layers and weights, the pictures, the options,
+what its output means, the network's teacher. So a changed recipe finds nothing and does the work anew, and an unchanged
+one goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 
 from vedette.contract.errors import UserError
 
+from ..tensorflow import load_tensorflow
 from .kept import read_network, save_network
 
 
@@ -81,12 +84,16 @@ class Step:
         self.checkpoint.unlink(missing_ok=True)
 
 
-def weights_digest(model: Any) -> str:
-    """sha256 over a Keras network's layers and weights."""
-    digest = hashlib.sha256()
+def network_digest(model: Any) -> str:
+    """sha256 over a Keras network: what its layers do, how they are joined, and their weights; not over its own name."""
+    load_tensorflow()
+    import keras
+
+    built = {**keras.saving.serialize_keras_object(model)["config"], "name": None}
+    digest = hashlib.sha256(json.dumps(built, sort_keys=True, default=str).encode())
     for variable in model.weights:
         array = np.asarray(variable)
-        digest.update(f"{variable.path} {array.shape}".encode())
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
