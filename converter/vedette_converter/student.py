@@ -27,6 +27,7 @@ from vedette.contract.manifest import ClassifyOutput, ImageInput, RegressOutput,
 from vedette.engine import TfliteEngine, load_runtime
 
 from . import prune
+from .cloned import copied, renewed
 from .distil.classify import CrossEntropy, Distillation
 from .distil.imitate import Imitation
 from .latency import time_both
@@ -116,10 +117,10 @@ class Steps:
         if cut is not None:
             shape, student = self._cut(model, cut, options, samples, teachers)
         elif options is not None or sparsify is not None:
-            student = _copy(model)
+            student = copied(model)
         control = None
         if options is not None:
-            fresh = _renewed(student, options.seed) if options.control else None
+            fresh = renewed(student, options.seed) if options.control else None
             student = self._distil("distil", student, teachers, options, sparsify, samples, options.epochs)
             if fresh is not None:
                 recovering = 0 if cut is None else (cut.steps - 1) * cut.recover
@@ -313,22 +314,6 @@ def check_teacher(teacher: Any, model: Any, where: object) -> None:
 
 def _augmentation(options: Augment) -> Augmentation:
     return Augmentation(options.flip, options.shift, options.brightness)
-
-
-def _copy(model: Any) -> Any:
-    import keras
-
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _renewed(model: Any, seed: int) -> Any:
-    """The same architecture with fresh random weights."""
-    import keras
-
-    keras.utils.set_random_seed(seed)
-    return keras.models.clone_model(model)
 
 
 def _bfloat16(samples: TrainingSamples) -> bool | None:

@@ -25,6 +25,7 @@ import numpy as np
 
 from vedette.contract.errors import MissingPackageError, ModelError
 
+from ..cloned import copied
 from ..recipe.sources import KerasSource
 from ..source import SourceFiles
 from ..tensorflow import captured_native_output, load_tensorflow
@@ -154,11 +155,7 @@ def _with_inputs(model: Any, fed: Sequence[Fed]) -> Any:
         ]
         outputs = model(inner[0] if len(inner) == 1 else inner)
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=f"{model.name}_nhwc")
-    copy = keras.models.clone_model(model, input_tensors=inputs[0] if len(inputs) == 1 else inputs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Keras's own way to NumPy 2
-        copy.set_weights(model.get_weights())
-    return copy
+    return copied(model, inputs[0] if len(inputs) == 1 else inputs)
 
 
 def _load_keras_3(path: Path) -> Any:
