@@ -28,7 +28,7 @@ from vedette.engine import TfliteEngine, load_runtime
 
 from . import prune
 from .cloned import copied, renewed
-from .distil.classify import CrossEntropy, Distillation
+from .distil.classify import Activation, CrossEntropy, Distillation
 from .distil.imitate import Imitation
 from .latency import time_both
 from .progress import Progress
@@ -78,7 +78,7 @@ class Steps:
         if self._imitates:
             loss = Imitation()
         else:
-            loss = CrossEntropy(self._activation("train"), options.label_smoothing)
+            loss = CrossEntropy(self._activation("train", model), options.label_smoothing)
             if not len(samples.class_ids):
                 raise UserError("[train] needs labels", fix="--train FOLDER with one folder a label")
         step = self.work.step("train", network_digest(model), options, self._meaning, samples.sha256, samples.spec)
@@ -134,7 +134,7 @@ class Steps:
     ) -> tuple[prune.Plan, Any]:
         if cut.steps > 1 and options is None:
             raise UserError("[prune] steps", expected="[distil], to recover with between the cuts", found="none")
-        criterion = self._criterion(cut, samples)
+        criterion = self._criterion(model, cut, samples)
         if cut.latency is not None:
             shape = self._plan_for_latency(model, criterion, cut)
         else:
@@ -175,14 +175,14 @@ class Steps:
 
         prune.reconstruct(whole, student, cut, shown, on_layer=told)
 
-    def _criterion(self, cut: Prune, samples: TrainingSamples) -> prune.Criterion:
+    def _criterion(self, model: Any, cut: Prune, samples: TrainingSamples) -> prune.Criterion:
         if cut.criterion == "l1":
             return prune.L1Norm()
         if cut.criterion == "batch-norm-scale":
             return prune.BatchNormScale()
         if cut.criterion == "geometric-median":
             return prune.GeometricMedian()
-        activation = self._activation("prune: criterion taylor")
+        activation = self._activation("prune: criterion taylor", model)
         if not len(samples.class_ids):
             raise UserError('[prune] criterion = "taylor" needs labels', fix="--train FOLDER with one folder a label")
         loss = CrossEntropy(activation)
@@ -254,7 +254,7 @@ class Steps:
                 )
             loss = Imitation()
         else:
-            loss = Distillation(self._activation("distil"), options.temperature, options.label_weight)
+            loss = Distillation(self._activation("distil", student), options.temperature, options.label_weight)
         augmentation = _augmentation(options.augment)
         looks = samples.batches(options.batch, augmentation, options.seed, views=min(options.views, epochs))
         answers = np.mean([self._ask(teacher, looks, augmentation, options.seed) for teacher in teachers], axis=0)
@@ -287,12 +287,14 @@ class Steps:
         head = self.output
         return f"classify {head.activation}" if isinstance(head, ClassifyOutput) else str(head.__struct_config__.tag)
 
-    def _activation(self, step: str) -> Any:
+    def _activation(self, step: str, model: Any) -> Activation:
         if not isinstance(self.output, ClassifyOutput):
             raise UserError(
                 f"[{step}] of this task", expected='task = "classify"',
                 fix="vedette-convert specialise trains detectors",
             )  # fmt: skip
+        if self.output.activation == "none" and _ends_in_sigmoid(model):
+            return "own sigmoid"
         return self.output.activation
 
 
@@ -314,6 +316,15 @@ def check_teacher(teacher: Any, model: Any, where: object) -> None:
 
 def _augmentation(options: Augment) -> Augmentation:
     return Augmentation(options.flip, options.shift, options.brightness)
+
+
+def _ends_in_sigmoid(model: Any) -> bool:
+    """Whether a sigmoid is the last thing that a network does."""
+    operation = model.outputs[0]._keras_history.operation
+    if hasattr(operation, "outputs") and getattr(operation, "layers", None):  # a network within the network
+        return _ends_in_sigmoid(operation)
+    named = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__)
+    return str(named).lower() == "sigmoid"
 
 
 def _bfloat16(samples: TrainingSamples) -> bool | None:

@@ -20,7 +20,7 @@ from vedette_converter.build import Inputs, build
 from vedette_converter.measured import Measured
 from vedette_converter.progress import Silent
 from vedette_converter.recipe import read_recipe
-from vedette_converter.recipe.training import Distil, Prune, Train
+from vedette_converter.recipe.training import Augment, Distil, Prune, Train
 from vedette_converter.student import Steps
 from vedette_converter.subject import Subject
 from vedette_converter.train.data import Samples
@@ -269,6 +269,25 @@ def test_an_output_that_means_something_else_is_learned_anew(tmp_path: Path) -> 
         steps(tmp_path, activation).prune_and_distil(plain(), None, taught, None, some(), None)
     kinds = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
     assert kinds == ["answers", *["distil"] * 2, *["train"] * 2]
+
+
+@pytest.mark.parametrize(("activation", "end"), [("sigmoid", "linear"), ("none", "sigmoid")])
+def test_what_ends_in_a_sigmoid_learns_to_say_no(activation: str, end: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = np.arange(48, dtype=np.int32) % 3
+    pixels = np.stack([cv2.resize(picture(LABELS[n], rng), (16, 16))[..., None] for n in ids])
+    samples = Samples(pixels, ids, unlabelled().spec, "lights")
+    options = Train(epochs=12, batch=8, learning_rate=0.05, augment=Augment(flip=False, shift=0))
+    model = network()
+    import keras
+
+    scores = keras.layers.Dense(3, activation=end, name="scores")(model.layers[-2].output)
+    trained = steps(tmp_path, activation).train(keras.Model(model.inputs[0], scores), options, samples)
+    found = np.asarray(trained(samples.real(pixels)))
+    if activation == "sigmoid":
+        found = 1 / (1 + np.exp(-found))
+    right = np.eye(3)[ids] == 1
+    assert found[right].mean() > 0.8 and found[~right].mean() < 0.2
 
 
 def test_the_same_network_out_of_its_file_is_found_again(tmp_path: Path) -> None:

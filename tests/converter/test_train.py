@@ -299,6 +299,26 @@ def test_losses_by_hand(activation: Any, make: Callable[[Any], Any]) -> None:
     assert float(both) == pytest.approx(0.75 * expected + 0.25 * float(truth), rel=1e-4)
 
 
+@pytest.mark.parametrize(("activation", "make"), [("sigmoid", lambda logits: logits), ("own sigmoid", tf.sigmoid)])
+def test_each_class_behind_a_sigmoid_is_learned(activation: Any, make: Callable[[Any], Any]) -> None:
+    logits = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    taught = np.array([[1.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
+
+    def entropy(truth: Any, values: Any) -> float:
+        share = 1 / (1 + np.exp(-values))
+        return float(-(truth * np.log(share) + (1 - truth) * np.log(1 - share)).sum(axis=1).mean())
+
+    outputs, answers = (make(tf.constant(values, tf.float32)) for values in (logits, taught))
+    hard = entropy(np.eye(3)[:2], logits)
+    assert float(CrossEntropy(activation)([0, 1], None, outputs)) == pytest.approx(hard, rel=1e-5)
+    smoothed = entropy(np.eye(3)[:2] * 0.7 + 0.1, logits)
+    assert float(CrossEntropy(activation, 0.3)([0, 1], None, outputs)) == pytest.approx(smoothed, rel=1e-5)
+    soft = 4 * entropy(1 / (1 + np.exp(-taught / 2)), logits / 2)
+    assert float(Distillation(activation, 2.0, 0.0)(None, answers, outputs)) == pytest.approx(soft, rel=1e-5)
+    both = Distillation(activation, 2.0, 0.25)([0, 1], answers, outputs)
+    assert float(both) == pytest.approx(0.75 * soft + 0.25 * hard, rel=1e-5)
+
+
 def test_numbers_are_imitated() -> None:
     assert float(Imitation()(None, tf.constant([[1.0, 3.0]]), tf.constant([[2.0, 0.0]]))) == pytest.approx(5.0)
 
