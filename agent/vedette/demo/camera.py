@@ -1,4 +1,4 @@
-"""What the demo shows of a camera: boxes as the broker delivers them, and the picture with the most to see."""
+"""What the demo shows of a camera: boxes as the broker delivers them, and a picture of what is usual."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from pathlib import Path
+from statistics import median_low
 from typing import Any, Final
 
 import numpy as np
@@ -36,8 +37,8 @@ class SeenFrames(Heard):
         super().__init__({"detections": DetectionsMessage})
         self.labels: Counter[str] = Counter()
         self.newest: DetectionsMessage | None = None
-        self.best: DetectionsMessage | None = None
-        """The one with the most to see."""
+        self._frames: Counter[int] = Counter()  # by how many objects they have; those without any aside
+        self._surest: dict[int, DetectionsMessage] = {}  # of the frames with so many objects
 
     def note(self, topic: str, value: Any) -> None:
         """See `Heard.note`."""
@@ -45,8 +46,19 @@ class SeenFrames(Heard):
         if isinstance(value, DetectionsMessage):
             self.newest = value
             self.labels.update(o.label for o in value.objects)
-            if value.objects and (self.best is None or _total(value) > _total(self.best)):
-                self.best = value
+            if count := len(value.objects):
+                self._frames[count] += 1
+                if count not in self._surest or _least(value) > _least(self._surest[count]):
+                    self._surest[count] = value
+
+    @property
+    def picked(self) -> DetectionsMessage | None:
+        """The frame to show: of those with as many objects as the median frame or more, the one in which the object that
+        is least sure is surest. More objects, or higher scores in all, would pick a frame for its false ones."""
+        if not self._frames:
+            return None
+        usual = median_low(self._frames.elements())
+        return max((message for count, message in self._surest.items() if count >= usual), key=_least)
 
 
 class CameraShow:
@@ -107,17 +119,17 @@ class CameraShow:
         }
 
     def picture(self) -> Path | None:
-        """Draws the message with the most to see upon its very frame."""
-        best = self.heard.best
-        if best is None:
+        """Draws the picked message upon its very frame."""
+        picked = self.heard.picked
+        if picked is None:
             return None
-        pixels = self._frame(best)
+        pixels = self._frame(picked)
         if pixels is None:
             return None
         found = Detections(
-            np.array([o.box for o in best.objects], np.float32).reshape(-1, 4),
-            np.array([o.score for o in best.objects], np.float32),
-            np.array([o.class_id for o in best.objects], np.int32),
+            np.array([o.box for o in picked.objects], np.float32).reshape(-1, 4),
+            np.array([o.score for o in picked.objects], np.float32),
+            np.array([o.class_id for o in picked.objects], np.int32),
         )
         path = self._picture or Path(tempfile.gettempdir()) / "vedette-demo.jpg"
         write_picture(path, draw(pixels, found, self.spec.labels))
@@ -142,6 +154,5 @@ class CameraShow:
         return in_bgr(reading.pixels) if reading else None
 
 
-def _total(message: DetectionsMessage) -> float:
-    # how sure it is of how much; what is barely above the threshold adds little
-    return sum(max(0.0, o.score - 0.5) for o in message.objects)
+def _least(message: DetectionsMessage) -> float:
+    return min(o.score for o in message.objects)
