@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
+from real import BUNDLE, ROOT, run_cli
 
+from vedette.demo.broker import LOOPBACK, free_port
 from vedette.demo.camera import SeenFrames
 from vedette.mqtt.results import DetectionsMessage
 
+needs_bundle = pytest.mark.skipif(
+    not BUNDLE.is_file(), reason="the shipped networks are absent: the camera's demo stays untested"
+)
 LATENCY = dict.fromkeys(("capture", "queue", "preprocess", "infer", "decode", "total"), 0.5)
 
 
@@ -39,3 +45,25 @@ def test_a_frame_with_little_in_it_is_not_the_picture() -> None:
     assert picked((0.99,), (0.7, 0.6), (0.8, 0.6, 0.6), (0.7, 0.55)) == 2
     assert picked((), (), (), (0.6,), (0.9,), ()) == 5, "frames without anything count for nothing"
     assert picked((), ()) is None
+
+
+@needs_bundle
+def test_a_camera_that_cannot_be_reached_is_said_at_once_with_the_agents_reason() -> None:
+    url = f"rtsp://{LOOPBACK}:{free_port()}/stream"
+    done = run_cli("demo", "--seconds", "600", "--source", url)
+    assert done.returncode == 2, done
+    [line] = done.stderr.splitlines()
+    assert f"the source gives nothing: {url}: cannot be reached: found Connection refused" in line
+    assert done.stdout.splitlines()[0] == "waiting for the first message"
+
+
+@needs_bundle
+def test_a_sensor_that_is_silent_is_said_and_waited_for() -> None:
+    model = ROOT / "models/watch-activity.tflite"
+    done = run_cli(
+        "demo", "--sensor", "--seconds", "9", "--model", model, "--source", f"udp://{LOOPBACK}:{free_port()}"
+    )
+    assert done.returncode == 2, done
+    [line] = done.stderr.splitlines()
+    assert "the source gives nothing: no reading for " in line
+    assert "waiting for the first message: source stalled: no reading for " in done.stdout

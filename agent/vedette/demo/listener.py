@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from vedette.contract.errors import BrokerUnreachableError
 from vedette.flow.stats import EMPTY, Latency
-from vedette.mqtt.payloads import LedgerMessage, ModelMessage, StatsMessage, StatusMessage
+from vedette.mqtt.payloads import LedgerMessage, ModelMessage, SourceInfo, StatsMessage, StatusMessage
 from vedette.mqtt.topics import Topics
 
 _RATE_WINDOW_S = 3.0
@@ -58,6 +58,13 @@ class Heard:
     def missing(self) -> int:
         """Of those, the ones that have not come."""
         return self.published - len(self._seqs)
+
+    @property
+    def silence(self) -> SourceInfo | None:
+        """How the source is that has given nothing yet; None where all is well with it, or nothing known."""
+        if self.received or self.stats is None or self.stats.source.outcome is None:
+            return None
+        return self.stats.source
 
     def note(self, topic: str, value: Any) -> None:
         """Takes a message. ``topic``: the last level of its topic."""

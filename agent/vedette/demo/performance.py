@@ -14,9 +14,10 @@ from typing import Any, Final, Protocol
 from rich.console import RenderableType
 from rich.live import Live
 
-from vedette.contract.errors import FaultError
+from vedette.contract.errors import FaultError, SourceError
 from vedette.flow.stats import STAGES
 from vedette.models.model import ModelSpec
+from vedette.mqtt.payloads import SourceInfo
 from vedette.mqtt.topics import Topics
 from vedette.terminal import Console
 
@@ -144,7 +145,8 @@ class Outcome:
 def perform(show: Show, *, begun: float, seconds: float, threads: int, broker: str, quiet: bool) -> Outcome:
     """Runs it. ``begun``: time.monotonic() from which ``seconds`` count, for that is when a person began to wait.
 
-    Raises `FaultError` where the agent does not come up, ends by itself, or delivers nothing.
+    Raises `FaultError` where the agent does not come up, ends by itself, or delivers nothing; `SourceError` where that is
+    because of the source: at once where it is lost before it gave anything.
     """
     with (
         tempfile.TemporaryDirectory(prefix="vedette-demo-") as name,
@@ -168,6 +170,8 @@ def perform(show: Show, *, begun: float, seconds: float, threads: int, broker: s
             exit_code = agent.stop()
             listener.stopped.wait(3)
         if not show.heard.received:
+            if (silence := show.heard.silence) is not None:
+                raise _gives_nothing(silence)
             raise FaultError("not one message came through", found=words)
         return Outcome(show, broker_name, elapsed, agent.ready_s, pss, show.picture(), exit_code)
 
@@ -204,8 +208,15 @@ def _watch(show: Show, listener: Listener, agent: AgentProcess, end: float, brok
                 measured = now
             with listener.lock:
                 refresh(end - now)
+                silence = show.heard.silence
+            if silence is not None and silence.outcome == "lost":
+                raise _gives_nothing(silence)
             time.sleep(min(1 / REFRESH_HZ, max(0.0, end - now)))
     return pss
+
+
+def _gives_nothing(silence: SourceInfo) -> SourceError:
+    return SourceError(f"the source gives nothing: {silence.why}", fix="see to it, or name another with --source")
 
 
 @contextlib.contextmanager

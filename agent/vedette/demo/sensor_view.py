@@ -22,7 +22,7 @@ from vedette.mqtt.events import StateMessage
 from .chart import ACROSS, BLANK, DOWN, Axis, Dots, axis_of, cells, dots, envelope, steps
 from .recording import Recording
 from .seen import SeenEvent, SeenWindow, SeenWindows
-from .view import title, waiting
+from .view import title, waiting, waiting_line
 
 NAME_COLUMNS: Final = 10  # beside the strips: what it is
 RANGE_COLUMNS: Final = 9  # and from where to where
@@ -93,7 +93,7 @@ def live(moment: Moment, broker: str, seconds_left: float, size: tuple[int, int]
     heard = moment.heard
     newest = heard.round.newest
     if newest is None:
-        return waiting(broker, seconds_left)
+        return waiting(heard, broker, seconds_left)
     width, height = size
     stretch = _stretch(moment, newest, max(20, width - FRAME - NAME_COLUMNS - RANGE_COLUMNS))
     strips = _channels(moment) if moment.recording is not None else []
@@ -120,7 +120,7 @@ def plain_line(moment: Moment) -> str:
     heard = moment.heard
     newest = heard.round.newest
     if newest is None:
-        return "waiting for the first message"
+        return waiting_line(heard)
     at_s = (newest.last_us - moment.origin_us) / 1e6
     return (
         f"{at_s:7.1f} s  {heard.rate(time.monotonic()):5.1f} windows/s  {heard.received:4d} messages  "

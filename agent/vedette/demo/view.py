@@ -24,7 +24,7 @@ def live(
 ) -> RenderableType:
     """One moment of the camera's demo, ``width`` columns wide."""
     if newest is None:
-        return waiting(broker, seconds_left)
+        return waiting(heard, broker, seconds_left)
     latency = newest.latency_ms
     head = Text.assemble(
         ("  ", ""), (f"{heard.rate(time.monotonic()):.1f} fps", "bold green"),
@@ -43,9 +43,15 @@ def title(broker: str, seconds_left: float) -> str:
     return f"vedette demo: what the broker ({escape(broker)}) delivers, {max(0.0, seconds_left):.0f} s left"
 
 
-def waiting(broker: str, seconds_left: float) -> Panel:
+def waiting(heard: Heard, broker: str, seconds_left: float) -> Panel:
     """As long as nothing has come."""
-    return Panel(Text("waiting for the first message ..."), title=title(broker, seconds_left))
+    return Panel(Text(f"{waiting_line(heard)} ..."), title=title(broker, seconds_left))
+
+
+def waiting_line(heard: Heard) -> str:
+    """The same as one line; with the agent's reason, where it has one."""
+    silence = heard.silence
+    return "waiting for the first message" + (f": source {silence.outcome}: {silence.why}" if silence else "")
 
 
 def box_map(message: DetectionsMessage, columns: int) -> Panel:
@@ -98,7 +104,7 @@ def latency_table(stages: dict[str, Latency]) -> Table:
 def plain_line(heard: Heard, newest: DetectionsMessage | None) -> str:
     """The same moment as one line, for where there is no terminal."""
     if newest is None:
-        return "waiting for the first message"
+        return waiting_line(heard)
     labels = ", ".join(f"{found.label} {found.score:.2f}" for found in newest.objects) or "nothing"
     return (
         f"{heard.rate(time.monotonic()):5.1f} fps  {heard.received:4d} messages  "
