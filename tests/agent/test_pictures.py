@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from vedette.contract.errors import PictureError
 from vedette.contract.types import Detections, Poses, Segments
+from vedette.pictures.captions import place_captions
 from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
 
 RNG = np.random.default_rng(7)
@@ -286,6 +287,36 @@ def test_poses_with_boxes_and_segments_have_theirs_drawn() -> None:
         drawn = draw(pixels, found, ["x"]).any(axis=2)
         assert drawn[200, 150] and drawn[270, 200] and drawn[210, 210]
         assert not drawn[160:200, 160:200].any()
+
+
+def test_a_worse_box_never_lies_over_a_better_one() -> None:
+    pixels = np.zeros((300, 300, 3), np.uint8)
+    boxes = np.array([[0.3, 0.3, 0.7, 0.7], [0.5, 0.3, 0.9, 0.7]], np.float32)  # their lower edges share 150 to 210
+    shared = []
+    for scores in ([0.9, 0.4], [0.4, 0.9]):
+        found = Detections(boxes, np.array(scores, np.float32), np.array([0, 1], np.int32))
+        drawn = draw(pixels, found, ["", ""])
+        alone = [draw(pixels, Detections(*(part[n : n + 1] for part in (found.boxes, found.scores, found.class_ids))),
+                      ["", ""]) for n in (0, 1)]  # fmt: skip
+        apart = [np.abs(drawn.astype(int) - one)[205:215, 160:200].max() for one in alone]
+        shared.append(int(np.argmin(apart)))
+    assert shared == [0, 1]
+
+
+def test_captions_make_room_for_each_other() -> None:
+    boxes = [(100, 100, 130, 200), (110, 102, 140, 202), (120, 104, 150, 204), (0, 0, 20, 20), (290, 290, 300, 300)]
+    places = place_captions(boxes, [(60, 12)] * len(boxes), (300, 300))
+    assert places[0] == (100, 88, 160, 100), "the best has its own corner"
+    for number, (left, top, right, bottom) in enumerate(places):
+        assert 0 <= left < right <= 300 and 0 <= top < bottom <= 300
+        assert not any(a < right and left < c and b < bottom and top < d for a, b, c, d in places[:number])
+
+
+def test_captions_without_room_stay_at_their_boxes() -> None:
+    places = place_captions([(10, 10, 20, 20)] * 20, [(30, 12)] * 20, (32, 24))
+    assert all(0 <= left <= 2 and 0 <= top <= 12 for left, top, _, _ in places)
+    assert places[-1] == places[0], "over its own box, under the better ones"
+    assert place_captions([(5, 5, 9, 9)], [(99, 12)], (32, 24)) == [(0, 0, 99, 12)]
 
 
 def test_nothing_found_draws_nothing() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ from vedette.contract.image import MAX_PIXELS, MIN_SIDE, as_bgr
 from vedette.contract.labels import is_used
 from vedette.contract.types import Detections, Float32Array, Poses, Segments, UInt8Array
 from vedette.durable import try_place
+
+from .captions import Caption, Rectangle, write_captions
 
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_BYTES: Final = 256 * 1024 * 1024
@@ -77,45 +80,61 @@ def read_picture(path: Path) -> UInt8Array:
         raise PictureError(error.problem, where=path, expected=error.expected, found=error.found) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is drawn for one thing. ``worth``: the more, the later it is drawn. ``dots``: center, radius, thickness."""
+
+    worth: float
+    color: tuple[int, int, int]
+    box: Rectangle | None
+    caption: str
+    dots: tuple[tuple[tuple[int, int], int, int], ...] = ()
+
+
 def draw(pixels: UInt8Array, found: Detections | Poses | Segments, labels: Sequence[str]) -> UInt8Array:
     """A copy with a box and a caption for each thing found, key points and centroids as dots; places are fractions of
-    this picture. A point that the network is less sure of than `SURE` is a ring."""
+    this picture. A point that the network is less sure of than `SURE` is a ring. What is surest, or largest of segments,
+    lies over the others, and captions make room for each other."""
     canvas = pixels.copy()
     height, width = canvas.shape[:2]
-    radius = max(2, round(min(width, height) / 150))
-    if isinstance(found, Detections):
-        for box, score, class_id in zip(found.boxes, found.scores, found.class_ids, strict=True):
-            _draw_box(canvas, box, f"{labels[class_id]} {score:.0%}", _color(int(class_id)))
-    elif isinstance(found, Segments):
-        rows = zip(found.boxes, found.shares, found.class_ids, found.centroids, strict=True)
-        for box, share, class_id, centroid in rows:
-            color = _color(int(class_id))
-            _draw_box(canvas, box, f"{labels[class_id]} {share:.0%} of the picture", color)
-            cv2.circle(canvas, _pixel(centroid, width, height), 2 * radius, color, cv2.FILLED, cv2.LINE_AA)
-    else:
-        for number, (score, points) in enumerate(zip(found.scores, found.keypoints, strict=True)):
-            color = _color(number)
-            if found.boxes is not None:
-                _draw_box(canvas, found.boxes[number], f"{score:.0%}", color)
-            for label, point in zip(labels, points, strict=True):
-                if is_used(label):
-                    filled = cv2.FILLED if point[2] >= SURE else 1
-                    cv2.circle(canvas, _pixel(point, width, height), radius, color, filled, cv2.LINE_AA)
+    thickness = max(1, round(min(width, height) / 300))
+    marks = sorted(_marks(found, labels, width, height), key=lambda mark: mark.worth)
+    for mark in marks:
+        if mark.box is not None:
+            cv2.rectangle(canvas, mark.box[:2], mark.box[2:], mark.color, thickness, cv2.LINE_AA)
+        for center, radius, filled in mark.dots:
+            cv2.circle(canvas, center, radius, mark.color, filled, cv2.LINE_AA)
+    best_first = [Caption(mark.caption, mark.box, mark.color) for mark in reversed(marks) if mark.box is not None]
+    write_captions(canvas, best_first)
     return canvas
 
 
-def _draw_box(canvas: UInt8Array, box: Float32Array, caption: str, color: tuple[int, int, int]) -> None:
-    height, width = canvas.shape[:2]
-    thickness = max(1, round(min(width, height) / 300))
-    size = max(0.4, min(width, height) / 1200)
-    left, top = _pixel(box, width, height)
-    cv2.rectangle(canvas, (left, top), _pixel(box[2:], width, height), color, thickness, cv2.LINE_AA)
-    (w, h), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-    y = max(top, h + base)
-    cv2.rectangle(canvas, (left, y - h - base), (left + w, y), color, cv2.FILLED)
-    cv2.putText(
-        canvas, caption, (left, y - base // 2 - 1), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
-    )
+def _marks(found: Detections | Poses | Segments, labels: Sequence[str], width: int, height: int) -> Iterator[_Mark]:
+    radius = max(2, round(min(width, height) / 150))
+    if isinstance(found, Detections):
+        for box, score, class_id in zip(found.boxes, found.scores, found.class_ids, strict=True):
+            place = _rectangle(box, width, height)
+            yield _Mark(float(score), _color(int(class_id)), place, f"{labels[class_id]} {score:.0%}")
+    elif isinstance(found, Segments):
+        rows = zip(found.boxes, found.shares, found.class_ids, found.centroids, strict=True)
+        for box, share, class_id, centroid in rows:
+            place = _rectangle(box, width, height)
+            caption = f"{labels[class_id]} {share:.0%} of the picture"
+            dot = (_pixel(centroid, width, height), 2 * radius, cv2.FILLED)
+            yield _Mark(float(share), _color(int(class_id)), place, caption, (dot,))
+    else:
+        for number, (score, points) in enumerate(zip(found.scores, found.keypoints, strict=True)):
+            dots = tuple(
+                (_pixel(point, width, height), radius, cv2.FILLED if point[2] >= SURE else 1)
+                for label, point in zip(labels, points, strict=True)
+                if is_used(label)
+            )
+            framed = None if found.boxes is None else _rectangle(found.boxes[number], width, height)
+            yield _Mark(float(score), _color(number), framed, f"{score:.0%}", dots)
+
+
+def _rectangle(box: Float32Array, width: int, height: int) -> Rectangle:
+    return (*_pixel(box, width, height), *_pixel(box[2:], width, height))
 
 
 def _pixel(place: Float32Array, width: int, height: int) -> tuple[int, int]:
