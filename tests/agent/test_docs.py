@@ -19,7 +19,10 @@ from vedette.config import parse_config
 from vedette.contract.errors import MissingPackageError
 from vedette.mqtt.envelope import message_of
 from vedette.mqtt.events import EventBody, StateMessage
+from vedette.recordings import read_recording
 from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source
+from vedette_converter.recipe.series import Series
+from vedette_converter.series import recordings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -121,6 +124,19 @@ def test_the_sensor_in_ten_lines_is_one(tmp_path: Path) -> None:
         assert got[0] == pytest.approx(9.81) and readings.timed and not source.tally.total()
     finally:
         source.close()
+
+
+def test_what_the_page_tells_to_record_is_read_by_the_agent_and_the_converter(tmp_path: Path) -> None:
+    (program,), (record,) = blocks(SENSORS, "python"), blocks(SENSORS, "sh")
+    (tmp_path / "read.py").write_text(program)
+    typed = record.replace("timeout 60", "timeout 3").replace("python3", sys.executable)
+    assert subprocess.run(["bash", "-ec", typed], cwd=tmp_path, check=False).returncode == 124, "ended by timeout"
+    (path,) = (tmp_path / "normal").iterdir()
+    names = ("x", "y", "z")
+    by_agent, by_converter = read_recording(path, names), recordings.read(path, names, Series().time)
+    assert len(by_agent) > 20 and by_agent.timed and by_agent.values[:, 2] == pytest.approx(9.81)
+    assert by_converter.values.tolist() == by_agent.values.tolist()
+    assert by_converter.times_ns is not None and by_converter.times_ns.tolist() == by_agent.times_ns.tolist()
 
 
 def test_urls_of_sensors_are_understood() -> None:

@@ -65,6 +65,51 @@ def test_what_is_wrong_in_a_recording_is_named(tmp_path: Path, text: str, expect
     assert refusal(tmp_path / "a.csv", text).startswith(expected)
 
 
+def test_json_lines_are_read_as_the_agent_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    for text in (
+        '{"t": 0.5, "x": 2, "y": 1.0, "note": null}\n\n{"y": 3, "x": 4, "t": 1.5}\n',
+        '\ufeff{"timestamp": "1970-01-01T00:00:00.5", "values": [2, 1]}\n{"timestamp": 1.5, "values": [4, 3]}',
+        '{"time": 0.5, "x": 2, "y": 1}\n{"time": "1970-01-01T01:00:01.500+01:00", "values": [4, 3]}\n',
+        '{"at": 0.5, "t": 9, "x": 2, "y": 1}\n{"at": 1.5, "t": 8, "x": 4, "y": 3}\n',
+    ):
+        path.write_text(text)
+        found = recordings.read(path, NAMES, "at" if "at" in text[:4] else "time")
+        assert found.values.tolist() == [[2, 1], [4, 3]] and found.values.dtype == np.float32
+        assert found.times_ns is not None and found.times_ns.tolist() == [500_000_000, 1_500_000_000]
+    path.write_text("[2, 1]\n[4, 3]\n")
+    assert recordings.read(path, NAMES, "time").times_ns is None
+    assert recordings.list_recordings(tmp_path, "")[0].path == path and recordings.holds_recordings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,2\n", 'FILE:1: a line of the recording: expected a reading as JSON, such as {"t": 0.1, "x": 0.1, "y"'),
+        ("7\n", "FILE:1: a line of the recording: expected a reading as JSON"),
+        ('{"x": 1, "z": 2}\n', "FILE:1: no key y: expected x, y, found x, z"),
+        ('{"x": 1, "y": 2}\n{}\n', "FILE:2: no key x: expected x, y, found an empty object"),
+        ("[1, 2]\n[1]\n", "FILE:2: a line of the recording: expected 2 values, x, y, found 1"),
+        ('{"x": 1, "y": true}\n', "FILE:1: y: expected a number, found True"),
+        ("[1, 1e39]\n", "FILE: reading 1: y: expected a finite number, found inf"),
+        ("\n", "FILE: recording is empty"),
+        ('{"t": "noon", "x": 1, "y": 2}\n', "FILE:1: t: expected seconds, or ISO 8601, found 'noon'"),
+        ('{"t": 1e10, "x": 1, "y": 2}\n', "FILE:1: t: expected seconds, or ISO 8601, found 10000000000.0"),
+        ('{"t": 1, "x": 1, "y": 2}\n[1, 2]\n', "FILE:2: a line of the recording: expected a time in every line or in"),
+        ("[1, 2]\n" + "[" * 5000 + "\n", "FILE:2: a line of the recording: expected a reading as JSON"),
+        ("[1, 2]\n[1, 1" + "0" * 400 + "]\n", "FILE: reading 2: y: expected a finite number, found inf"),
+    ],
+)
+def test_what_is_wrong_in_json_lines_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    assert refusal(tmp_path / "a.ndjson", text).startswith(expected)
+
+
+def test_json_lines_under_the_name_of_csv_are_told_their_name(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "a.csv", '{"t": 0.5, "x": 2, "y": 1}\n')
+    assert said.startswith("FILE:1: no column x: expected x, y") and said.endswith("lines of JSON are named .ndjson")
+    assert refusal(tmp_path / "a.jsonl", "t,x,y\n1,2,3\n").endswith("lines of commas are named .csv")
+
+
 def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
     binary, array = tmp_path / "a.csv", tmp_path / "a.npy"
     binary.write_bytes(b"x,y\n\xff\xfe\n")

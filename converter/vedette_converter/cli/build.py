@@ -56,8 +56,8 @@ def add(commands: Any) -> None:
     make.add_argument(
         "--data", type=Path, required=True, metavar="PATH",
         help="folder of pictures, or a video, like what the device will see, without labels: some are drawn to calibrate "
-        "with, and the networks are compared on all. Recordings of sensors, .csv or .npy, with a recipe that takes them. "
-        "For networks that take neither: .npy, .npz or a folder of them",
+        "with, and the networks are compared on all. Recordings of sensors, .csv, .ndjson or .npy, with a recipe that takes "
+        "them. For networks that take neither: .npy, .npz or a folder of them",
     )  # fmt: skip
     make.add_argument(
         "--source", type=Path, metavar="PATH", help="where the recipe's weights lie: its package's .tgz, or its file"

@@ -1,4 +1,4 @@
-"""Recordings in a folder, a file each: ``.csv`` with a line of names on top, or ``.npy``."""
+"""Recordings in a folder, a file each: ``.csv`` with a line of names on top, ``.ndjson`` or ``.jsonl``, or ``.npy``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import Float32Array, Int64Array
 
-SUFFIXES: Final = frozenset({".csv", ".npy"})
+from .ndjson import read_ndjson
+
+SUFFIXES: Final = frozenset({".csv", ".ndjson", ".jsonl", ".npy"})
+OF_SENSORS: Final = frozenset({".csv", ".ndjson"})  # the others are found beside pictures, too
 MAX_FILE: Final = 256 * 1024 * 1024  # bytes; of one recording
-_NEEDED: Final = "files named .csv or .npy"
+_NEEDED: Final = "files named .csv, .ndjson, .jsonl or .npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class Read:
 
 
 def holds_recordings(path: Path) -> bool:
-    """Whether a folder holds ``.csv`` files, right in it or below."""
-    return path.is_dir() and next(path.rglob("*.csv"), None) is not None
+    """Whether a folder holds ``.csv`` or ``.ndjson`` files, right in it or below."""
+    return path.is_dir() and any(file.suffix.lower() in OF_SENSORS for file in path.rglob("*"))
 
 
 def list_recordings(folder: Path, group: str) -> list[Recording]:
@@ -90,7 +93,8 @@ def _group(path: Path, folder: Path, separator: str) -> str:
 def read(path: Path, columns: Sequence[str], time: str) -> Read:
     """The named columns, in this order, and the time where there is a column of that name, in seconds.
 
-    A ``.npy`` has no names: its columns are these, in this order, and no more. Raises `ReadingsError` with the file, the
+    A ``.npy`` has no names: its columns are these, in this order, and no more. JSON lines may key their time as for the
+    agent, too: `read_ndjson`. Raises `ReadingsError` with the file, the
     line and the column.
     """
     try:
@@ -98,7 +102,7 @@ def read(path: Path, columns: Sequence[str], time: str) -> Read:
             raise ReadingsError(
                 "recording too large", where=path, expected=f"at most {MAX_FILE} bytes", fix="cut it in two"
             )
-        found = _read_npy(path, columns) if path.suffix.lower() == ".npy" else _read_csv(path, columns, time)
+        found = _read(path, columns, time)
     except OSError as error:
         raise ReadingsError("recording cannot be read", where=path, found=error.strerror or str(error)) from None
     if not len(found.values):
@@ -111,6 +115,17 @@ def read(path: Path, columns: Sequence[str], time: str) -> Read:
             found=f"{found.values[row, column]}", fix="take out what was not measured; a gap in time is no mistake",
         )  # fmt: skip
     return found
+
+
+def _read(path: Path, columns: Sequence[str], time: str) -> Read:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return _read_npy(path, columns)
+    if suffix == ".csv":
+        return _read_csv(path, columns, time)
+    values, times_ns = read_ndjson(path, columns, time)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return Read(values.astype(np.float32), times_ns)
 
 
 def _read_npy(path: Path, columns: Sequence[str]) -> Read:
@@ -145,7 +160,8 @@ def _read_csv(path: Path, columns: Sequence[str], time: str) -> Read:
     if missing := [name for name in columns if name not in names]:
         raise ReadingsError(
             f"no column {missing[0]}", where=f"{path}:1", expected=", ".join(columns),
-            found=", ".join(names[:32])[:200] or "an empty line", fix="the first line names the columns",
+            found=", ".join(names[:32])[:200] or "an empty line",
+            fix="lines of JSON are named .ndjson" if text[:1] in ("{", "[") else "the first line names the columns",
         )  # fmt: skip
     body = text.partition("\n")[2]
     try:
