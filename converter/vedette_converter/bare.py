@@ -97,7 +97,7 @@ def convert_bare(
         latency = time_both(before, after, (_raw(before, first)[0], _raw(after, first)[0]), ROUNDS)
     rows = limits_rows(latency, len(made), max_ratio=None, min_speedup=flags.min_speedup,
                        max_latency_ms=flags.max_latency_ms, max_bytes=flags.max_bytes)  # fmt: skip
-    enforce(rows)
+    enforce(rows, by_flags=True)
     half = out.with_name(f".{out.name}.part")
     try:
         half.write_bytes(made)

@@ -32,6 +32,7 @@ from .pictured import read_pictures
 from .progress import Progress, Silent
 from .prune import Cost
 from .recipe import Recipe, RecipeFile
+from .recipe.flags import FLAGS
 from .recipe.training import ZooSource
 from .series.material import read_recorded
 from .source import SourceFiles, read_source
@@ -203,7 +204,7 @@ def build(
         )  # fmt: skip
         report.write_report(inputs.report, measured, extras)
     on_measured(measured)
-    gate.enforce(rows)
+    gate.enforce(rows, by_flags=file.path == FLAGS)
     package.write(out, content, manifest, members)
     return measured, open_bundle(out)
 

@@ -10,7 +10,7 @@ from vedette.contract.errors import FaultError
 from .agreement import Agreement
 from .evaluate import Accuracy
 from .latency import Latency
-from .recipe import Gate
+from .recipe import ANY_RATIO, Gate
 
 
 class GateError(FaultError):
@@ -19,12 +19,19 @@ class GateError(FaultError):
 
 @dataclass(frozen=True, slots=True)
 class GateRow:
-    """One promise, and what was measured."""
+    """One promise, and what was measured. ``holds``: None where nothing is promised, and ``target`` is empty. ``key``:
+    where the promise is made, a recipe's table and key, or a flag."""
 
     what: str
     value: float
     target: str
-    holds: bool
+    holds: bool | None
+    key: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """In a word; empty where there is none."""
+        return "" if self.holds is None else "yes" if self.holds else "no"
 
 
 def judge(
@@ -32,14 +39,17 @@ def judge(
 ) -> list[GateRow]:
     """Every row that the recipe asks for, whether it holds or not. ``size``: of the flatbuffer, bytes.
 
-    The row on accuracy is there where annotated pictures were given.
+    The row on accuracy is there where annotated pictures were given. A limit that nothing can break is no promise.
     """
     rows = []
     if accuracy is not None:
-        rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop))
+        rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop, "[gate] max_drop"))
         if gate.min_accuracy is not None:
-            rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy))
-    rows.append(_at_least("agreement", agreement.share, gate.min_agreement))
+            rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy, "[gate] min_accuracy"))
+    if gate.min_agreement > 0:
+        rows.append(_at_least("agreement", agreement.share, gate.min_agreement, "[gate] min_agreement"))
+    else:
+        rows.append(GateRow("agreement", agreement.share, "", None))
     return rows + limits_rows(
         latency, size, max_ratio=max_ratio, min_speedup=gate.min_speedup, max_latency_ms=gate.max_latency_ms,
         max_bytes=gate.max_bytes,
@@ -52,31 +62,46 @@ def limits_rows(
 ) -> list[GateRow]:  # fmt: skip
     """Rows on speed and size, for each limit that is given."""
     rows = []
-    if max_ratio is not None:
-        rows.append(_at_most("latency ratio", latency.ratio, max_ratio))
+    if max_ratio == ANY_RATIO:
+        rows.append(GateRow("latency ratio", latency.ratio, "", None))
+    elif max_ratio is not None:
+        rows.append(_at_most("latency ratio", latency.ratio, max_ratio, "[latency] max_ratio"))
     if min_speedup is not None:
-        rows.append(_at_least("speedup", 1 / latency.ratio, min_speedup))
+        rows.append(_at_least("speedup", 1 / latency.ratio, min_speedup, "[gate] min_speedup"))
     if max_latency_ms is not None:
-        rows.append(_at_most("latency, ms", latency.after.p50_ms, max_latency_ms))
+        rows.append(_at_most("latency, ms", latency.after.p50_ms, max_latency_ms, "[gate] max_latency_ms"))
     if max_bytes is not None:
-        rows.append(_at_most("flatbuffer, bytes", float(size), max_bytes))
+        rows.append(_at_most("flatbuffer, bytes", float(size), max_bytes, "[gate] max_bytes"))
     return rows
 
 
-def _at_most(what: str, value: float, limit: float) -> GateRow:
-    return GateRow(what, value, f"<= {limit:g}", value <= limit)
+def _at_most(what: str, value: float, limit: float, key: str) -> GateRow:
+    return GateRow(what, value, f"<= {limit:g}", value <= limit, key)
 
 
-def _at_least(what: str, value: float, limit: float) -> GateRow:
-    return GateRow(what, value, f">= {limit:g}", value >= limit)
+def _at_least(what: str, value: float, limit: float, key: str) -> GateRow:
+    return GateRow(what, value, f">= {limit:g}", value >= limit, key)
 
 
-def enforce(rows: Sequence[GateRow]) -> None:
-    """Raises `GateError` naming every row that does not hold."""
-    failed = [row for row in rows if not row.holds]
+def failing(rows: Sequence[GateRow]) -> list[GateRow]:
+    """Those whose promise is broken."""
+    return [row for row in rows if row.holds is False]
+
+
+def enforce(rows: Sequence[GateRow], *, by_flags: bool = False) -> None:
+    """Raises `GateError` naming every row that does not hold, and where it is promised. ``by_flags``: there is no recipe."""
+    failed = failing(rows)
     if failed:
+        keys = [_flag(row.key) if by_flags else row.key for row in failed]
         raise GateError(
             "the gate does not hold, no bundle was written",
             expected=", ".join(f"{row.what} {row.target}" for row in failed),
             found=", ".join(f"{row.value:.4g}" for row in failed),
+            fix=f"make the network better, or promise less: {', '.join(keys)}",
         )
+
+
+def _flag(key: str) -> str:
+    name = key.rpartition(" ")[2]
+    # nobody states an agreement without a recipe
+    return f"a recipe with {key}" if name == "min_agreement" else "--" + name.replace("_", "-")

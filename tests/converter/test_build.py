@@ -104,6 +104,7 @@ def test_a_gate_that_does_not_hold_leaves_nothing(
     assert last.startswith(
         "vedette-convert: error: the gate does not hold, no bundle was written: expected latency ratio"
     )
+    assert last.endswith("; make the network better, or promise less: [latency] max_ratio")
     assert list((tmp_path / "out").iterdir()) == []
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -113,8 +114,24 @@ def test_the_gate_names_every_row_that_fails(built: tuple[Measured, Bundle], tin
     limits = msgspec.structs.replace(tiny.read().recipe.gate, min_agreement=1.0)
     agreement = dataclasses.replace(measured.agreement, found=0)
     rows = gate.judge(limits, 0.0001, None, agreement, measured.latency, 1)
-    with pytest.raises(gate.GateError, match=r"expected agreement >= 1, latency ratio <= 0\.0001, found 0, "):
+    with pytest.raises(gate.GateError, match=r"expected agreement >= 1, latency ratio <= 0\.0001, found 0, ") as caught:
         gate.enforce(rows)
+    assert caught.value.fix.endswith("promise less: [gate] min_agreement, [latency] max_ratio")
+    limits = msgspec.structs.replace(limits, max_latency_ms=1e-6)
+    rows = gate.judge(limits, 1000.0, None, agreement, measured.latency, 1)
+    with pytest.raises(gate.GateError) as caught:
+        gate.enforce(rows, by_flags=True)
+    assert caught.value.fix.endswith("promise less: a recipe with [gate] min_agreement, --max-latency-ms")
+
+
+def test_a_limit_that_nothing_can_break_is_a_figure_and_no_promise(built: tuple[Measured, Bundle], tiny: Tiny) -> None:
+    measured, _ = built
+    limits = msgspec.structs.replace(tiny.read().recipe.gate, min_agreement=0.0)
+    rows = gate.judge(limits, 1000.0, None, measured.agreement, measured.latency, 1)
+    assert [(row.what, row.target, row.holds) for row in rows] == [("agreement", "", None), ("latency ratio", "", None)]
+    gate.enforce(rows)
+    (line,) = [line for line in report.markdown(measured).splitlines() if line.startswith("| latency ratio |")]
+    assert line == f"| latency ratio | {measured.latency.ratio:.4f} |  |  |"
 
 
 def test_one_object_for_programs(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +140,8 @@ def test_one_object_for_programs(tiny: Tiny, tmp_path: Path, capfd: pytest.Captu
     document = json.loads(capfd.readouterr().out)
     assert document["error"] is None
     assert document["bundle"]["sha256"] == open_bundle(tmp_path / "x.tflite").sha256
-    assert all(row["holds"] for row in document["gate"])
+    assert {row["what"]: row["holds"] for row in document["gate"]}.pop("latency ratio") is None
+    assert all(row["holds"] for row in document["gate"] if row["what"] != "latency ratio")
 
 
 def test_the_table_has_a_row_a_figure(built: tuple[Measured, Bundle]) -> None:

@@ -196,6 +196,16 @@ def test_a_gate_that_fails_is_said_first() -> None:
     assert "Where it was lost: float32 -> pruned float32 -0.0020" in page.text
 
 
+def test_what_is_not_promised_is_shown_and_not_counted() -> None:
+    made = measured()
+    unpromised = GateRow("latency ratio", 0.1234, "", None)
+    page = Page(report.page(dataclasses.replace(made, rows=(*made.rows, unpromised)), Extras()))
+    assert "✓ holds 2 of 2" in page.text and "latency ratio 0.1234" in page.text
+    page = Page(report.page(dataclasses.replace(made, rows=(unpromised,)), Extras()))
+    assert "nothing promised" in page.text and "The gate promises nothing." in page.text
+    assert "holds 0 of 0" not in page.text and "✓ yes" not in page.text and "✗" not in page.text
+
+
 def test_a_bundle_that_is_larger_and_slower_is_called_so() -> None:
     good = measured()
     bad = dataclasses.replace(

@@ -151,7 +151,8 @@ def markdown(found: Specialised) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "| gate | measured | must be | holds |", "| --- | ---: | --- | --- |"]
     lines += [
-        f"| {row.what} | {row.value:.4f} | {row.target} | {'yes' if row.holds else '**no**'} |" for row in found.rows
+        f"| {row.what} | {row.value:.4f} | {row.target} | {f'**{row.verdict}**' if row.holds is False else row.verdict} |"
+        for row in found.rows
     ]
     if found.verdicts:
         lines += ["", "| self-test | judged | agreement | mean score error |", "| --- | ---: | ---: | ---: |"]

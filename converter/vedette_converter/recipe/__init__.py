@@ -42,6 +42,9 @@ from .training import IMAGE_NETWORKS, Augment, Distil, Prune, Sparsify, Train, Z
 _VERSION: Final = r"^[0-9]+(\.[0-9]+){0,2}$"
 NAME_IN_WORDS: Final = "1 to 64 lower case letters, digits, dots, dashes and _, a letter or digit first"
 
+ANY_RATIO: Final = 1000.0
+"""The ``[latency] max_ratio`` that promises nothing."""
+
 RecipeTask: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
 
 
@@ -101,7 +104,8 @@ class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rounds: Annotated[int, Meta(ge=5, le=100_000)] = 50
     """Each round times one inference of either."""
     max_ratio: Annotated[float, Meta(gt=0.0, le=1000.0)] = 0.8
-    """The bundle's latency budget, quantised by float, medians. Part of the gate, and written into the manifest.
+    """The bundle's latency budget, quantised by float, medians. Part of the gate, and written into the manifest; 1000
+    promises nothing.
 
     Stated here and not taken from the run, so that the same steps make the same bundle."""
     yardstick: Text = (

@@ -15,7 +15,7 @@ from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput, ImageInput, Name
 from vedette.contract.types import TensorSpec
 
-from . import NAME_IN_WORDS, Gate, GoldenVectors, Labels, Latency, Recipe, RecipeFile
+from . import ANY_RATIO, NAME_IN_WORDS, Gate, GoldenVectors, Labels, Latency, Recipe, RecipeFile
 from .quantisation import Quantise
 from .sources import Source
 
@@ -97,7 +97,7 @@ def recipe_from_flags(
         labels=Labels(file=str(labels.resolve())),
         golden=GoldenVectors(pictures=str(data.resolve())),
         quantise=flags.quantise,
-        latency=Latency(max_ratio=1000.0),
+        latency=Latency(max_ratio=ANY_RATIO),
         gate=Gate(
             max_drop=0.02 if flags.max_drop is None else flags.max_drop, min_speedup=flags.min_speedup,
             max_bytes=flags.max_bytes, max_latency_ms=flags.max_latency_ms,

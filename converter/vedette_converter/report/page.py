@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 
-from ..gate import GateRow
+from ..gate import GateRow, failing
 from ..measured import Measured
 from . import figures
 from .extras import Extras
@@ -76,9 +76,14 @@ def _sentence(measured: Measured) -> str:
             kept += " (no change is within the 95 % interval)"
     else:
         kept = f"and keeps {figures.percent(measured.agreement.share, 1)} of the confident results"
-    failed = [row.what for row in measured.rows if not row.holds]
-    verdict = f"The gate does not hold: {', '.join(failed)}." if failed else "The gate holds."
+    failed = [row.what for row in failing(measured.rows)]
+    verdict = f"The gate does not hold: {', '.join(failed)}." if failed else _held(measured)
     return f"{after.name} is {smaller} {smaller_word} and {faster} {faster_word} than {before.name}, {kept}. {verdict}"
+
+
+def _held(measured: Measured) -> str:
+    promised = any(row.holds for row in measured.rows)
+    return "The gate holds." if promised else "The gate promises nothing."
 
 
 def _times(before: float, after: float, less: str, more: str) -> tuple[str, str]:
@@ -142,10 +147,13 @@ def _kept(measured: Measured) -> Markup:
 
 
 def _verdict(measured: Measured) -> Markup:
-    failed = [row for row in measured.rows if not row.holds]
-    count = len(measured.rows)
+    failed = failing(measured.rows)
+    promised = [row for row in measured.rows if row.holds is not None]
+    count = len(promised)
+    if not promised:
+        return _card("gate", "–", "nothing promised", "the figures below are shown, and judged by nothing")
     if not failed:
-        promises = ", ".join(f"{row.what} {_bound(row)}" for row in measured.rows)
+        promises = ", ".join(f"{row.what} {_bound(row)}" for row in promised)
         return _card("gate", "✓ holds", f"{count} of {count}", promises, class_="good")
     said = ", ".join(f"{row.what} {_figure(row.value)}, must be {_bound(row)}" for row in failed)
     return _card("gate: no bundle", "✗ fails", f"{len(failed)} of {count}", said, class_="bad")
@@ -275,7 +283,7 @@ def _gate(measured: Measured) -> Markup:
             row.what,
             _figure(row.value),
             _bound(row),
-            element("span", "✓ yes" if row.holds else "✗ no", class_="yes" if row.holds else "no"),
+            element("span", f"{'✓' if row.holds else '✗'} {row.verdict}", class_=row.verdict) if row.verdict else "",
         ]
         for row in measured.rows
     ]

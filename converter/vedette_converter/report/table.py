@@ -9,6 +9,7 @@ from typing import Any
 from vedette.contract.bundle import Bundle
 
 from ..evaluate import Accuracy
+from ..gate import failing
 from ..measured import Measured, Stage
 
 NAMES = {
@@ -68,7 +69,8 @@ def markdown(measured: Measured) -> str:
     lines += ["| " + " | ".join(cells) + " |" for cells in rows]
     lines += ["", "| gate | measured | must be | holds |", "| --- | ---: | --- | --- |"]
     lines += [
-        f"| {row.what} | {row.value:.4f} | {row.target} | {'yes' if row.holds else '**no**'} |" for row in measured.rows
+        f"| {row.what} | {row.value:.4f} | {row.target} | {f'**{row.verdict}**' if row.holds is False else row.verdict} |"
+        for row in measured.rows
     ]
     if lost := blame(measured):
         lines += ["", f"Where it was lost: {lost}."]
@@ -86,7 +88,7 @@ def markdown(measured: Measured) -> str:
 
 def blame(measured: Measured) -> str:
     """Which step lost the accuracy or the agreement, where a row of the gate on either does not hold; else nothing."""
-    failed = [row.what for row in measured.rows if not row.holds]
+    failed = [row.what for row in failing(measured.rows)]
     if not any(what.endswith("drop") or what == "agreement" for what in failed):
         return ""
     way = measured.stages[: measured.product + 1]

@@ -12,7 +12,7 @@ import msgspec
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput
 
-from ..recipe import Gate, Recipe
+from ..recipe import ANY_RATIO, Gate, Recipe
 from ..recipe.quantisation import Precision, Quantise
 from ..recipe.search import Search
 from ..recipe.sources import KerasSource
@@ -20,7 +20,6 @@ from ..recipe.training import Prune, ZooSource
 
 Scope = Literal["uniform", "global"]
 RATIOS: Final = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)  # of networks that are distilled after a cut
-LOOSE: Final = 1000.0  # times the float network's latency: no trial is refused for being slow
 _NAME: Final = 64  # characters, at most
 
 
@@ -143,7 +142,7 @@ class Space:
             prune=_prune(recipe.prune, choice),
             distil=distil,
             quantise=_quantise(recipe.quantise, choice.precision),
-            latency=msgspec.structs.replace(recipe.latency, max_ratio=LOOSE),
+            latency=msgspec.structs.replace(recipe.latency, max_ratio=ANY_RATIO),
             gate=Gate(max_drop=1.0, min_agreement=kept),
             search=None,
         )
@@ -153,7 +152,7 @@ class Space:
         recipe = self.recipe
         return msgspec.structs.replace(
             recipe, prune=None, distil=None, sparsify=None, quantise=_quantise(recipe.quantise, "float32"), search=None,
-            latency=msgspec.structs.replace(recipe.latency, max_ratio=LOOSE), gate=Gate(max_drop=1.0, min_agreement=0.0),
+            latency=msgspec.structs.replace(recipe.latency, max_ratio=ANY_RATIO), gate=Gate(max_drop=1.0, min_agreement=0.0),
         )  # fmt: skip
 
     def _distils(self, ratio: float) -> bool:
