@@ -327,6 +327,36 @@ def test_show_lists_what_there_is(tmp_path: Path) -> None:
     assert "mine" in run_cli("show", VEDETTE_MODELS=str(tmp_path)).stdout
 
 
+def test_show_lists_a_line_a_model(tmp_path: Path) -> None:
+    (tmp_path / "tree.tflite").write_bytes(fake_parts().bytes())
+    (tmp_path / "a-plain-one.tflite").write_bytes(TINY.read_bytes())
+    (tmp_path / "damaged.tflite").write_bytes(b"no network")
+    long = "x" * 70
+    (tmp_path / f"{long}.tflite").write_bytes(fake_parts().bytes())
+    lines = run_cli("show", VEDETTE_MODELS=str(tmp_path), COLUMNS="80").stdout.splitlines()
+    assert lines[0] == f"{tmp_path}:" and max(map(len, lines[1:])) <= 80
+    assert re.search(r"tree +classify +4 labels +16x16 +0\.\d\d MB", "\n".join(lines))
+    assert sum("no bundle" in line for line in lines) == 2
+    assert sum(line.split(" ")[0].count("x") for line in lines[1:] if line[:1] == "x") == 70, "whole, if on two lines"
+
+
+def test_show_names_every_label(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    names = ["[red] panda", "???", *(f"animal {number}" for number in range(2))]
+    labels.write_text("\n".join(names) + "\n")
+    text = good("show", TINY, "--decoder", "classify", "--labels", labels).stdout
+    assert "3: [red] panda, animal 0, animal 1" in text
+
+
+@needs_bundle
+def test_show_wraps_many_labels_at_the_terminals_width() -> None:
+    outcome = run_cli("show", BUNDLE, COLUMNS="60")
+    lines = outcome.stdout.splitlines()[2:]
+    assert max(map(len, lines)) <= 60
+    words = " ".join(" ".join(lines).split())
+    assert "80: person, bicycle," in words and "hair drier, toothbrush task" in words and "???" not in words
+
+
 def test_show_of_a_bundle(tmp_path: Path) -> None:
     path = tmp_path / "tree.tflite"
     path.write_bytes(fake_parts().bytes())

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .plain import add_plain_arguments, plain_model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vedette.contract.manifest import InputSpec
 
 HELP = "show what a model says of itself, or list the models there are"
 DESCRIPTION = "Shows a model's manifest, members and figures after checking every digest; without MODEL, lists models."
@@ -34,6 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vedette.contract.bundle import has_archive
+    from vedette.contract.labels import is_used
     from vedette.contract.manifest import AnomalyOutput, SeriesInput, decoder_name
     from vedette.models.model import model_folders, read_model
     from vedette.terminal import Console
@@ -44,8 +53,9 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps({"models": [{"name": f.stem, "path": str(f), "bytes": f.stat().st_size} for f in files]}))
             return 0
-        for f in files:
-            console.print(f"[bold]{escape(f.stem)}[/]  {f.stat().st_size / 1e6:.2f} MB  {escape(str(f))}")
+        for folder, some in itertools.groupby(files, lambda f: f.parent):
+            console.print(escape(f"{folder}:"), soft_wrap=True)
+            console.print(_listed(list(some)))
         if not files:
             console.print("no models in " + ", ".join(map(str, model_folders())))
         return 0
@@ -74,19 +84,15 @@ def execute(arguments: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("size", f"{spec.path.stat().st_size / 1e6:.2f} MB")
     table.add_row("sha256", spec.sha256)
+    table.add_row("input", _input(spec.input))
     if isinstance(spec.input, SeriesInput):
-        rate = f" at {spec.input.rate_hz:g} Hz" if spec.input.rate_hz else ""
-        table.add_row("input", f"{spec.input.length} readings{rate}, a window every {spec.input.stride}")
         channels = [f"{channel.name}{f' ({channel.unit})' if channel.unit else ''}" for channel in spec.input.channels]
-        table.add_row(
-            "channels", escape(f"{len(channels)}: {', '.join(channels[:12])}{' ...' if channels[12:] else ''}")
-        )
-    else:
-        table.add_row("input", f"{spec.input.width}x{spec.input.height} {spec.input.color}, {spec.input.resize}")
+        table.add_row("channels", escape(f"{len(channels)}: {', '.join(channels)}"))
     if isinstance(spec.output, AnomalyOutput):
         table.add_row("threshold", f"{spec.output.threshold:.6g} ({spec.output.error})")
     table.add_row("decoder", decoder_name(spec.output))
-    table.add_row("labels", f"{len(spec.labels)}: {', '.join(spec.labels[:6])}{' ...' if len(spec.labels) > 6 else ''}")
+    labels = [label for label in spec.labels if is_used(label)]
+    table.add_row("labels", escape(f"{len(labels)}: {', '.join(labels)}"))
     if bundle is None:
         table.add_row("manifest", "none: a plain model" if not has_archive(Path(spec.path)) else "damaged")
     else:
@@ -107,3 +113,42 @@ def execute(arguments: argparse.Namespace) -> int:
                 )
     console.print(table)
     return 0
+
+
+def _listed(files: Sequence[Path]) -> Table:
+    """A line a model: name, task, labels, input, size. Of a file that says nothing of itself, or nothing true, that."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vedette.contract.errors import ModelError
+    from vedette.contract.labels import is_used
+    from vedette.contract.manifest import task_of
+    from vedette.models.model import read_model
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    for justify in ("left", "right", "left", "right"):
+        table.add_column(no_wrap=True, justify=justify)
+    for file in files:
+        name, size = f"[bold]{escape(file.stem)}[/]", f"{file.stat().st_size / 1e6:.2f} MB"
+        try:
+            spec = read_model(str(file))
+        except ModelError:
+            table.add_row(name, "[dim]no bundle[/]", "", "", size)
+            continue
+        count = sum(map(is_used, spec.labels))
+        labels = f"{count} label{'' if count == 1 else 's'}"
+        table.add_row(name, task_of(spec.output), labels, _input(spec.input, short=True), size)
+    return table
+
+
+def _input(spec: InputSpec, *, short: bool = False) -> str:
+    """What the network looks at. ``short``: without how it is made."""
+    from vedette.contract.manifest import SeriesInput
+
+    if isinstance(spec, SeriesInput):
+        rate = f" at {spec.rate_hz:g} Hz" if spec.rate_hz else ""
+        return f"{spec.length} reading{'' if spec.length == 1 else 's'}{rate}" + (
+            "" if short else f", a window every {spec.stride}"
+        )
+    return f"{spec.width}x{spec.height}" + ("" if short else f" {spec.color}, {spec.resize}")
