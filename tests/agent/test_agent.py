@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import select
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 import pytest
@@ -139,6 +141,39 @@ def test_sources_that_end_end_the_agent_and_everything_was_delivered(tmp_path: P
         assert [m.json["seq"] for m in subscriber.messages("/detections")] == list(range(1, 21))
         [row] = subscriber.messages("/ledger")[-1].json["streams"]
         assert (row["acknowledged"], row["waiting"]) == (20, 0)
+
+
+def test_told_to_reload_while_it_starts_it_does_once_it_has(
+    tmp_path: Path, broker: BrokerAddress, supervisor: Supervisor
+) -> None:
+    """Its labels come from a pipe: it goes on when the test writes, and reads anew only where it reloads."""
+    config = agent_config(tmp_path, broker.port, endless(tmp_path), mqtt=protocol(broker))
+    pipe = tmp_path / "labels.txt"
+    labels = pipe.read_text()
+    pipe.unlink()
+    os.mkfifo(pipe)
+
+    def opened() -> int | None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads
+            return None
+
+    def wait_reader() -> TextIO:
+        descriptor = wait_for("the agent to read", opened)
+        assert descriptor is not None
+        return os.fdopen(descriptor, "w")
+
+    with Agent(config, NOTIFY_SOCKET=supervisor.address) as agent:
+        with wait_reader() as file:
+            agent.signal(signal.SIGHUP)
+            file.write(labels)
+        supervisor.wait("READY")
+        with wait_reader() as file:
+            file.write(labels)
+        wait_for("the reload", lambda: "reloaded: " in agent.text())
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] and words[0] == "run":
+        # a reload that is asked for while an agent starts waits in the kernel until `Service` heeds it, and ends nothing
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # an agent need not import what the other commands are made of
     parser, commands = _parser(words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
     arguments = parser.parse_args(words)

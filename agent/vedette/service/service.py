@@ -212,6 +212,7 @@ class Service:
         # of somebody's terminal it says that this was closed
         closed = sys.stdin is not None and sys.stdin.isatty()
         signal.signal(signal.SIGHUP, lambda *_: (self._stop if closed else self._hangup).set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back since the process began
 
     def _tunings(self, state_dir: Path) -> Tunings | None:
         """Where it is kept how many threads are best; None where the configuration says the number."""
