@@ -98,6 +98,8 @@ def test_what_is_typed_wrong_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
         (("eye", "threshold", "door", "low"), "expected vedette command DEVICE threshold PIPELINE VALUE, found 'low'"),
         (("eye", "enable", "door", "on", "--label", "cat"), "bad command"),
         (("eye", "ping", "--broker", "a:b"), "bad --broker"),
+        (("eye", "ping", "--root", "a/#"), "bad root"),
+        (("eye", "ping", "--root", "a\x85"), "bad root"),
         (("eye", "ping", "--broker", f"{LOOPBACK}:1"), "no broker"),
         (
             ("eye", "ping", "--username", "me", "--password-file", str(tmp_path / "none")),

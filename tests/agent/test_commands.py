@@ -193,8 +193,8 @@ def test_its_memory_is_bounded() -> None:
     "payload",
     [
         b"", b"off", b"{", b"[]", b"null", b"\xff\xfe", b'{"expires": 1}', b'{"id": 7}', b'{"id": ""}',
-        b'{"id": "a/b"}', b'{"id": "#"}', b'{"id": "\\n"}', json.dumps({"id": "x" * 65}).encode(), b"[" * 10_000,
-        b'{"id": "a"' + b" " * 9 + b', "b": ' + b"[" * 10_000,
+        b'{"id": "a/b"}', b'{"id": "#"}', b'{"id": "\\n"}', b'{"id": "a\\n"}', json.dumps({"id": "x" * 65}).encode(),
+        b"[" * 10_000, b'{"id": "a"' + b" " * 9 + b', "b": ' + b"[" * 10_000,
     ],
 )  # fmt: skip
 def test_without_an_id_there_is_no_reply_but_a_count_and_an_alert(payload: bytes) -> None:

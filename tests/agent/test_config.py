@@ -178,6 +178,13 @@ BAD_VALUES = [
     ("[mqtt]\nroot = 'a/#'\n", "v.toml:2: mqtt.root", "levels of a topic", "'a/#'"),
     ("[mqtt]\nroot = '+'\n", "v.toml:2: mqtt.root", "levels of a topic", "'+'"),
     ('[mqtt]\nroot = "a\\nb"\n', "v.toml:2: mqtt.root", "levels of a topic", r"a\nb"),
+    *(
+        (f'{table}\n{key} = "a{letter}"\n', f"v.toml:2: {table[1:-1]}.{key}", "levels of a topic", "")
+        for table, key in (("[mqtt]", "root"), ("[home_assistant]", "prefix"))
+        for letter in ("\\n", "\\u007f", "\\u0085", "\\ufdd0", "\\uffff", "\\U0001fffe", "\\U0010ffff")
+    ),
+    ('[mqtt]\nusername = "a\\n"\n', "v.toml:2: mqtt.username", "control characters", r"a\n"),
+    ('[mqtt]\nusername = "\\ufffe"\n', "v.toml:2: mqtt.username", "noncharacters", r"ufffe"),
     ("[mqtt]\nroot = '$SYS'\n", "v.toml:2: mqtt.root", "levels of a topic", "$SYS"),
     ("[mqtt]\nroot = ''\n", "v.toml:2: mqtt.root", "levels of a topic", "''"),
     ("[mqtt]\ntls = 'yes'\n", "v.toml:2: mqtt.tls", "true or false", "'yes'"),

@@ -118,7 +118,8 @@ def test_urls(url: str, host: str, port: int, tls: bool, user: str, password: st
 @pytest.mark.parametrize(
     "url",
     ["", "mqtt://", "http://a", "mqtt://a:b", "mqtt://a:0", "mqtt://a:70000", "mqtt://:secret@a", "mqtt://[::1", "a b",
-     "mqtt://a/x/#", "mqtt://a/+", "mqtt://a/$SYS", "mqtt://a?x=1", "mqtt://a\n", "x" * 5000],
+     "mqtt://a/x/#", "mqtt://a/+", "mqtt://a/$SYS", "mqtt://a?x=1", "mqtt://a\n", "mqtt://a/x%0a", "mqtt://a/%c2%85",
+     "mqtt://a/%ef%bf%bf", "x" * 5000],
 )  # fmt: skip
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError) as refused:

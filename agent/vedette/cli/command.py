@@ -95,6 +95,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     """Link options, and the root topic."""
     from vedette.config import load_config
+    from vedette.monitor.address import checked_root
     from vedette.mqtt.connection import LinkOptions, check_credentials
 
     _check_together(arguments)
@@ -118,7 +119,7 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         table="--",
     )
     check_credentials(options)
-    return options, arguments.root
+    return options, checked_root(arguments.root)
 
 
 def _check_together(arguments: argparse.Namespace) -> None:

@@ -72,8 +72,9 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<key>[^`]*)`$")
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<got>.*))?$")
 _PATTERNS: Final = {
-    "prefix": "levels of a topic, such as homeassistant, without +, # and control characters",
-    "root": "levels of a topic, such as plant-7/vedette, without +, # and control characters",
+    "prefix": "levels of a topic, such as homeassistant, without +, #, control characters and noncharacters",
+    "root": "levels of a topic, such as plant-7/vedette, without +, #, control characters and noncharacters",
+    "username": "some text without control characters and noncharacters",
     "host": "a name or address without spaces",
     "fourcc": "four letters or digits, such as MJPG",
     "alpn": "1 to 255 printable ASCII characters, such as x-amzn-mqtt-ca",

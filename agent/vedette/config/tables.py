@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from vedette import mqtt_text
 from vedette.contract.manifest import InputSpec, OutputSpec
 from vedette.delivery import Durable, WhenFull
 from vedette.flow.governor import GovernorOptions
@@ -20,14 +21,10 @@ from vedette.sources import masked_url
 
 RESERVED: Final = ("status", "health", "ledger", "cmd", "reply")
 
-Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Identifier = Annotated[str, Meta(pattern=mqtt_text.NAME)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
 Score = Annotated[float, Meta(ge=0.0, le=1.0)]
 FileName = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
-
-
-# not beginning with $ (the broker's own), no wildcards, no control characters (Mosquitto refuses them)
-_ROOT: Final = r"^(?!\$)[^+#/\x00-\x1f\x7f]+(/+[^+#/\x00-\x1f\x7f]+)*$"
 
 
 class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,8 +33,8 @@ class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]+$", max_length=253)] = "localhost"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883
     protocol: Literal["5", "3.1.1"] = "5"
-    root: Annotated[str, Meta(pattern=_ROOT, max_length=128)] = "vedette"
-    username: Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=1024)] = ""
+    root: Annotated[str, Meta(pattern=mqtt_text.ROOT, max_length=128)] = "vedette"
+    username: Annotated[str, Meta(pattern=mqtt_text.STRING, max_length=1024)] = ""
     password: Annotated[str, Meta(max_length=1024)] = ""
     password_file: FileName = ""
     tls: bool = False
@@ -111,7 +108,7 @@ class HomeAssistantConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """[home_assistant]"""
 
     enabled: bool = False
-    prefix: Annotated[str, Meta(pattern=_ROOT, max_length=128)] = "homeassistant"
+    prefix: Annotated[str, Meta(pattern=mqtt_text.ROOT, max_length=128)] = "homeassistant"
     expire_after_s: Annotated[int, Meta(ge=0, le=604_800)] = 0
 
 

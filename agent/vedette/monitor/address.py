@@ -10,14 +10,13 @@ from urllib.parse import quote, unquote, urlsplit
 
 from vedette.contract.errors import ConfigError
 from vedette.mqtt.connection import LinkOptions
+from vedette.mqtt_text import ROOT
 from vedette.trust.credentials import read_password
 
 DEFAULT: Final = "mqtt://localhost"
 DEFAULT_ROOT: Final = "vedette"
 MAX_URL: Final = 4096  # characters
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
-# as `mqtt.root` in a configuration
-_ROOT: Final = re.compile(r"(?!\$)[^+#/\x00-\x1f\x7f]+(/+[^+#/\x00-\x1f\x7f]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,11 @@ def parse_url(url: str) -> Broker:
 
 def checked_root(root: str) -> str:
     """Raises `ConfigError` for what no topic begins with."""
-    if len(root) > 128 or not _ROOT.fullmatch(root):
+    if len(root) > 128 or not re.search(ROOT, root):
         raise ConfigError(
-            "bad root", found=repr(root), expected="levels of a topic, such as plant-7/vedette, without + and #"
+            "bad root",
+            found=repr(root),
+            expected="levels of a topic, such as plant-7/vedette, without +, #, control characters and noncharacters",
         )
     return root
 

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+from vedette.mqtt_text import NAME
+
+CommandId = Annotated[str, Meta(pattern=NAME)]
+Name = Annotated[str, Meta(pattern=NAME)]
 Expiry: TypeAlias = Annotated[str, Meta(max_length=64)] | Annotated[float, Meta(ge=0.0, le=1e11)]
 """RFC 3339 with a zone, or seconds since 1970. The sender's wall clock and the agent's must agree as far as it matters."""
 

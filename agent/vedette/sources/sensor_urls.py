@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, NoReturn
@@ -9,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 from vedette.contract.errors import SourceError
 from vedette.contract.wording import nearest
+from vedette.mqtt_text import STRING
 
 from .registry import masked_url
 from .sensor import SensorOptions, SensorSource
@@ -118,8 +120,10 @@ class _Url:
         bad = any(("#" in p and p != "#") or ("+" in p and p != "+") for p in parts) or "#" in parts[:-1]
         if any("\ud800" <= c <= "\udfff" for c in self._rest):  # a command line that is no UTF-8
             self._malformed("UTF-8")
-        if not topic or "\0" in topic or len(topic.encode()) > 65_535 or bad:
+        if not topic or len(topic.encode()) > 65_535 or bad:
             self._malformed("a topic, in which # stands alone at the end, and + alone between slashes")
+        if not re.search(STRING, topic):
+            self._malformed("a topic without control characters and noncharacters")
         tls = self._scheme == "mqtts"
         if self._options.password_file and (password or not name):
             self._bad(
