@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -565,6 +566,113 @@ def test_a_file_that_breaks_while_it_runs_is_put_aside_and_what_is_in_memory_goe
     outbox.end()
     _, outbox = opened(tmp_path / "state")
     assert [key for key, _ in drain(outbox)] == more
+
+
+Rot = Callable[[Path], None]
+Long = Callable[[Rot], tuple[Outbox, list[Key], list[str]]]
+
+
+def rot(statement: str) -> Rot:
+    """Changes rows of the outbox's file, past its owner."""
+
+    def change(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / "outbox.sqlite")) as connection, connection:
+            assert connection.execute(f"{statement} WHERE number % 100 = 51 AND number < 300").rowcount == 3
+
+    return change
+
+
+def turn_a_bit(folder: Path) -> None:
+    """One of the text of each third message, wherever it stands."""
+    for name in ("outbox.sqlite", "outbox.sqlite-wal"):
+        with (folder / name).open("r+b") as file:
+            raw = file.read()
+            for number in (51, 151, 251):
+                for found in re.finditer(b'{"n":%d,"x":"y' % (number - 1), raw):
+                    file.seek(found.end() - 1)
+                    file.write(b"x")
+
+
+@pytest.fixture(name="long")
+def fixture_long(tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> Long:
+    """An outbox with 500 messages of two streams, most of them in the file alone, of which three rot; the keys of the
+    others; what was said."""
+    monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 20_000)
+    monkeypatch.setattr("vedette.outbox.paged.PAGE", 7)
+
+    def long(rot: Rot) -> tuple[Outbox, list[Key], list[str]]:
+        said: list[str] = []
+        _, outbox = opened(tmp_path / "state", on_alert=said.append)
+        keys = []
+        for number in range(500):
+            key = outbox.append((DOOR, GATE)[number % 3 == 0], clock.now_ns(), "synced", body(number))
+            assert key is not None
+            keys.append(key)
+        backlog = outbox._backlog  # type: ignore[attr-defined]
+        wait_for("most of it to be on disk alone", lambda: backlog.outside > 400)
+        with outbox._writing:  # type: ignore[attr-defined]
+            rot(tmp_path / "state")
+        return outbox, [key for number, key in enumerate(keys, 1) if number not in (51, 151, 251)], said
+
+    return long
+
+
+ROTS = {
+    "text": rot("UPDATE messages SET body = X'7b7d'"),
+    "seq": rot("UPDATE messages SET seq = seq + 1"),
+    "stream": rot("UPDATE messages SET account = 3 - account"),
+    "no stream": rot("UPDATE messages SET account = 77"),
+    "no value": rot("UPDATE messages SET seq = NULL, boot = NULL, body = NULL"),
+    "gone": rot("DELETE FROM messages"),
+    "bit": turn_a_bit,
+}
+
+
+def drained(outbox: Outbox) -> list[Key]:
+    """Everything, however long the outbox takes to find it."""
+    got: list[Key] = []
+
+    def all_came() -> bool:
+        got.extend(key for key, _ in drain(outbox))
+        assert rows(outbox)
+        return outbox.depth().messages == 0
+
+    wait_for("all that is left to come", all_came)
+    return got
+
+
+@pytest.mark.parametrize("which", ROTS)
+def test_messages_that_rot_while_it_runs_are_lost_alone(tmp_path: Path, opened: Opener, long: Long, which: str) -> None:
+    outbox, keys, said = long(ROTS[which])
+    assert drained(outbox) == keys
+    assert outbox.depth().bytes == 0
+    account = rows(outbox)
+    for stream, lost in ((DOOR, 2), (GATE, 1)):
+        settled = account[1, stream]
+        assert (settled.waiting, settled.lost_at_crash) == (0, lost)
+    [line] = wait_for("somebody to be told", lambda: said)
+    assert "3 messages are not as they were written, and lost" in line
+    more = put(outbox, 3)
+    outbox.end()
+    assert not list((tmp_path / "state").glob("*.broken-*"))
+    _, outbox = opened(tmp_path / "state")
+    assert [row.lost_at_crash for row in outbox.ledger()] == [2, 1]
+    assert [key for key, _ in drain(outbox)] == more
+
+
+def test_what_has_rotted_is_passed_over_until_the_file_can_forget_it_and_a_kill_changes_nothing(
+    tmp_path: Path, opened: Opener, long: Long
+) -> None:
+    outbox, keys, said = long(ROTS["text"])
+    with slow(outbox, tmp_path / "state"):
+        assert drained(outbox) == keys
+        with outbox._changed:  # type: ignore[attr-defined]
+            copy = shutil.copytree(tmp_path / "state", tmp_path / "copy")
+    wait_for("somebody to be told", lambda: said)
+    _, outbox = opened(copy, on_alert=said.append)
+    account = rows(outbox)
+    assert [account[1, stream].lost_at_crash for stream in (DOOR, GATE)] == [2, 1]
+    assert set(drained(outbox)) <= set(keys)
 
 
 def mangled(content: bytes, luck: random.Random) -> bytes:

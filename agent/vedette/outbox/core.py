@@ -5,7 +5,7 @@ Pure bookkeeping without a lock: `vedette.outbox.memory` and `vedette.outbox.dis
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -282,18 +282,14 @@ class Core:
         item.settled = True
         self._on_settled(item)
 
-    def lose_all_but(self, items: Sequence[Item]) -> int:
-        """Every message but these is gone, and the backlog has forgotten them. How many were lost."""
-        left: dict[Account, int] = {}
-        for item in items:
-            left[item.account] = left.get(item.account, 0) + 1
-        lost = 0
-        for account in self._accounts.values():
-            gone = account.waiting - left.get(account, 0)
-            account.waiting -= gone
-            account.lost += gone
-            lost += gone
-        self._bytes = sum(item.entry.size for item in items)
+    def lose_all_but(self, left: Counter[Account], size: int) -> Counter[Account]:
+        """So many messages are left, of so many bytes; the others are gone, and the backlog has forgotten them. How many
+        were lost."""
+        lost = +Counter({account: account.waiting - left[account] for account in self._accounts.values()})
+        for account, count in lost.items():
+            account.waiting -= count
+            account.lost += count
+        self._bytes = size
         return lost
 
     def batch(self, limit: int) -> list[Entry]:

@@ -11,13 +11,15 @@ the two, and what is between is counted as lost: an upper bound. After a crash o
 machine, `vedette.outbox.tally` has the numbers themselves.
 
 Locks, in this order: ``_writing`` for whoever writes a transaction, ``_changed`` for everything in memory; nothing is
-written, synced or waited for under the latter, pages of a long backlog are read under it.
+written, synced or waited for under the latter, pages of a long backlog are read under it. Where a message in one of them
+is not as it was written, nobody reads on before all of them were looked through, under ``_writing`` alone.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -32,7 +34,7 @@ from .core import PAUSE_S, Bounds, Core, Item
 from .draft import Draft
 from .paged import PagedBacklog
 from .recovery import item_of, recovered
-from .store import FILE, LOG_SUFFIXES, BrokenFileError, DiskError, Store
+from .store import FILE, LOG_SUFFIXES, Bad, BrokenFileError, DiskError, Store
 from .tally import Tally, read_tally
 
 log = logging.getLogger(__name__)
@@ -227,7 +229,7 @@ class DiskOutbox:
         """``more``: the file has as much to forget as is good for one transaction, and that is not all."""
         if self._failing or self._broken or self._store is None:
             return (now - self._tried_ns) / 1e9 >= (0.0 if self._broken else RETRY_S)
-        return more or self._draft.due(now)
+        return more or self._backlog.doubted or self._draft.due(now)
 
     def _flush(self, *, everything: bool = False) -> None:
         """Writes what is to be written. The caller has ``_writing``."""
@@ -263,6 +265,8 @@ class DiskOutbox:
                 self._attach_again()
             store = self._store
             assert store is not None
+            if self._backlog.doubted:
+                self._sift(store)
             with self._changed:
                 plan = self._draft.plan(self._core, store, everything=everything)
             try:
@@ -316,8 +320,39 @@ class DiskOutbox:
             self._core.next_number = number + 1
             self._backlog.begin(found.count, found.highest + 1)
             self._changed.notify_all()
-        if found.bad:
-            self._on_alert(f"outbox: {store.path}: {len(found.bad)} messages are not as they were written, and lost")
+        self._tell_lost(store, len(found.bad))
+
+    def _sift(self, store: Store) -> None:
+        """Finds out which messages of those in the file alone can be read; the others are lost. The caller has ``_writing``.
+
+        A message that cannot be read is not asked whose it was: the account that misses one has lost it.
+        """
+        after, before = self._backlog.span  # stays as it is: see there
+        there: Counter[int] = Counter()
+        size = 0
+        rotten = []
+        for row in store.between(after, before):
+            if isinstance(row, Bad):
+                rotten.append(row.number)
+            else:
+                there[row.account] += 1
+                size += len(row.body) + ENTRY_OVERHEAD
+        with self._changed:
+            items = self._memory_items()
+            left = Counter(item.account for item in items)
+            left.update({self._draft.account(number): count for number, count in there.items()})
+            lost = self._core.lose_all_but(left, size + sum(item.entry.size for item in items))
+            for account in lost:
+                self._draft.touched(account)
+            self._draft.rotten(number for number in rotten if number not in store.passed_over)
+            store.passed_over.update(rotten)
+            self._backlog.sifted(there.total())
+            self._changed.notify_all()
+        self._tell_lost(store, lost.total())
+
+    def _tell_lost(self, store: Store, count: int) -> None:
+        if count:
+            self._on_alert(f"outbox: {store.path}: {count} messages are not as they were written, and lost")
 
     def _memory_items(self) -> list[Item]:
         """Everything that is in memory and not settled, in order."""
@@ -331,7 +366,8 @@ class DiskOutbox:
                 store.close()
             self._backlog.forget_outside()
             items = self._memory_items()
-            lost = self._core.lose_all_but(items)
+            left = Counter(item.account for item in items)
+            lost = self._core.lose_all_but(left, sum(item.entry.size for item in items)).total()
             self._draft.start_over(self._core, items)
         path = self._folder / FILE
         try:
@@ -357,8 +393,7 @@ class DiskOutbox:
         except BrokenFileError as error:
             self._broken = str(error)
             return []
-        if not rows:
-            self._broken = f"{self._backlog.outside} messages are missing in it"
+        self._backlog.doubted = not rows
         synced = self._draft.synced
         return [
             item_of(store, row, self._draft.account(row.account), self._boot, synced, self._opened_ns) for row in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +75,10 @@ class Draft:
         else:
             self._leave(item)
         self.touched(account)
+
+    def rotten(self, numbers: Iterable[int]) -> None:
+        """These are in the file, and nobody can read them."""
+        self._gone.extend(numbers)
 
     def touched(self, account: Account) -> None:
         """Its numbers have changed."""

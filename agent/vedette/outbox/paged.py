@@ -20,7 +20,8 @@ class PagedBacklog:
     """See `vedette.outbox.core.Backlog`. Three parts, in order: ``front``, what is in the file alone, ``recent``.
 
     ``read(after, before, limit)``: items of the file by their numbers, oldest first; fewer than there are where the file
-    cannot be read now. ``has(key, after, before)``: whether one of them has this key.
+    cannot be read now. ``has(key, after, before)``: whether one of them has this key. ``doubted``: what is in the file
+    alone is not what it should be; until it is `sifted` nobody reads there, and nothing is left to the file alone.
     """
 
     def __init__(self, read: Read, has: Has) -> None:
@@ -30,6 +31,7 @@ class PagedBacklog:
         self._recent = MemoryBacklog()
         self._recent_bytes = 0
         self.outside = 0  # how many are in the file alone
+        self.doubted = False
         self._after = 0  # they have higher numbers than this one
         self._before = 1  # and lower ones than this
 
@@ -39,11 +41,20 @@ class PagedBacklog:
     def __contains__(self, key: Key) -> bool:
         if key in self._front or key in self._recent:
             return True
-        return self.outside > 0 and self._has(key, self._after, self._before)
+        return self.outside > 0 and not self.doubted and self._has(key, self._after, self._before)
 
     def begin(self, count: int, before: int) -> None:
         """``count`` messages are in the file, all with lower numbers than ``before``, and all older than what is here."""
         self.outside, self._after, self._before = count, 0, before
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """What is in the file alone has numbers between these two."""
+        return self._after, self._before
+
+    def sifted(self, count: int) -> None:
+        """So many are left in the file alone, and can be read."""
+        self.outside, self.doubted = count, False
 
     def push(self, item: Item) -> None:
         """See `Backlog.push`."""
@@ -53,7 +64,7 @@ class PagedBacklog:
 
     def page_out(self) -> None:
         """Leaves the oldest of ``recent`` to the file, as far as they are in it, until the rest is small enough."""
-        while self._recent_bytes > RESIDENT_BYTES:
+        while self._recent_bytes > RESIDENT_BYTES and not self.doubted:
             item = self._recent.pop()
             if item is None:
                 return
@@ -69,15 +80,12 @@ class PagedBacklog:
     def pop(self) -> Item | None:
         """See `Backlog.pop`."""
         if not len(self._front) and self.outside:
-            page = self._read(self._after, self._before, PAGE)
-            if not self.outside:
-                pass  # reading has shown that they are gone
-            elif not page:
+            page = [] if self.doubted else self._read(self._after, self._before, PAGE)
+            if not page:
                 return None
-            else:
-                self._after = page[-1].number
-                self.outside -= len(page)
-                self._front.put_back(page)
+            self._after = page[-1].number
+            self.outside -= len(page)
+            self._front.put_back(page)
         item = self._front.pop()
         if item is None:
             item = self._recent.pop()
@@ -100,7 +108,7 @@ class PagedBacklog:
 
     def forget_outside(self) -> None:
         """The file is gone, and what was in it alone with it."""
-        self.outside = 0
+        self.outside, self.doubted = 0, False
 
     def in_memory(self) -> list[Item]:
         """Oldest first."""

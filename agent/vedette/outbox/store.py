@@ -31,7 +31,8 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -146,7 +147,10 @@ class Bad:
 
 
 class Store:
-    """The open file. `write` belongs to one thread at a time, `read` to one thread at a time."""
+    """The open file. `write` belongs to one thread at a time, all that reads to one thread at a time.
+
+    ``passed_over``: numbers of messages that are not as they were written, and counted as lost already.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Opens or makes it. Raises `BrokenFileError`, `DiskError`, or `StateError` where another agent has it."""
@@ -155,6 +159,7 @@ class Store:
             self._lock = FolderLock(folder)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self.passed_over: set[int] = set()
         try:
             with _Explained():
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -241,7 +246,9 @@ class Store:
         with _Explained():
             yield from self._select("ORDER BY number", (), known)
 
-    def _select(self, rest: str, values: tuple[int, ...], known: set[int] | None = None) -> Iterator[MessageRow | Bad]:
+    def _select(
+        self, rest: str, values: tuple[int, ...], known: set[int] | None = None
+    ) -> Generator[MessageRow | Bad, None, None]:
         assert self._reader is not None
         for row in self._reader.execute(f"SELECT {_MESSAGE} FROM messages {rest}", values):
             number, account, seq, boot, captured_ns, synced, body, seal = row
@@ -255,14 +262,26 @@ class Store:
     # the run
 
     def read(self, after: int, before: int, limit: int) -> list[MessageRow]:
-        """Messages with after < number < before, oldest first, at most so many. Raises `BrokenFileError`, `DiskError`."""
+        """Messages with after < number < before, oldest first, at most so many; none where one of them is not as it was
+        written, and not passed over. Raises `BrokenFileError`, `DiskError`."""
+        rows: list[MessageRow] = []
+        with _Explained(), closing(self._between(after, before)) as found:
+            for row in found:
+                if isinstance(row, MessageRow):
+                    rows.append(row)
+                    if len(rows) == limit:
+                        break
+                elif row.number not in self.passed_over:
+                    return []
+        return rows
+
+    def between(self, after: int, before: int) -> Iterator[MessageRow | Bad]:
+        """All messages with after < number < before, oldest first, each looked at. Raises `BrokenFileError`, `DiskError`."""
         with _Explained():
-            rows = []
-            for row in self._select("WHERE number > ? AND number < ? ORDER BY number LIMIT ?", (after, before, limit)):
-                if isinstance(row, Bad):
-                    raise BrokenFileError(f"message {row.number} is not as it was written")
-                rows.append(row)
-            return rows
+            yield from self._between(after, before)
+
+    def _between(self, after: int, before: int) -> Generator[MessageRow | Bad, None, None]:
+        return self._select("WHERE number > ? AND number < ? ORDER BY number", (after, before))
 
     def has(self, account: int, seq: int, after: int, before: int) -> bool:
         """Whether such a message is there: looks through all between the two numbers."""
