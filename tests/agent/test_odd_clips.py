@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from real import agent_config, run_cli, wait_for
-from test_sources import Watched
+from test_pipeline import Run, detector
+from test_sources import Watched, read_all
 
 from vedette.contract.errors import SourceError
 from vedette.demo.broker import LOOPBACK, free_port
-from vedette.sources import Outcome, Source, SourceOptions, make_source
+from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, make_source, video
 from vedette.sources.capture import open_capture
 from vedette.sources.interlaced import allows_interlaced, may_be_interlaced
 
@@ -150,3 +153,56 @@ def test_a_header_says_whether_frames_may_be_interlaced(
 )
 def test_a_malformed_header_allows_nothing(header: bytes) -> None:
     assert not allows_interlaced(header)
+
+
+# --- Damaged ---
+
+DAMAGED = (5, 6, 7, 13)  # frames of `damaged`, from 0
+
+
+@pytest.fixture(scope="module")
+def damaged(make: Make) -> Path:
+    """A second of pictures, some of which are none."""
+    whole = make("whole.avi", "-c:v", "mjpeg", "-q:v", "3")
+    content = bytearray(whole.read_bytes())
+    begins = [found.start() for found in re.finditer(rb"00dc.{4}\xff\xd8\xff", content, re.DOTALL)]
+    assert len(begins) == FPS
+    for number in DAMAGED:
+        content[begins[number] + 8 : begins[number] + 600] = bytes(592)
+    clip = whole.with_name("damaged.avi")
+    clip.write_bytes(content)
+    return clip
+
+
+def test_what_cannot_be_decoded_is_passed_over_counted_and_said_once(
+    damaged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Watched(make_source(SourceOptions(str(damaged), pace="max"))) as watched:
+        frames = watched.all_frames()
+        status = watched.grabber.status()
+    assert [frame.seq for frame in frames] == list(range(1, FPS - len(DAMAGED) + 1))
+    assert watched.grabber.passed(UNDECODABLE) == len(DAMAGED)
+    assert (status.frames, status.outcome) == (FPS, Outcome.END)
+    assert status.why == f"read to its end; {len(DAMAGED)} could not be decoded"
+    assert caplog.text.count("damaged.avi") == 1
+
+
+@pytest.mark.parametrize("pace", ["native", "max"])
+def test_a_damaged_clip_goes_round_again(damaged: Path, pace: Any) -> None:
+    with Watched(make_source(SourceOptions(str(damaged), loop=True, pace=pace))) as watched:
+        wait_for("two rounds", lambda: watched.frame().seq > 2 * FPS)
+        assert watched.grabber.passed(UNDECODABLE) >= 2 * len(DAMAGED)
+        assert watched.said == []
+
+
+def test_a_damaged_spot_longer_than_the_bound_is_the_end(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_BROKEN", 2)
+    source = opened(damaged)
+    assert len(read_all(source)) == DAMAGED[0]
+    source.close()
+
+
+def test_what_a_source_could_not_decode_is_in_the_statistics(damaged: Path) -> None:
+    source = make_source(SourceOptions(str(damaged), pace="max"))
+    run = Run(detector([0.9], [0]), [], source=source).to_the_end()
+    assert run.stats.dropped() == {"undecodable": len(DAMAGED)}

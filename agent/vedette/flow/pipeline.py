@@ -25,6 +25,7 @@ from vedette.contract.types import Detections, Frame, Picture, Result, UInt8Arra
 from vedette.engine import Engine, EngineDescription
 from vedette.messages.reporter import Reporter
 from vedette.models.model import Doubt, Model
+from vedette.sources import UNDECODABLE
 
 from .feed import Feed
 from .lane import Seat
@@ -135,7 +136,7 @@ class Pipeline:
         self._submitted = 0  # the first thread's; final once it has said None
         self._finished = 0  # of these; the second thread's
         self._passing = threading.Lock()
-        self._passed = 0  # under it: frames that the source let go because of the rate cap, as far as they are counted
+        self._passed = dict.fromkeys((RATE_CAP, UNDECODABLE), 0)  # under it: by the source, as far as they are counted
         self._taken_ns = 0  # when the first thread took its last sample
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
         self._infer_ns = 0.0  # moving average of the engine's time
@@ -173,12 +174,14 @@ class Pipeline:
                 thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
 
     def count_passed(self) -> None:
-        """What the source has let go above the rate cap goes to the account. Also for whoever reads it: of two counts that
-        belong together, frames and drops, the first grows by itself."""
+        """What the source has let go above the rate cap, or could not decode, goes to the account. Also for whoever reads
+        it: of two counts that belong together, frames and drops, the first grows by itself."""
         with self._passing:
-            passed = self.feed.passed(RATE_CAP)
-            self.stats.drop(RATE_CAP, passed - self._passed)
-            self._passed = passed
+            for reason, counted in self._passed.items():
+                passed = self.feed.passed(reason)
+                if passed != counted:
+                    self.stats.drop(reason, passed - counted)
+                    self._passed[reason] = passed
 
     def news(self) -> list[tuple[str, str]]:
         """What was wrong with results since this was last asked: a key for its kind, and words for people. For one thread

@@ -31,7 +31,9 @@ that it has it.
 """
 
 
-UNWANTED: Final = frozenset({"rate_cap", "disabled", "no_motion", "unfit_frame", "unfit_window", "no_number"})
+UNWANTED: Final = frozenset(
+    {"rate_cap", "disabled", "no_motion", "undecodable", "unfit_frame", "unfit_window", "no_number"}
+)
 """Reasons to drop a sample that have nothing to do with how busy the machine is."""
 
 

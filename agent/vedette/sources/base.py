@@ -30,6 +30,7 @@ from .supervise import Outcome, SourceThread
 LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
 ARRIVALS: Final = 32  # by whose times it is foretold when the next frames come
 _MOST: Final = ARRIVALS * 9 // 10  # of them did not take longer than the wait at this place
+UNDECODABLE: Final = "undecodable"  # why what a file holds is no frame
 _STALE: Final = "stale"  # why a frame is let go that another will have replaced before anybody takes it
 _FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
 
@@ -79,6 +80,16 @@ class Passing(Protocol):
         ...
 
 
+@runtime_checkable
+class Flawed(Protocol):
+    """A `Source` that goes on behind what it cannot decode."""
+
+    @property
+    def undecodable(self) -> int:
+        """How many frames or pictures could not be decoded, since it was made. Any thread may ask."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One frame as read, and how long reading and decoding took, nanoseconds. Planes stay as they are while anybody holds
@@ -90,7 +101,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """What the grabber says of its source. ``frames``: come since the start; ``stale``: replaced before taken."""
+    """What the grabber says of its source. ``frames``: come since the start, those that could not be decoded, too;
+    ``stale``: replaced before taken."""
 
     frames: int
     stale: int
@@ -214,6 +226,7 @@ class Grabber(SourceThread):
         self.slot = Slot()
         self._source = source
         self._passing = source if source.live and isinstance(source, Passing) else None
+        self._flawed = source if isinstance(source, Flawed) else None
         self._frozen_timeout_s = frozen_timeout_s
         self._frozen_fingerprint = -1
         self._to_bgr = None if planes else PlanesToBgr()
@@ -249,12 +262,14 @@ class Grabber(SourceThread):
 
     def passed(self, reason: str) -> int:
         """How many were let go for it, since the start. Any thread may call it."""
+        if reason == UNDECODABLE:
+            return self._flawed.undecodable if self._flawed is not None else 0
         return self._passed.get(reason, 0)
 
     def status(self) -> SourceStatus:
         """May be called by any thread."""
         frames, reopened, outcome, why = self._standing()
-        return SourceStatus(frames, self.slot.stale, reopened, outcome, why)
+        return SourceStatus(frames + self.passed(UNDECODABLE), self.slot.stale, reopened, outcome, why)
 
     def _no_more(self) -> None:
         self.slot.close()
@@ -279,7 +294,8 @@ class Grabber(SourceThread):
             if reading is None and not unwanted:
                 if self._source.endless:
                     raise SourceLostError("the stream ended")
-                return Outcome.END, "read to its end"
+                undecodable = self.passed(UNDECODABLE)
+                return Outcome.END, "read to its end" + (f"; {undecodable} could not be decoded" if undecodable else "")
             seq = self._arrived(1, now)
             if self._source.live:
                 tempo.came(came_ns)

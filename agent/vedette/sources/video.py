@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,11 @@ from .capture import open_capture, retrieve
 from .interlaced import REFUSED, may_be_interlaced, no_pictures
 from .registry import SourceOptions
 
+log = logging.getLogger(__name__)
+
+MAX_BROKEN: Final = 250
+"""Packets in a row that cannot be decoded and are passed over, 10 s of most videos; OpenCV says of them what it says at the
+end. There, so many tries take less than 1 ms."""
 _FPS_RANGE: Final = (0.01, 1000.0)  # what a container may claim; outside it, it is taken to know nothing
 _DEFAULT_FPS: Final = 25.0
 
@@ -30,6 +36,8 @@ class VideoFileSource:
         self._pace = Pace(0.0)
         self._read_since_start = 0
         self._decoding_ns = 0  # of the last frame
+        self._undecodable = 0
+        self._said = False  # of this opening, that there is something that cannot be decoded
 
     @property
     def live(self) -> bool:
@@ -40,6 +48,11 @@ class VideoFileSource:
     def endless(self) -> bool:
         """A file has an end."""
         return False
+
+    @property
+    def undecodable(self) -> int:
+        """See `Flawed.undecodable`."""
+        return self._undecodable
 
     def open(self) -> None:
         """Raises `SourceError` when the file is missing or no video, or OpenCV makes no pictures of it."""
@@ -58,6 +71,7 @@ class VideoFileSource:
         self._pace = Pace(1.0 / fps if self.live else 0.0)
         self._capture = capture
         self._read_since_start = 0
+        self._said = False
 
     def _open(self) -> cv2.VideoCapture:
         capture = open_capture(str(self._path))
@@ -82,26 +96,48 @@ class VideoFileSource:
     def picture(self, into: UInt8Array | None) -> Reading | None:
         """See `Passing.picture`."""
         assert self._capture is not None
-        begun = time.perf_counter_ns()
-        pixels = retrieve(self._capture, into)
-        return None if pixels is None else Reading(pixels, self._decoding_ns + time.perf_counter_ns() - begun)
+        while True:
+            begun = time.perf_counter_ns()
+            pixels = retrieve(self._capture, into)
+            if pixels is not None:
+                return Reading(pixels, self._decoding_ns + time.perf_counter_ns() - begun)
+            self._read_since_start -= 1
+            self._passed_over(1)
+            if not self.pass_over():
+                return None
 
     def _grab(self) -> bool:
         """The next frame is decoded; False at the end."""
         assert self._capture is not None
-        if not self._capture.grab():
+        if not self._decoded():
             if not self._options.loop:
                 return False
             if self._read_since_start == 0:
                 raise SourceError("a video without a frame", where=self._path)
             self._read_since_start = 0
             # seeking to the first frame, a key frame, is cheaper than opening; not every container can be sought in
-            if not (self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._capture.grab()):
+            if not (self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._decoded()):
                 self._capture.release()
                 self._capture = open_capture(str(self._path))
-                if self._capture is None or not self._capture.grab():
+                if self._capture is None or not self._decoded():
                     raise SourceError("cannot be read again from its start", where=self._path)
         return True
+
+    def _decoded(self) -> bool:
+        """Comes to the next frame that can be decoded; False at the end."""
+        assert self._capture is not None
+        for broken in range(MAX_BROKEN + 1):
+            if self._capture.grab():
+                if broken:
+                    self._passed_over(broken)
+                return True
+        return False
+
+    def _passed_over(self, count: int) -> None:
+        self._undecodable += count
+        if not self._said:
+            self._said = True
+            log.warning("%s: a frame cannot be decoded; it and others like it are passed over and counted", self._path)
 
     def close(self) -> None:
         """See `Source.close`."""
