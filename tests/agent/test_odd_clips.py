@@ -206,3 +206,45 @@ def test_what_a_source_could_not_decode_is_in_the_statistics(damaged: Path) -> N
     source = make_source(SourceOptions(str(damaged), pace="max"))
     run = Run(detector([0.9], [0]), [], source=source).to_the_end()
     assert run.stats.dropped() == {"undecodable": len(DAMAGED)}
+
+
+# --- Nothing in it that can be decoded ---
+
+
+@pytest.fixture(scope="module")
+def undecodable(make: Make) -> Path:
+    """A video without one frame that can be decoded, as of a codec that nobody knows here."""
+    whole = make("unknown.avi", "-c:v", "mjpeg", "-q:v", "3")
+    content = whole.read_bytes()
+    clip = whole.with_name("undecodable.avi")
+    clip.write_bytes(
+        re.sub(rb"(00dc.{4})\xff\xd8\xff.{300}", lambda found: found[1] + bytes(303), content, flags=re.DOTALL)
+    )
+    return clip
+
+
+@pytest.fixture(params=["video", "folder"])
+def nothing(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A source that can be opened and gives nothing."""
+    if request.param == "video":
+        clip: Path = request.getfixturevalue("undecodable")
+        return clip
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"rubbish")
+    return tmp_path
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("pace", ["native", "max"])
+def test_a_source_of_nothing_is_lost_not_read_to_its_end(nothing: Path, loop: bool, pace: Any) -> None:
+    with Watched(make_source(SourceOptions(str(nothing), loop=loop, pace=pace, fps=1000.0))) as watched:
+        wait_for("the loss", lambda: watched.outcome() is not None)
+        status = watched.grabber.status()
+    assert (status.outcome, watched.grabber.slot.empty) == (Outcome.LOST, True)
+    assert "not one" in status.why and str(nothing) in status.why
+
+
+def test_check_finds_a_video_that_nobody_decodes(undecodable: Path, tmp_path: Path) -> None:
+    outcome = run_cli("check", "-c", agent_config(tmp_path, free_port(), f'url = "{undecodable}"'))
+    assert outcome.returncode == 2
+    assert "not one frame could be decoded: " in outcome.stdout and "MJPG" in outcome.stdout

@@ -52,13 +52,13 @@ class ImagesSource:
         self._pace = Pace(1.0 / (self._options.fps or DEFAULT_FPS) if self.live else 0.0)
 
     def read(self, into: UInt8Array | None) -> Reading | None:
-        """See `Source.read`. ``into`` is not used: pictures differ in size."""
+        """See `Source.read`. ``into`` is not used: pictures differ in size. Raises `SourceError` where none can be read."""
         while True:
             if self._next == len(self._files):
-                if not self._options.loop:
-                    return None
                 if self._good_since_start == 0:
                     raise SourceError("not one picture could be read", where=self._folder)
+                if not self._options.loop:
+                    return None
                 self._next = self._good_since_start = 0
             path = self._files[self._next]
             self._next += 1

@@ -107,13 +107,19 @@ class VideoFileSource:
                 return None
 
     def _grab(self) -> bool:
-        """The next frame is decoded; False at the end."""
+        """The next frame is decoded; False at the end. Raises `SourceError` where there was none before it."""
         assert self._capture is not None
         if not self._decoded():
+            if self._read_since_start == 0:
+                codec = (
+                    (int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
+                )
+                raise SourceError(
+                    "not one frame could be decoded", where=self._path, expected="a codec that OpenCV was built with",
+                    found=repr(codec), fix="convert it to H.264, say",
+                )  # fmt: skip
             if not self._options.loop:
                 return False
-            if self._read_since_start == 0:
-                raise SourceError("a video without a frame", where=self._path)
             self._read_since_start = 0
             # seeking to the first frame, a key frame, is cheaper than opening; not every container can be sought in
             if not (self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self._decoded()):
