@@ -20,7 +20,8 @@ from test_sources import Watched, read_all
 
 from vedette.contract.errors import SourceError
 from vedette.demo.broker import LOOPBACK, free_port
-from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, make_source, video
+from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, base, make_source, video
+from vedette.sources.base import Pace
 from vedette.sources.capture import open_capture
 from vedette.sources.interlaced import allows_interlaced, may_be_interlaced
 
@@ -248,3 +249,76 @@ def test_check_finds_a_video_that_nobody_decodes(undecodable: Path, tmp_path: Pa
     outcome = run_cli("check", "-c", agent_config(tmp_path, free_port(), f'url = "{undecodable}"'))
     assert outcome.returncode == 2
     assert "not one frame could be decoded: " in outcome.stdout and "MJPG" in outcome.stdout
+
+
+# --- Frames at odd times ---
+
+
+class FakeTime:
+    """Time that passes while somebody sleeps, and at no other time."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000_000
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+def played(clip: Path, monkeypatch: pytest.MonkeyPatch, *, frames: int = 1000, loop: bool = False) -> list[int]:
+    """When its frames come at its own pace, milliseconds after the first."""
+    passing = FakeTime()
+    monkeypatch.setattr(base, "time", passing)
+    source = make_source(SourceOptions(str(clip), loop=loop))
+    source.open()
+    came_ns = []
+    while len(came_ns) < frames and source.read(None) is not None:
+        came_ns.append(passing.now_ns)
+    source.close()
+    return [round((at_ns - came_ns[0]) / 1e6) for at_ns in came_ns]
+
+
+CHOSEN = (0, 1, 2, 3, 7, 14)  # frames of `uneven`, of those that come evenly
+
+
+@pytest.fixture(scope="module")
+def uneven(make: Make) -> Path:
+    chosen = "+".join(f"eq(n\\,{number})" for number in CHOSEN)
+    return make("uneven.mkv", "-vf", f"select={chosen}", "-fps_mode", "vfr", "-c:v", "mjpeg", "-q:v", "3")
+
+
+def test_a_video_of_uneven_frames_is_played_at_its_own_speed(uneven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert played(uneven, monkeypatch) == [number * 1000 // FPS for number in CHOSEN]
+
+
+def test_what_cannot_be_decoded_takes_its_time_all_the_same(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [number * 1000 // FPS for number in range(FPS)]
+    assert played(damaged, monkeypatch) == [at for number, at in enumerate(whole) if number not in DAMAGED]
+
+
+def test_a_video_that_begins_again_goes_on_after_a_frames_time(uneven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = played(uneven, monkeypatch, frames=2 * len(CHOSEN), loop=True)[len(CHOSEN) :]
+    assert [at - again[0] for at in again] == [number * 1000 // FPS for number in CHOSEN]
+    assert again[0] > CHOSEN[-1] * 1000 // FPS
+
+
+def test_a_video_without_times_is_played_at_its_rate(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = make("timeless.m2v", *MPEG2, "-r", "25")
+    came = played(clip, monkeypatch)
+    assert len(came) >= FPS
+    assert came == [number * 40 for number in range(len(came))]
+
+
+@pytest.mark.parametrize("jump_s", [-3.0, 0.0, 100_000.0])
+def test_a_time_that_jumps_is_not_believed(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a recording was cut, or the 33 bits of an MPEG transport stream's clock begin again."""
+    passing = FakeTime()
+    monkeypatch.setattr(base, "time", passing)
+    pace = Pace(0.04)
+    came_ns = []
+    for at_s in (5.0, 5.1, 5.1 + jump_s, 5.3 + jump_s):
+        pace.wait(round(at_s * 1e9))
+        came_ns.append(passing.now_ns)
+    assert [(at_ns - came_ns[0]) // 1_000_000 for at_ns in came_ns] == [0, 100, 140, 340]

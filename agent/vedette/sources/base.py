@@ -28,6 +28,7 @@ from .buffers import Buffers
 from .supervise import Outcome, SourceThread
 
 LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
+JUMP_NS: Final = 10_000_000_000  # a file's times are not believed where they go forward by more than this at once
 ARRIVALS: Final = 32  # by whose times it is foretold when the next frames come
 _MOST: Final = ARRIVALS * 9 // 10  # of them did not take longer than the wait at this place
 UNDECODABLE: Final = "undecodable"  # why what a file holds is no frame
@@ -354,19 +355,26 @@ class Grabber(SourceThread):
 
 
 class Pace:
-    """Holds a replayed source to its own speed. ``interval_s`` 0: flat out."""
+    """Holds a replayed source to its own speed. ``interval_s``: from one frame to the next, where they have no times of
+    their own; 0: flat out."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_ns = int(interval_s * 1e9)
-        self._next_ns = 0
+        self._due_ns = 0  # of the last frame
+        self._media_ns = 0
 
-    def wait(self) -> None:
-        """Until the next frame is due. A reader that is late by more than a second starts counting anew."""
+    def wait(self, media_ns: int = 0) -> None:
+        """Until the next frame is due. A reader that is late by more than a second starts counting anew.
+
+        ``media_ns``: when it is, of the media's own time. Where that stands still, goes back or jumps, the interval counts.
+        """
         if not self._interval_ns:
             return
+        step_ns, self._media_ns = media_ns - self._media_ns, media_ns
         now = time.monotonic_ns()
-        if self._next_ns == 0 or now - self._next_ns > 1_000_000_000:
-            self._next_ns = now
-        if self._next_ns > now:
-            time.sleep((self._next_ns - now) / 1e9)
-        self._next_ns += self._interval_ns
+        due_ns = self._due_ns + (step_ns if 0 < step_ns <= JUMP_NS else self._interval_ns)
+        if self._due_ns == 0 or now - due_ns > 1_000_000_000:
+            due_ns = now
+        if due_ns > now:
+            time.sleep((due_ns - now) / 1e9)
+        self._due_ns = due_ns

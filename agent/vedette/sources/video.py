@@ -85,12 +85,14 @@ class VideoFileSource:
 
     def pass_over(self) -> bool:
         """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
-        self._pace.wait()
         begun = time.perf_counter_ns()
         if not self._grab():
             return False
         self._decoding_ns = time.perf_counter_ns() - begun
         self._read_since_start += 1
+        if self.live:
+            assert self._capture is not None
+            self._pace.wait(int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6))
         return True
 
     def picture(self, into: UInt8Array | None) -> Reading | None:
