@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real import agent_config, run_cli, wait_for
+from real import Agent, BrokerAddress, Subscriber, agent_config, run_cli, wait_for
 from test_pipeline import Run, detector
 from test_sources import Watched, read_all
 
@@ -322,3 +322,26 @@ def test_a_time_that_jumps_is_not_believed(jump_s: float, monkeypatch: pytest.Mo
         pace.wait(round(at_s * 1e9))
         came_ns.append(passing.now_ns)
     assert [(at_ns - came_ns[0]) // 1_000_000 for at_ns in came_ns] == [0, 100, 140, 340]
+
+
+# --- Too small ---
+
+
+@pytest.fixture(scope="module")
+def tiny(make: Make) -> Path:
+    return make("tiny.mkv", "-vf", "scale=2:2", "-c:v", "ffv1")
+
+
+def test_check_finds_a_video_that_no_model_takes(tiny: Path, tmp_path: Path) -> None:
+    outcome = run_cli("check", "-c", agent_config(tmp_path, free_port(), f'url = "{tiny}"'))
+    assert outcome.returncode == 2
+    assert "at least 8x8 pixels, found 2x2" in outcome.stdout.splitlines()[3]
+
+
+def test_a_source_whose_every_frame_is_unfit_is_an_alert(tiny: Path, tmp_path: Path, broker: BrokerAddress) -> None:
+    config = agent_config(
+        tmp_path, broker.port, f'url = "{tiny}"\nloop = true', mqtt=f'protocol = "{broker.protocols[0]}"'
+    )
+    with Subscriber(broker.port) as subscriber, Agent(config):
+        why = subscriber.wait("/status", lambda status: status["state"] == "alert").json["why"]
+    assert why == "door: no frame can be used: picture too small: expected at least 8x8 pixels, found 2x2"

@@ -32,7 +32,7 @@ from vedette.delivery import Stream
 from vedette.engine.base import EngineDescription
 from vedette.flow.feed import FrameFeed
 from vedette.flow.lane import Lane, Turns
-from vedette.flow.pipeline import BUFFERS, Pipeline
+from vedette.flow.pipeline import BUFFERS, UNFIT_IN_A_ROW, Pipeline
 from vedette.flow.regions import RegionOptions, Regions
 from vedette.flow.selection import make_filter
 from vedette.flow.stats import PipelineStats
@@ -339,6 +339,13 @@ def test_objects_of_a_class_without_a_label_are_counted_and_told(class_ids: list
 def test_objects_below_the_threshold_need_no_label() -> None:
     run = Run(detector([0.9, 0.3], [0, 7]), [picture()]).to_the_end()
     assert run.stats.dropped() == {} and run.pipeline.news() == []
+
+
+def test_what_is_wrong_with_every_frame_lasts_until_one_is_fit() -> None:
+    small = [picture(2, 2)] * UNFIT_IN_A_ROW
+    assert "found 2x2" in Run(detector([0.9], [0]), small).to_the_end().pipeline.unfit
+    assert Run(detector([0.9], [0]), small[1:]).to_the_end().pipeline.unfit == "", "it may be the exception"
+    assert Run(detector([0.9], [0]), [*small, picture()]).to_the_end().pipeline.unfit == ""
 
 
 @pytest.mark.parametrize("label", ["x", "é" * 60, "\u20ac" * 200])

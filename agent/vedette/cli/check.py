@@ -205,7 +205,7 @@ def _try_folder(folder: Path) -> str:
 
 
 def _try_source(item: Prepared) -> str:
-    """Opens a pipeline's source and waits for what it gives first. Raises `SourceError` or `SourceLostError`."""
+    """Opens a pipeline's source and waits for what it gives first. Raises `UserError` or `SourceLostError`."""
     from vedette.contract.manifest import SeriesInput
     from vedette.sources import masked_url
 
@@ -215,7 +215,10 @@ def _try_source(item: Prepared) -> str:
 
 
 def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
+    """Opens it and reads one frame, which has to be large enough. Raises as `_try_source` does."""
     from vedette.contract.errors import SourceLostError
+    from vedette.contract.image import refuse_small
+    from vedette.flow.regions import Regions
     from vedette.sources import masked_url
 
     source.open()
@@ -225,7 +228,11 @@ def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
         source.close()
     if reading is None:
         raise SourceLostError("opened, but gave no frame", where=name)
-    return f"{masked_url(config.source_config.url)} {reading.pixels.shape[1]}x{reading.pixels.shape[0]}"
+    height, width = reading.pixels.shape[:2]
+    refuse_small(width, height)
+    if config.region is not None:
+        Regions(config.region).places(width, height)
+    return f"{masked_url(config.source_config.url)} {width}x{height}"
 
 
 def _first_readings(item: Prepared) -> str:

@@ -106,6 +106,14 @@ def as_bgr(pixels: Tensor) -> UInt8Array:
     return pixels
 
 
+def refuse_small(width: int, height: int) -> None:
+    """Raises `PictureError` for a picture of less than `MIN_SIDE` pixels a side."""
+    if height < MIN_SIDE or width < MIN_SIDE:
+        raise PictureError(
+            "picture too small", expected=f"at least {MIN_SIDE}x{MIN_SIDE} pixels", found=f"{width}x{height}"
+        )
+
+
 class ImagePreprocessor:
     """Puts frames into an input tensor as one manifest says. Owned by one thread: it keeps scratch buffers."""
 
@@ -206,10 +214,7 @@ class ImagePreprocessor:
                 "not a frame", expected="shape (height, width, 3) uint8", found=f"{pixels.shape} {pixels.dtype}"
             )
         height, width = pixels.shape[:2]
-        if height < MIN_SIDE or width < MIN_SIDE:
-            raise PictureError(
-                "picture too small", expected=f"at least {MIN_SIDE}x{MIN_SIDE} pixels", found=f"{width}x{height}"
-            )
+        refuse_small(width, height)
         spec = self.spec
         whole = (slice(0, height), slice(0, width))
         everywhere = (slice(0, spec.height), slice(0, spec.width))

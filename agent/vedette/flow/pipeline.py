@@ -40,6 +40,7 @@ EARLY_NS: Final = 300_000  # how much before the engine is free a camera's frame
 PATIENCE: Final = 1 / 8  # of an inference, for which the engine may be kept waiting for a camera's next frame
 LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
+UNFIT_IN_A_ROW: Final = 10  # samples that cannot be used, from which on it is the source that is wrong
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
@@ -142,9 +143,10 @@ class Pipeline:
         self._infer_ns = 0.0  # moving average of the engine's time
         self._preprocess_ns = 0.0
         self._report_ns = 0.0
-        self._unfit = ""
         self._doubts: dict[str, str] = {}  # by reason, the newest; whoever reports writes
         self._told: dict[str, int] = {}  # `news` alone
+        self._unfit = ""  # what was wrong with the last one that was
+        self._unfit_in_a_row = 0
         stages = (self._prepare, self._finish)
         self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
         self._threads = [
@@ -159,6 +161,11 @@ class Pipeline:
     def turned_ns(self) -> int:
         """When the thread that is furthest behind last finished a turn, or found nothing to do. The watchdog's food."""
         return min(*self._turned_ns.values(), self.seat.lane.turned_ns)
+
+    @property
+    def unfit(self) -> str:
+        """What is wrong with the samples, while `UNFIT_IN_A_ROW` and more could not be used; empty otherwise."""
+        return self._unfit if self._unfit_in_a_row >= UNFIT_IN_A_ROW else ""
 
     def start(self) -> None:
         """Starts the threads."""
@@ -404,11 +411,13 @@ class Pipeline:
                 placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
         except (PictureError, ReadingsError) as error:
             self.stats.drop("unfit_frame" if isinstance(sample, Frame) else "unfit_window")
+            self._unfit_in_a_row += 1
             if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
                 self._unfit = str(error)
                 log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
             return None
         preprocessed = time.perf_counter_ns()
+        self._unfit_in_a_row = 0
         self._preprocess_ns = _averaged(self._preprocess_ns, preprocessed - begun)
         if isinstance(sample, Frame) and not self.reporter.looks:
             sample = sample.without_pixels()  # the source may have the memory for the next one already

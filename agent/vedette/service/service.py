@@ -369,6 +369,9 @@ class Service:
             status = pipeline.feed.status()
             if status.outcome is not None and status.outcome is not Outcome.END:
                 problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
+            if pipeline.unfit:
+                thing = "window" if isinstance(pipeline.feed, WindowFeed) else "frame"
+                problems[f"unfit {pipeline.name}"] = f"{pipeline.name}: no {thing} can be used: {pipeline.unfit}"
             if pipeline.fault is not None:
                 problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
                 pipeline.feed.stop(0.0)  # nobody looks at it any more; the other pipelines go on
