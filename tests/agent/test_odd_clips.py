@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real import Agent, BrokerAddress, Subscriber, agent_config, run_cli, wait_for
+from real import Agent, BrokerAddress, Subscriber, agent_config, run_cli, wait_for, write_pictures
 from test_pipeline import Run, detector
 from test_sources import Watched, read_all
 
@@ -207,6 +207,27 @@ def test_what_a_source_could_not_decode_is_in_the_statistics(damaged: Path) -> N
     source = make_source(SourceOptions(str(damaged), pace="max"))
     run = Run(detector([0.9], [0]), [], source=source).to_the_end()
     assert run.stats.dropped() == {"undecodable": len(DAMAGED)}
+
+
+@pytest.fixture
+def partly(tmp_path: Path) -> Path:
+    """A folder of four pictures, one of which is none."""
+    write_pictures(tmp_path, 4)
+    (tmp_path / "002.png").write_bytes(b"rubbish")
+    return tmp_path
+
+
+def test_pictures_passed_over_are_in_the_statistics(partly: Path) -> None:
+    run = Run(detector([0.9], [0]), [], source=make_source(SourceOptions(str(partly), pace="max"))).to_the_end()
+    assert run.stats.dropped() == {"undecodable": 1}
+    status = run.grabber.status()
+    assert (status.frames, status.why) == (4, "read to its end; 1 could not be decoded")
+
+
+def test_pictures_passed_over_are_counted_each_time(partly: Path) -> None:
+    with Watched(make_source(SourceOptions(str(partly), pace="max", loop=True))) as watched:
+        wait_for("two rounds", lambda: watched.frame().seq > 6)
+        assert watched.grabber.passed(UNDECODABLE) >= 2
 
 
 # --- Nothing in it that can be decoded ---

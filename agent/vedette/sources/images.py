@@ -20,7 +20,7 @@ DEFAULT_FPS: Final = 1.0
 
 
 class ImagesSource:
-    """See `vedette.sources.base.Source`. A picture that cannot be read is logged and passed over."""
+    """See `vedette.sources.base.Source`. A picture that cannot be read is logged, counted and passed over."""
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
         self._folder = folder
@@ -29,6 +29,7 @@ class ImagesSource:
         self._next = 0
         self._pace = Pace(0.0)
         self._good_since_start = 0
+        self._undecodable = 0
 
     @property
     def live(self) -> bool:
@@ -39,6 +40,11 @@ class ImagesSource:
     def endless(self) -> bool:
         """A folder has an end."""
         return False
+
+    @property
+    def undecodable(self) -> int:
+        """See `Flawed.undecodable`."""
+        return self._undecodable
 
     def open(self) -> None:
         """Raises `SourceError` when the folder is missing or holds no picture."""
@@ -67,6 +73,7 @@ class ImagesSource:
             try:
                 pixels = read_picture(path)
             except PictureError as error:
+                self._undecodable += 1
                 log.warning("picture passed over: %s", error)
                 continue
             self._good_since_start += 1
