@@ -6,10 +6,13 @@ import argparse
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from real import DATA
+from test_pipeline import SmallEngine
 
 from vedette.cli.plain import DECODERS, add_plain_arguments, plain_model
-from vedette.contract.errors import UserError
+from vedette.contract.errors import ModelError, UserError
 from vedette.contract.manifest import (
     ClassifyOutput,
     HeatmapOutput,
@@ -22,7 +25,8 @@ from vedette.contract.manifest import (
     SsdOutput,
     YoloOutput,
 )
-from vedette.models.model import PlainModel
+from vedette.contract.types import TensorSpec
+from vedette.models.model import Model, ModelSpec, PlainModel
 
 
 def parsed(line: str) -> PlainModel | None:
@@ -95,3 +99,47 @@ def test_what_cannot_be_is_one_line(line: str, error: str) -> None:
     with pytest.raises(UserError) as caught:
         parsed(line)
     assert error in str(caught.value)
+
+
+def taking(tensor: TensorSpec) -> Model:
+    """A plain classifier of which nothing is said but its labels and decoder, whose input is this tensor."""
+    engine = SmallEngine([np.zeros((1, 3), np.float32)])
+    engine.inputs = (tensor,)
+    spec = ModelSpec(
+        DATA / "tiny-uint8.tflite", "small", "1", "0" * 64, ("a", "b", "c"), ImageInput(height=1, width=1),
+        ClassifyOutput(), None,
+    )  # fmt: skip
+    return Model(spec, engine)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point", "low", "high"),
+    [("uint8", 0.0, 0, 0, 255), ("uint8", 1 / 255, 0, 0, 255), ("int8", 2 / 255, -1, -128, 127)],
+)
+def test_pixels_of_eight_bits_are_taken_as_they_are(
+    dtype: str, scale: float, zero_point: int, low: int, high: int
+) -> None:
+    model = taking(TensorSpec("in", (1, 16, 16, 3), np.dtype(dtype), scale, zero_point))
+    for value, raw in ((0, low), (255, high), (100, low + 100)):
+        model.preprocess(np.full((16, 16, 3), value, np.uint8))
+        assert model._inputs[0].min() == model._inputs[0].max() == raw
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "advice"),
+    [
+        ("float32", 0.0, "--mean 0 --std 255 for 0..1"),
+        ("int16", 3e-5, "--mean 0 --std 255 for 0..1"),
+        ("int16", 0.0, "--mean 0 --std 1 for pixels as they are"),
+        ("int8", 0.0, "--mean 128 --std 1 for pixel - 128"),
+    ],
+)
+def test_pixels_whose_range_nobody_knows_are_asked_about(dtype: str, scale: float, advice: str) -> None:
+    with pytest.raises(ModelError, match=f"takes {dtype} pixels, and nobody knows in which range") as caught:
+        taking(TensorSpec("in", (1, 24, 16, 3), np.dtype(dtype), scale, 0))
+    assert advice in caught.value.fix and "--size 16x24" in caught.value.fix
+
+
+def test_pixels_of_a_dtype_that_is_not_written_are_refused() -> None:
+    with pytest.raises(ModelError, match="expected dtype uint8, int8, int16 or float32, found int32"):
+        taking(TensorSpec("in", (1, 16, 16, 3), np.dtype(np.int32), 0.0, 0))

@@ -394,31 +394,33 @@ def _preprocessor(spec: InputSpec, tensor: TensorSpec) -> ImagePreprocessor | Se
 def _input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
     """For a plain model without input options: the tensor's own size, RGB, and the normalisation its metadata states.
 
-    Without metadata the pixels of a uint8 or int8 tensor are taken as its quantisation says; a float tensor makes no such
-    statement, so it must be given.
+    Without metadata a uint8 or int8 tensor takes the pixels as they are, for its quantisation maps their range over its
+    whole own, and uint8 without one has no other. A float or int16 tensor makes no such statement, so it must be given.
     """
     shape = tensor.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
         raise ModelError(
             "input tensor is no picture", where=spec.path, expected="shape [1, height, width, 1|3]", found=str(tensor)
         )
+    color: Literal["gray", "rgb"] = "gray" if shape[3] == 1 else "rgb"
     stated = read_normalization(spec.path.read_bytes())
-    if stated is not None:
-        return ImageInput(
-            height=shape[1], width=shape[2], color="gray" if shape[3] == 1 else "rgb", mean=stated.mean, std=stated.std
-        )
-    if not tensor.quantised:
+    if stated is not None and (tensor.quantised or tensor.dtype != np.uint8):
+        return ImageInput(height=shape[1], width=shape[2], color=color, mean=stated.mean, std=stated.std)
+    if tensor.dtype in (np.float32, np.int16) or (tensor.dtype == np.int8 and not tensor.quantised):
+        advice = "--mean 127.5 --std 127.5 for -1..1, --mean 0 --std 255 for 0..1"
+        if tensor.dtype != np.float32 and not tensor.quantised:
+            advice = "--mean 0 --std 1 for pixels as they are, --mean 128 --std 1 for pixel - 128"
         raise ModelError(
-            "takes float pixels, and nobody knows in which range", where=spec.path, expected="mean and std",
-            fix="give them: --mean 127.5 --std 127.5 for -1..1, --mean 0 --std 255 for 0..1 (in a config: "
-            "[pipeline.NAME.plain])",
+            f"takes {tensor.dtype.name} pixels, and nobody knows in which range", where=spec.path, expected="mean and std",
+            fix=f"give them: --size {shape[2]}x{shape[1]} and {advice} (in a config: [pipeline.NAME.plain])",
         )  # fmt: skip
+    if not tensor.quantised:
+        return ImageInput(height=shape[1], width=shape[2], color=color)
     # the quantisation maps 0..255 over the tensor's whole range: raw = pixel for uint8, pixel - 128 for int8
     low = float(np.iinfo(tensor.dtype.name).min - tensor.zero_point) * tensor.scale
     return ImageInput(
-        height=shape[1], width=shape[2], color="gray" if shape[3] == 1 else "rgb",
-        mean=(-low / tensor.scale,), std=(1 / tensor.scale,),
-    )  # fmt: skip
+        height=shape[1], width=shape[2], color=color, mean=(-low / tensor.scale,), std=(1 / tensor.scale,)
+    )
 
 
 def read_network(spec: ModelSpec) -> bytes:
