@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tokenize
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from .contract.errors import ReadingsError
 from .contract.types import Readings
 from .sources.lines import LineCutter, LineParser, Tally
-from .sources.unusable import advice
+from .sources.unusable import advice, untimed_lines
 
 MAX_BYTES: Final = 256 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
@@ -23,10 +24,13 @@ FORMATS: Final[dict[str, Literal["csv", "ndjson"]]] = {".csv": "csv", ".ndjson":
 SUFFIXES: Final = frozenset({*FORMATS, ".npy"})
 
 
-def read_recording(path: Path, channels: tuple[str, ...]) -> Readings:
+def read_recording(
+    path: Path, channels: tuple[str, ...], *, on_doubt: Callable[[str], None] = lambda _: None
+) -> Readings:
     """All readings of a file: the values of these channels in this order, with the file's times where it has some.
 
-    ``arrived_ns`` is 0, as are all times where there are none. Raises `ReadingsError` that names file and line.
+    ``arrived_ns`` is 0, as are all times where there are none. ``on_doubt``: is told where a column may be the time, and is
+    not called so. Raises `ReadingsError` that names file and line.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -34,7 +38,7 @@ def read_recording(path: Path, channels: tuple[str, ...]) -> Readings:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ReadingsError("recording too large", where=path, expected=f"at most {MAX_BYTES} bytes")
-        readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, FORMATS[suffix])
+        readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, FORMATS[suffix], on_doubt)
     except OSError as error:
         raise ReadingsError("cannot be read", where=path, found=error.strerror or str(error)) from None
     if not len(readings):
@@ -42,7 +46,9 @@ def read_recording(path: Path, channels: tuple[str, ...]) -> Readings:
     return readings
 
 
-def _lines(path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"]) -> Readings:
+def _lines(
+    path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"], on_doubt: Callable[[str], None]
+) -> Readings:
     tally = Tally()
     cutter, parser = LineCutter(tally), LineParser(channels, tally, format=format)
     parts = []
@@ -54,6 +60,8 @@ def _lines(path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson
     parts.append(parser.parse(cutter.end(broken=False)))
     if tally.total():
         raise _first_bad_line(path, channels, format)
+    if doubt := untimed_lines(tally):
+        on_doubt(doubt)
     values = np.concatenate([part.values for part in parts])
     timed = [part.times_ns for part in parts if part.times_ns is not None and len(part)]
     times_ns = np.concatenate(timed) if timed else np.zeros(len(values), np.int64)

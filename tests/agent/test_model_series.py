@@ -188,6 +188,20 @@ def test_infer_prints_a_line_a_window(bundles: dict[str, Path], walk: Path) -> N
     assert "level" in good("infer", bundles["regress"], walk).stdout
 
 
+def test_infer_tells_a_clock_that_was_set_back_and_a_time_that_nobody_named(
+    bundles: dict[str, Path], walk: Path, tmp_path: Path
+) -> None:
+    header, *lines = walk.read_text().splitlines(keepends=True)
+    twice = tmp_path / "twice.csv"
+    twice.write_text(header + "".join(lines) * 2)
+    assert ", 1 clock set back" in good("infer", bundles["classify"], twice).stdout.splitlines()[0]
+    walk.write_text(header.replace("t,", "timestamp_s,", 1) + "".join(lines))
+    outcome = run_cli("infer", bundles["classify"], walk)
+    assert outcome.returncode == 0 and "7 windows" in outcome.stdout
+    assert outcome.stderr.startswith(f"vedette: {walk}: no column is called t, time or timestamp")
+    assert "'timestamp_s'" in outcome.stderr and len(outcome.stderr.splitlines()) == 1
+
+
 def test_infer_as_json(bundles: dict[str, Path], walk: Path, tmp_path: Path) -> None:
     run = write_csv(tmp_path / "run.csv", kind=2)
     answer = document("infer", bundles["anomaly"], walk, run, "--json")

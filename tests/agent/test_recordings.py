@@ -42,6 +42,31 @@ def test_lines_are_read(tmp_path: Path, name: str, text: str, times_ns: list[int
     assert found.times_ns.tolist() == (times_ns or [0, 0])
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("timestamp_s,x,y", "'timestamp_s'"),
+        ("x,Timestamp (s),y", "'Timestamp (s)'"),
+        ("note,x,y,millis", "'note', 'millis'"),
+        ("t,x,y", ""),
+        ("x,y,note,time", ""),
+        ("x,y", ""),
+        ("x,,y", ""),
+    ],
+)
+def test_a_header_that_names_no_time_is_doubted_where_a_column_is_not_used(
+    tmp_path: Path, header: str, told: str
+) -> None:
+    doubts: list[str] = []
+    row = ",".join("1" for _ in header.split(","))
+    read_recording(recording(tmp_path, "a.csv", f"{header}\n{row}\n{row}\n"), XY, on_doubt=doubts.append)
+    if not told:
+        assert doubts == []
+    else:
+        [doubt] = doubts
+        assert told in doubt and "t, time or timestamp" in doubt and "in seconds" in doubt
+
+
 def test_long_files_are_read_whole(tmp_path: Path) -> None:
     count = 3 * CHUNK_BYTES // 20
     lines = "".join(f"{i / 100:.2f},{i}.5,-{i}\n" for i in range(count))
@@ -65,6 +90,8 @@ def test_arrays_are_read(tmp_path: Path, dtype: str) -> None:
         ("a.csv", "x,y\n1,2\n3,oops\n5,6\n", "a.csv:3: a line that cannot be used (not a number): expected values of x, y"),
         ("a.csv", "x,y\n1,2\n3\n", "a.csv:3: a line that cannot be used (wrong count)"),
         ("a.csv", "x,z\n1,2\n", "a.csv:1: a line that cannot be used (missing channel)"),
+        ("a.csv", "x,y,x\n1,2,3\n", "a.csv:1: a line that cannot be used (duplicate column)"),
+        ("a.csv", "t,x,y,t\n1,2,3,4\n", "a.csv:1: a line that cannot be used (duplicate column)"),
         ("a.csv", "t,x,y\n1,1,2\n,1,2\n", "a.csv:3: a line that cannot be used (bad time)"),
         ("a.csv", "x,y\n1,inf\n", "a.csv:2: a line that cannot be used (not finite)"),
         ("a.csv", "x,y\n" + BEYOND + "1,zwei\n1,2\n", f"a.csv:{2 + BEYOND.count(chr(10))}: a line"),

@@ -152,6 +152,14 @@ def test_a_header_without_a_channel_is_refused_and_so_is_what_follows_until_a_be
     assert tally.problems["missing_channel"] == "t,x"
 
 
+@pytest.mark.parametrize(("header", "refused"), [("x,y,x", True), ("t,x,y,t", True), ("x,note,y,note", False)])
+def test_a_column_that_is_there_twice_is_refused_where_it_is_wanted(header: str, refused: bool) -> None:
+    row = ",".join("1" for _ in header.split(","))
+    values, _, tally = parse(f"{header}\n{row}\nx,y\n3,4\n")
+    assert tally.malformed == ({"duplicate_column": 1, "missing_channel": 1} if refused else {})
+    assert values[-1] == [3.0, 4.0]
+
+
 def test_noise_before_the_first_line_settles_nothing() -> None:
     values, _, tally = parse("boot, ok\n\x00\x00\n1;2\n3;4\n")
     assert values == [[1.0, 2.0], [3.0, 4.0]]

@@ -1313,3 +1313,18 @@ def test_stopping_does_not_wait_for_a_silent_sensor() -> None:
     with heard:
         pass
     assert not [t for t in threading.enumerate() if t.name == "listen-test"]
+
+
+def test_a_recording_whose_time_has_another_name_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("timestamp_s,x,y\n" + "".join(f"{n / 10},{n},{-n}\n" for n in range(20_000)))
+    with Heard(sensor(f"csv://{path}", pace="max", rate_hz=10.0)) as heard:
+        heard.wait(20_000)
+    told = [record.message for record in caplog.records if "timestamp_s" in record.message]
+    assert len(told) == 1 and told[0].startswith("test: no column is called t, time or timestamp")
+
+
+@pytest.mark.parametrize("columns", ["x,y,x", "t,x,y,t"])
+def test_columns_that_are_named_twice_are_refused(columns: str) -> None:
+    with pytest.raises(SourceError, match=r"columns.*once"):
+        sensor(f"udp://127.0.0.1:9000?columns={columns}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.errors import ReadingsError
     from vedette.contract.manifest import SeriesInput
+    from vedette.contract.types import Readings
     from vedette.contract.window import WindowBuilder
     from vedette.flow.regions import Regions
     from vedette.models.model import ModelSpec
@@ -199,12 +200,18 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
     if arguments.draw is not None:
         raise UserError("--draw", expected="a model of pictures", found="one of sensor readings")
     channels = tuple(channel.name for channel in series.channels)
-    first = [read_recording(arguments.files[0], channels)]  # a bad file is found before the model loads
+
+    def read(file: Path) -> Readings:
+        return read_recording(
+            file, channels, on_doubt=lambda doubt: print(f"vedette: {file}: {doubt}", file=sys.stderr)
+        )
+
+    first = [read(arguments.files[0])]  # a bad file is found before the model loads
     finder = _finder(arguments, spec)
     results: list[dict[str, object]] = []
     useless: list[ReadingsError] = []
     for file in arguments.files:
-        readings = first.pop() if first else read_recording(file, channels)
+        readings = first.pop() if first else read(file)
         builder = WindowBuilder(series)
         windows = builder.push(readings)
         found = [finder(window) for window in windows]
@@ -233,6 +240,7 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
         infer_ms = statistics.median(f.latency_ms["infer"] for f in found) if found else 0.0
         print(
             f"{file}  {counts.readings} readings, {counts.windows} windows, {counts.gaps} gaps, {counts.late} late"
+            + (f", {counts.clock_back} clock set back" if counts.clock_back else "")
             + (f"  infer {infer_ms:.3f} ms" if found else "")
         )
         begin_ns = int(readings.times_ns[0])

@@ -25,6 +25,7 @@ TIME_KEYS: Final = ("t", "time", "timestamp")
 Reason: TypeAlias = Literal[
     "not_json",  # no JSON, or no UTF-8
     "missing_channel",  # a key or column that the model wants is not there
+    "duplicate_column",  # a header that names a channel, or the time, twice
     "wrong_count",  # a list or a line of CSV with too few or too many values
     "not_a_number",  # text, null, true or false
     "not_finite",  # NaN, infinity, or beyond float32
@@ -156,15 +157,20 @@ class CsvReadings:
         self._wanted = channels
         self._delimiter = b""
         self._unusable = False  # a header has come that lacks a channel
+        self.untimed: tuple[str, ...] = ()
+        """The columns that a header names and nobody uses, where none of it is the time: perhaps one is."""
         self.columns: Columns | None = self.named(columns) if columns else None
 
     def named(self, names: Sequence[str]) -> Columns:
-        """Raises `RefusedLineError` where a channel has no column."""
+        """Raises `RefusedLineError` where a channel has no column, or what is wanted has two."""
+        if repeated(names, self._wanted):
+            raise RefusedLineError("duplicate_column")
         try:
             where = tuple(names.index(name) for name in self._wanted)
         except ValueError:
             raise RefusedLineError("missing_channel") from None
         keys = [key for key in TIME_KEYS if key in names and key not in self._wanted]
+        self.untimed = () if keys else tuple(name for name in names if name and name not in self._wanted)
         return Columns(len(names), where, names.index(keys[0]) if keys else None)
 
     def chunk(self, lines: bytes) -> tuple[Any, Any] | None:
@@ -223,6 +229,11 @@ class CsvReadings:
     def _is_header(self, fields: list[str]) -> bool:
         known = any(field in self._wanted or field in TIME_KEYS for field in fields)
         return known and not any(_is_number(field) for field in fields)
+
+
+def repeated(names: Sequence[str], channels: Sequence[str]) -> str:
+    """The first column that is wanted, as a channel or as the time, and there twice; "" for none."""
+    return next((name for name in (*channels, *TIME_KEYS) if names.count(name) > 1), "")
 
 
 def _number(field: str) -> float:

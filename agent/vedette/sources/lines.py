@@ -41,6 +41,8 @@ class Tally:
         """Messages that the system threw away before they could be read, where it says so."""
         self.wanted: tuple[str, ...] = ()
         """The channels that the lines should have; empty before anybody has parsed one."""
+        self.untimed: tuple[str, ...] = ()
+        """The columns that a header of CSV names and nobody uses, where none of it is the time."""
 
     def refuse(self, reason: Reason, example: bytes) -> None:
         """Counts a line that is not used."""
@@ -133,6 +135,7 @@ class LineParser:
         self._format = format
         self._json = JsonReadings(channels)
         self._csv = CsvReadings(channels, columns)
+        tally.untimed = self._csv.untimed
         self._timed: bool | None = None
         self.skipped = 0
         """Lines that are no readings by right: headers, and blank ones."""
@@ -182,6 +185,7 @@ class LineParser:
                 row = self._json.line(line) if self._is_json(line) else self._csv.line(line)
                 if row is None:
                     self.skipped += 1
+                    self._tally.untimed = self._csv.untimed
                     continue
                 rows.append(self._checked(row))
             except RefusedLineError as refused:

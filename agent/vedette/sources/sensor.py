@@ -7,6 +7,7 @@ decides what becomes of those it has no time for. A file that is read flat out w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -19,11 +20,13 @@ from vedette.contract.types import Readings
 
 from .lines import Parsed, Tally
 from .supervise import Outcome, SourceThread
-from .unusable import unusable_lines
+from .unusable import untimed_lines, unusable_lines
 
 JITTER_S: Final = 0.1  # how late a batch of readings may be read without that there was a silence before it
 AVERAGING: Final = 0.05  # weight of the newest batch
 READ_S: Final = 0.25  # how long one read waits; `Listener.stop` takes that long at most
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Listener(SourceThread):
         )
         self._source = source
         self._on_readings = on_readings
+        self._name = name
+        self._doubt = ""  # as it was told
 
     @property
     def live(self) -> bool:
@@ -147,6 +152,13 @@ class Listener(SourceThread):
     def _no_more(self) -> None:
         """Nobody waits for readings here."""
 
+    def _doubt_time(self) -> None:
+        """Told once: a pause of such a sensor cannot be seen."""
+        doubt = untimed_lines(self._source.tally) if self._source.tally.untimed else ""
+        if doubt and doubt != self._doubt:
+            self._doubt = doubt
+            log.warning("%s: %s", self._name, doubt)
+
     def _read_to_end(self) -> tuple[Outcome, str]:
         source = self._source
         while not self._stop.is_set():
@@ -157,6 +169,7 @@ class Listener(SourceThread):
                     raise SourceLostError("the sensor's stream ended")
                 return Outcome.END, "read to its end"
             if len(readings):
+                self._doubt_time()
                 if self._arrived(len(readings), now) == len(readings) or self._outcome is not None:
                     self._set(None, "")
                 self._on_readings(readings)

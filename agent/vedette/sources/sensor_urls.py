@@ -12,6 +12,7 @@ from vedette.contract.errors import SourceError
 from vedette.contract.wording import nearest
 from vedette.mqtt_text import STRING
 
+from .line_formats import repeated
 from .registry import masked_url
 from .sensor import SensorOptions, SensorSource
 
@@ -160,6 +161,8 @@ class _Url:
         names = self._names("columns")
         if missing := [channel for channel in self._options.channels if names and channel not in names]:
             self._bad("columns", f"every channel of the model, {missing[0]} too", ",".join(names))
+        if twice := repeated(names, self._options.channels):
+            self._bad("columns", f"{twice} once", ",".join(names))
         return names
 
     def _number(self, key: str, low: float, high: float) -> float | None:

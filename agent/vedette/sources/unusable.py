@@ -1,4 +1,4 @@
-"""What to say of lines of which no reading came: what was expected, the first of them, and what it looks like."""
+"""What to say of lines of which no reading came, or one without its time: what was expected, and what it looks like."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Final
 
 from vedette.contract.errors import SourceError
 
-from .lines import Tally
+from .lines import Tally, shown
 
+MOST_NAMES: Final = 8  # of columns, in one message
 _DECIMAL_COMMA: Final = re.compile(r'([;"]|\\t)\s*-?\d+,\d+|\d+,\d+\s*([;"]|\\t)')  # a tab is shown as \\t
 
 
@@ -30,6 +31,17 @@ def unusable_lines(tally: Tally) -> str:
         return ""
     problem = f"{count} line{'s' if count > 1 else ''} could not be used"
     return f"; {unusable(tally, problem=problem).line()}"
+
+
+def untimed_lines(tally: Tally) -> str:
+    """What to say of a header without a time; empty where it has one, or has no column that could be it."""
+    if not tally.untimed:
+        return ""
+    names = ", ".join(repr(shown(name.encode())) for name in tally.untimed[:MOST_NAMES])
+    return (
+        f"no column is called t, time or timestamp, so readings count as evenly spaced; not used: {names}; "
+        "where one is the time, call it t, in seconds or ISO 8601"
+    )
 
 
 def advice(reason: str, example: str, channels: int) -> str:
