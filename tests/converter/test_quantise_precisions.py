@@ -219,6 +219,31 @@ def test_an_op_that_would_stay_float_is_refused_in_int8_and_mixed_takes_it(
     assert {"QUANTIZE", "DEQUANTIZE"} <= set(names)
 
 
+def recurrent(tf: Any, *, unroll: bool) -> Network:
+    keras = tf.keras
+    keras.utils.set_random_seed(1)
+    x = keras.Input((8, 3))
+    y = keras.layers.Bidirectional(keras.layers.GRU(4, unroll=unroll), name="memory")(x)
+    y = keras.layers.Reshape((8, 1))(y)
+    return as_network(tf, keras.Model(x, keras.layers.Dense(2)(keras.layers.LSTM(4, unroll=unroll)(y))))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8", "mixed"])
+def test_a_loop_is_refused_by_its_layer_where_ranges_are_calibrated(tf: Any, precision: Any) -> None:
+    network = recurrent(tf, unroll=False)
+    with pytest.raises(ModelError, match=r"layer \S*memory\S*while \(WHILE\) has a body of its own") as caught:
+        quantise.convert(network, Quantise(precision=precision), samples(network))
+    assert "unroll=True" in caught.value.line() and 'precision = "dynamic" or "float16"' in caught.value.line()
+
+
+def test_ways_out_of_a_loop(tf: Any, tmp_path: Path) -> None:
+    network = recurrent(tf, unroll=False)
+    for precision in ("dynamic", "float16"):
+        engine_of(quantise.convert(network, Quantise(precision=precision), samples(network)), tmp_path)
+    unrolled = recurrent(tf, unroll=True)
+    engine_of(quantise.convert(unrolled, Quantise(), samples(unrolled)), tmp_path)
+
+
 # --- options ---------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from .means import with_means
 from .mixed import mixed
 from .pack import compact
 from .proof import prove
-from .ranges import clip, observe, refuse_nan_constants
+from .ranges import clip, observe, refuse_loops, refuse_nan_constants
 from .samples import Samples
 
 FEW: Final = 4  # samples that show whether a float network's outputs are finite
@@ -39,13 +39,17 @@ def convert(
     flatbuffer, where it was made already. ``holds``: for ``mixed``, see there. ``on_sample``: called once a sample.
 
     Raises `ModelError` where weights or, over the samples, a layer's outputs are not finite, naming the layer, and where
-    an op has no kernel of this precision; `FaultError` where the flatbuffer does not run; what ``samples`` raises.
+    an op has no kernel of this precision or, calibrated, is a loop; `FaultError` where the flatbuffer does not run; what
+    ``samples`` raises.
     """
     means = with_means(network) if options.calibrated else None
     if means is not None:
         network, float32 = means, None
     original = float32 if float32 is not None else to_float32(network)
-    refuse_nan_constants(read_graph(original))
+    graph = read_graph(original)
+    refuse_nan_constants(graph)
+    if options.calibrated:
+        refuse_loops(graph, options.precision)
     if options.precision == "mixed":
         made = mixed(network, options, _given(samples), float32=original, holds=holds, on_sample=on_sample).flatbuffer
         prove(made, "the mixed network")

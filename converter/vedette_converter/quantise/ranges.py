@@ -36,6 +36,7 @@ _PASSES_ON: Final = frozenset(
         "SOFTMAX",
     ]
 )
+_BODIES: Final = frozenset({"WHILE", "IF"})
 _CAREFUL: Final = 4  # samples on the kernels that hide no NaN
 
 
@@ -68,6 +69,17 @@ def refuse_nan_constants(graph: Graph) -> None:
                 )
 
 
+def refuse_loops(graph: Graph, precision: str) -> None:
+    """Raises `ModelError` naming the first loop or branch: what is computed within has no range that could be seen."""
+    for op in graph.ops:
+        if op.name in _BODIES:
+            raise ModelError(
+                f"layer {op.layer} ({op.name}) has a body of its own, in which no range can be observed",
+                expected=f"none in {precision}",
+                fix='give a recurrent Keras layer unroll=True, or take precision = "dynamic" or "float16"',
+            )  # fmt: skip
+
+
 def observe(
     flatbuffer: bytes, samples: Samples, *, limit: int | None = None, on_sample: Callable[[], None] = lambda: None
 ) -> Observed:
@@ -77,13 +89,15 @@ def observe(
     """
     graph = read_graph(flatbuffer)
     trace = Trace(flatbuffer)
+    watched = _activations(graph)
     found: dict[str, Range] = {}
     count = 0
     for count, sample in enumerate(itertools.islice(samples(), limit), 1):
         if count == _CAREFUL + 1:
             trace = Trace(flatbuffer, delegate=True)
+            watched = _read(graph, watched)
         trace.run(sample)
-        for tensor, op in _activations(graph):
+        for tensor, op in watched:
             values = trace.raw(tensor.index)
             low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
             if not (math.isfinite(low) and math.isfinite(high)):
@@ -106,7 +120,8 @@ def clip(flatbuffer: bytes, samples: Samples, observed: Observed, percentile: fl
     keep = _results(graph)
     trace = Trace(flatbuffer, delegate=True)
     tails: dict[str, _Tails] = {}
-    for tensor, op in _activations(graph):
+    watched = _read(graph, _activations(graph))
+    for tensor, op in watched:
         if op is None or tensor.name in keep:
             continue
         values = math.prod(tensor.shape) * observed.samples
@@ -115,7 +130,7 @@ def clip(flatbuffer: bytes, samples: Samples, observed: Observed, percentile: fl
             tails[tensor.name] = _Tails(beyond + 1)
     for sample in itertools.islice(samples(), observed.samples):
         trace.run(sample)
-        for tensor, _ in _activations(graph):
+        for tensor, _ in watched:
             if tensor.name in tails:
                 tails[tensor.name].add(trace.raw(tensor.index).ravel())
     return {**observed.ranges, **{name: ends.range() for name, ends in tails.items()}}
@@ -140,11 +155,23 @@ class _Tails:
         return Range(float(self._low.max()), float(self._high.min()))
 
 
-def _activations(graph: Graph) -> list[tuple[GraphTensor, GraphOp | None]]:
-    """Float tensors that are no constants, in the order in which they come to be, with the op that makes each."""
-    made: list[tuple[GraphTensor, GraphOp | None]] = [(tensor, None) for tensor in graph.inputs]
+_Made = tuple[GraphTensor, GraphOp | None]
+
+
+def _activations(graph: Graph) -> list[_Made]:
+    """Float tensors that are no constants, in the order in which they come to be, with the op that makes each.
+
+    Without what a loop or a branch puts out: the runtime gives what nobody reads of it no memory.
+    """
+    made: list[_Made] = [(tensor, None) for tensor in graph.inputs]
     made += [(tensor, op) for op in graph.ops for tensor in op.outputs]
-    return [(tensor, op) for tensor, op in made if tensor.dtype == "float32"]
+    return [(t, op) for t, op in made if t.dtype == "float32" and (op is None or op.name not in _BODIES)]
+
+
+def _read(graph: Graph, made: list[_Made]) -> list[_Made]:
+    """Those that an op or the caller reads: XNNPACK gives the others no memory."""
+    read = {tensor.name for op in graph.ops for tensor in op.inputs} | {tensor.name for tensor in graph.outputs}
+    return [(tensor, op) for tensor, op in made if tensor.name in read]
 
 
 def _results(graph: Graph) -> set[str]:
