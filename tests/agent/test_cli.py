@@ -252,6 +252,24 @@ def test_infer_draws_boxes(tmp_path: Path, frame: Path) -> None:
         assert (np.abs(pixels.astype(int) - plain).max(axis=2) > 60).mean() > 0.001
 
 
+def test_infer_takes_the_pictures_of_a_folder(classify: list[object], tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    (folder / "notes.txt").touch()
+    (folder / "more.png").mkdir()
+    results = document("infer", TINY, folder, folder / "001.png", *classify, "--json")["results"]
+    assert [result["file"] for result in results] == [str(folder / f"{n}.png") for n in ("000", "001", "002", "001")]
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'}: no pictures: expected files named .bmp, .jpeg" in mistake(
+        "infer", TINY, tmp_path / "empty", *classify
+    )
+
+
+def test_infer_says_what_looks_at_a_video(classify: list[object], street: Path) -> None:
+    line = mistake("infer", TINY, street, "my clip.avi", *classify, "--draw", "out")
+    assert "my clip.avi: a video: expected pictures; vedette demo --model" in line
+    assert "--source 'my clip.avi' shows what a detector finds in it" in line and not Path("out").exists()
+
+
 @needs_bundle
 def test_infer_with_tiles_and_a_crop(tmp_path: Path, frame: Path) -> None:
     pixels = cv2.imread(str(frame))

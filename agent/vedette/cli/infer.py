@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   vedette infer coco-ssdlite-mobilenet-v2 street.jpg --json | jq '.results[0].objects'
   vedette infer other.tflite cat.png --decoder classify --labels labels.txt
   vedette infer coco-ssdlite-mobilenet-v2 square.jpg --tiles 3x2 --draw out/
+  vedette infer coco-ssdlite-mobilenet-v2 pictures/ --draw out/
   vedette infer pump.tflite monday.csv
 
 --json prints one object: model {name, version, sha256}, engine {runtime, delegate, threads}, results: a list of
@@ -44,7 +45,9 @@ samples, first_us, last_us}, latency_ms, classes, anomaly or values}]}; readings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares this command's options."""
     parser.add_argument("model", metavar="MODEL", help="a name or a file")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pictures or recordings")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="pictures or recordings, or folders of them"
+    )
     parser.add_argument(
         "--threshold",
         type=float,
@@ -137,20 +140,23 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     from rich.progress import track
 
     from vedette.contract.types import Detections, Poses, Segments
-    from vedette.pictures.drawing import draw, read_picture, write_picture
+    from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
     from vedette.terminal import Console
 
     from .drawn import drawn_places
     from .findings import lines
+    from .given import given_files, refuse_videos
 
+    refuse_videos(arguments.files, arguments.model)
+    pictures = given_files(arguments.files, SUFFIXES, "pictures")
     out: Path | None = arguments.draw
-    places = drawn_places(out, arguments.files) if out is not None else []
-    first = [read_picture(arguments.files[0])]  # a bad file is found before the model loads
+    places = drawn_places(out, pictures) if out is not None else []
+    first = [read_picture(pictures[0])]  # a bad file is found before the model loads
     finder = _finder(arguments, spec)
     console = Console(stderr=True)
     results: list[dict[str, object]] = []
     doubts: dict[str, None] = {}  # each once, in their order
-    files = track(arguments.files, "pictures", console=console, disable=len(arguments.files) < 20, transient=True)
+    files = track(pictures, "pictures", console=console, disable=len(pictures) < 20, transient=True)
     for number, file in enumerate(files):
         pixels = first.pop() if first else read_picture(file)
         finding = finder(pixels)
@@ -193,9 +199,10 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
 
     from vedette.contract.errors import UserError
     from vedette.contract.window import WindowBuilder
-    from vedette.recordings import read_recording
+    from vedette.recordings import SUFFIXES, read_recording
 
     from .findings import lines, window_info
+    from .given import given_files
 
     if arguments.draw is not None:
         raise UserError("--draw", expected="a model of pictures", found="one of sensor readings")
@@ -206,11 +213,12 @@ def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: Serie
             file, channels, on_doubt=lambda doubt: print(f"vedette: {file}: {doubt}", file=sys.stderr)
         )
 
-    first = [read(arguments.files[0])]  # a bad file is found before the model loads
+    recordings = given_files(arguments.files, SUFFIXES, "recordings")
+    first = [read(recordings[0])]  # a bad file is found before the model loads
     finder = _finder(arguments, spec)
     results: list[dict[str, object]] = []
     useless: list[ReadingsError] = []
-    for file in arguments.files:
+    for file in recordings:
         readings = first.pop() if first else read(file)
         builder = WindowBuilder(series)
         windows = builder.push(readings)
