@@ -101,6 +101,16 @@ def test_what_is_typed_wrong_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
         (("eye", "ping", "--root", "a/#"), "bad root"),
         (("eye", "ping", "--root", "a\x85"), "bad root"),
         (("eye", "ping", "--broker", f"{LOOPBACK}:1"), "no broker"),
+        (("eye", "ping", "--broker", f"mqtt://{LOOPBACK}:1"), "no broker"),
+        (("eye", "ping", "--broker", "http://a"), "bad broker: expected mqtt[s]://"),
+        (("eye", "ping", "--broker", "mqtt://a", "--tls"), "bad --tls: expected mqtts:// in --broker, found mqtt://"),
+        (("eye", "ping", "--broker", "mqtt://me@a", "--username", "me"), "bad --username"),
+        (("eye", "ping", "--broker", "mqtt://a", "--ca-file", "c"), "bad --ca-file: expected --tls beside it"),
+        (("eye", "ping", "--broker", "mqtt://a", "--password-file", "p"), "expected --username beside it"),
+        (
+            ("eye", "ping", "--broker", "mqtts://me@a", "--password-file", str(tmp_path / "none")),
+            "password file cannot be read",
+        ),
         (
             ("eye", "ping", "--username", "me", "--password-file", str(tmp_path / "none")),
             "password file cannot be read",
@@ -142,6 +152,17 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError):
         _address(text)
+
+
+def test_the_broker_may_be_the_url_that_watch_takes(broker: BrokerAddress) -> None:
+    protocol = broker.protocols[0]
+    for root, place, options in (
+        ("vedette", "", ()), ("plant-7/v", "/plant-7/v", ()), ("plant-7", "/other", ("--root", "plant-7")),
+    ):  # fmt: skip
+        with listening(broker.port, protocol, {}, root):
+            url = f"mqtt://{LOOPBACK}:{broker.port}{place}"
+            done = run_cli("command", "eye", "ping", "--broker", url, "--protocol", protocol, *options)
+            assert (done.returncode, done.stdout[:15]) == (0, "eye: ping done:"), done
 
 
 def test_the_configuration_names_broker_and_root(broker: BrokerAddress, tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from vedette.monitor.address import Broker
 
 HELP = "tell a running agent what to do, over MQTT, and print its reply"
 DESCRIPTION = (
@@ -17,7 +20,7 @@ EXAMPLES = """examples:
   vedette command front-door enable door off --broker 192.168.1.2
   vedette command front-door threshold door 0.6 --label person --broker 192.168.1.2
   vedette command front-door snapshot door -c /etc/vedette/vedette.toml
-  vedette command front-door reload --broker 192.168.1.2
+  vedette command front-door reload --broker mqtts://me@broker.example/plant-7 --password-file broker.password
 
 Exit codes: 0 done, 2 refused by the agent or the broker, or no broker there (one line says why), 1 no reply.
 --json prints the reply as it came: v, id, command, ok, error (code, message), result.
@@ -43,9 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="what NAME needs: " + "; ".join(filter(None, _USAGES)))
     parser.add_argument("--label", metavar="LABEL", help="threshold: of this label alone")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--broker", metavar="HOST[:PORT]", help="default localhost:1883; [::1]:1883 for an IPv6 address")
+    where.add_argument(
+        "--broker", metavar="HOST[:PORT]",
+        help="default localhost:1883; [::1]:1883 for an IPv6 address; or the URL that `vedette watch` takes",
+    )  # fmt: skip
     where.add_argument("-c", "--config", type=Path, metavar="FILE", help="broker and root topic of this configuration")
-    parser.add_argument("--root", default="vedette", metavar="TOPIC", help="mqtt.root of the agent (default vedette)")
+    parser.add_argument("--root", metavar="TOPIC", help="mqtt.root of the agent (default vedette)")
     parser.add_argument("--protocol", choices=("5", "3.1.1"), default="5", help="MQTT version (default 5)")
     parser.add_argument("--username", default="", metavar="NAME")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="the password, in a file of its own")
@@ -95,23 +101,30 @@ def execute(arguments: argparse.Namespace) -> int:
 def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     """Link options, and the root topic."""
     from vedette.config import load_config
-    from vedette.monitor.address import checked_root
+    from vedette.monitor.address import DEFAULT_ROOT, Broker, checked_root
     from vedette.mqtt.connection import LinkOptions, check_credentials
 
-    _check_together(arguments)
     if arguments.config is not None:
         from vedette.service.compose import link_options
 
+        _check_together(arguments)
         config = load_config(arguments.config)
         return link_options(config, arguments.config), config.mqtt.root
-    host, port = _address(arguments.broker or "localhost")
+    text = arguments.broker or "localhost"
+    if "://" in text:
+        named = _url(arguments, text)
+    else:
+        named = Broker(LinkOptions(*_address(text), ""), DEFAULT_ROOT)
+    username, tls = arguments.username or named.options.username, arguments.tls or named.options.tls
+    _check_together(arguments, username=username, tls=tls)
     options = LinkOptions(
-        host,
-        port,
+        named.options.host,
+        named.options.port,
         "vedette-command",
         arguments.protocol,
-        arguments.username,
-        tls=arguments.tls,
+        username,
+        "" if arguments.password_file else named.options.password,
+        tls=tls,
         ca_file=arguments.ca_file,
         password_file=str(arguments.password_file or ""),
         cert_file=arguments.cert_file,
@@ -119,11 +132,24 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         table="--",
     )
     check_credentials(options)
-    return options, checked_root(arguments.root)
+    return options, checked_root(arguments.root) if arguments.root is not None else named.root
 
 
-def _check_together(arguments: argparse.Namespace) -> None:
-    """Raises `ConfigError` for an option that would do nothing."""
+def _url(arguments: argparse.Namespace, text: str) -> Broker:
+    """A broker as `vedette watch` takes it. Raises `ConfigError` where another option says otherwise."""
+    from vedette.contract.errors import ConfigError
+    from vedette.monitor.address import parse_url
+
+    named = parse_url(text)
+    if arguments.username and named.options.username:
+        raise ConfigError("bad --username", expected="a user name in the URL or here", found="both")
+    if arguments.tls and not named.options.tls:
+        raise ConfigError("bad --tls", expected="mqtts:// in --broker", found="mqtt://")
+    return named
+
+
+def _check_together(arguments: argparse.Namespace, *, username: str = "", tls: bool = False) -> None:
+    """Raises `ConfigError` for an option that would do nothing. ``username``, ``tls``: as --broker says, too."""
     from vedette.contract.errors import ConfigError
 
     names = ("--username", "--password-file", "--tls", "--ca-file", "--cert-file", "--key-file")
@@ -138,7 +164,8 @@ def _check_together(arguments: argparse.Namespace) -> None:
     for name, beside in (
         ("--password-file", "--username"), ("--ca-file", "--tls"), ("--cert-file", "--tls"), ("--key-file", "--cert-file"),
     ):  # fmt: skip
-        if given[name] and not given[beside]:
+        said = {"--username": username, "--tls": tls}.get(beside) or given[beside]
+        if given[name] and not said:
             raise ConfigError(f"bad {name}", expected=f"{beside} beside it", found="none", fix=f"add {beside}")
 
 
