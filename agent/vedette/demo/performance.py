@@ -24,7 +24,7 @@ from vedette.terminal import Console
 from .agent import AgentProcess
 from .broker import LOOPBACK, loopback_broker
 from .listener import Heard, Listener
-from .view import latency_table
+from .view import LATENCY_NOTE, latency_table
 
 READY_TIMEOUT_S: Final = 60.0
 START_S: Final = 2.0  # that broker and agent may take of the demo's seconds; where they take longer, it ends later
@@ -130,6 +130,7 @@ class Outcome:
         heard = self.show.heard
         console.print()
         console.print(latency_table(heard.stages))
+        console.print(LATENCY_NOTE, style="dim")
         console.print()
         first, *more = self.show.summary(self.seconds)
         delivered = f"{heard.published} messages published, {heard.received} received, {heard.missing} missing"
