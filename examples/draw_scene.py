@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from rich.console import Console
+from rich.progress import Progress
 
 from vedette.demo.broker import LOOPBACK, loopback_broker
 
@@ -60,13 +62,36 @@ def run(document: dict[str, Any], pipeline: str, clip: Path) -> list[tuple[str, 
         client.connect(LOOPBACK, port)
         client.subscribe("vedette/scene/#", qos=1)
         client.loop_start()
-        subprocess.run([sys.executable, "-m", "vedette", "run", "-c", str(path)], check=True, timeout=TIMEOUT_S)
+        play(path, clip, heard)
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and not any(m.get("state") == "stopped" for _, m in heard):
             time.sleep(0.05)
         client.disconnect()
         client.loop_stop()
     return heard
+
+
+def play(config: Path, clip: Path, heard: list[tuple[str, dict[str, Any]]]) -> None:
+    """Runs the agent to the clip's end, and says on stderr how far it is."""
+    capture = cv2.VideoCapture(str(clip))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    print(f"running on {clip}: {count} frames", file=sys.stderr)
+    deadline = time.monotonic() + TIMEOUT_S
+    with (
+        subprocess.Popen([sys.executable, "-m", "vedette", "run", "-c", str(config)]) as agent,
+        Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress,
+    ):
+        bar = progress.add_task("frames", total=count)
+        while agent.poll() is None and time.monotonic() < deadline:
+            seen = next((message for kind, message in reversed(heard) if kind == "detections"), None)
+            progress.update(bar, completed=seen["frame"]["seq"] if seen else 0)
+            time.sleep(0.1)
+        if agent.poll() is None:
+            agent.kill()
+            raise SystemExit(f"{clip}: not at its end after {TIMEOUT_S} s; cut it")
+    if agent.returncode:
+        raise SystemExit(agent.returncode)
 
 
 def frame_of(clip: Path, number: int) -> Any:
@@ -172,7 +197,8 @@ def main() -> None:
     document = tomllib.loads(given.config.read_text())
     heard = run(document, given.pipeline, given.clip)
     picture = draw(document["pipeline"][given.pipeline], given.clip, heard)
-    if not cv2.imwrite(str(given.out), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY]):
+    jpeg = given.out.suffix.lower() in (".jpg", ".jpeg")
+    if not cv2.imwrite(str(given.out), picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if jpeg else []):
         raise SystemExit(f"{given.out}: cannot be written")
     events = sum(kind == "events" for kind, _ in heard)
     print(f"{given.out}: {events} events")

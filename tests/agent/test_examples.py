@@ -69,8 +69,9 @@ def test_the_pumps_program_prints_every_channel_of_the_network() -> None:
 
 
 @needs_bundles
-def test_the_scene_of_a_clip_is_drawn(tmp_path: Path) -> None:
-    clip, out = tmp_path / "clip.mp4", tmp_path / "scene.jpg"
+@pytest.mark.parametrize("name", ["scene.jpg", "scene.png"])
+def test_the_scene_of_a_clip_is_drawn(tmp_path: Path, name: str) -> None:
+    clip, out = tmp_path / "clip.mp4", tmp_path / name
     capture = cv2.VideoCapture(str(CLIP))
     size = tuple(int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, size)
@@ -83,6 +84,7 @@ def test_the_scene_of_a_clip_is_drawn(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, env={**os.environ, "VEDETTE_MODELS": str(ROOT / "models")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(r"scene\.jpg: [1-9]\d* events", done.stdout)
+    assert re.search(rf"{name}: [1-9]\d* events", done.stdout)
+    assert done.stderr.startswith(f"running on {clip}: 30 frames\n") and "imwrite" not in done.stderr.lower()
     drawn = cv2.imread(str(out))
     assert drawn.shape[1] == 960 and drawn.shape[0] > 720, "the picture, and events below it"
