@@ -119,6 +119,28 @@ def test_json_is_what_was_received(broker: BrokerAddress, voice: Voice) -> None:
     assert len(watch.errors) == 1 and "2 missing: 2..3" in watch.errors[0]
 
 
+def test_what_is_kept_of_a_pipeline_that_is_gone_is_told_once(broker: BrokerAddress, voice: Voice) -> None:
+    with voice:
+        for topic in ("door/state", "gate/state", "gate/model", "yard/state"):
+            voice.say(f"vedette/eye/{topic}", {"counts": {"cat": 1}} if "state" in topic else {}, retain=True)
+        voice.say("vedette/ear/gate/state", {"counts": {}}, retain=True)  # of a device that says nothing of itself
+        with Looker("watch", url(broker.port)) as watch:
+            for pipeline in ("door", "gate", "yard"):
+                watch.line(f"eye/{pipeline}", "state", "retained")
+            voice.say("vedette/eye/status", STATUS, retain=True)
+            watch.line("eye/gate", "left over: its agent has no such pipeline any more")
+            voice.say("vedette/eye/status", {**STATUS, "pipelines": ["door", "yard"]}, retain=True)
+            voice.say("vedette/eye/hall/state", {"counts": {}})  # news of one, not kept from before
+            voice.say("vedette/eye/status", STATUS, retain=True)
+            watch.line("eye/hall", "state")
+            assert watch.end() == 0
+        for topic in ("door/state", "gate/state", "gate/model", "yard/state", "status"):
+            voice.say(f"vedette/eye/{topic}", b"", retain=True)
+        voice.say("vedette/ear/gate/state", b"", retain=True)
+    told = [line.split()[1] for line in watch.lines if "left over" in line]
+    assert told == ["eye/gate", "eye/yard"]
+
+
 def test_only_what_was_asked_for(broker: BrokerAddress, voice: Voice) -> None:
     options = (
         "--device",

@@ -13,6 +13,7 @@ from vedette.clock import rfc3339
 from vedette.mqtt.inbox import Incoming
 from vedette.terminal import Console
 
+from .leftovers import Leftovers
 from .lines import Part, line, now, printable, where_text
 from .place import Place, place_of
 from .sequence import Arrival, Sequences, StreamKey
@@ -31,6 +32,7 @@ class Watch:
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._notices = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=as_json)
         self._sequences = Sequences()
+        self._leftovers = Leftovers()
         self._connection = 0
         self.heard_count = 0
         """Messages so far."""
@@ -56,8 +58,13 @@ class Watch:
             away = ", while this watch was not connected" if arrival.away else ""
             said = Text(f"{arrival.missing.length} missing: {arrival.missing}{after}{away}", "bold yellow")
             self._notice(where_text(place), said)
-        if self._json:
-            return
+        if not self._json:
+            self._write(place, message, arrival, replay)
+        if place is not None:
+            for gone in self._leftovers.note(place, message.payload, retained=message.retained):
+                self._notice(where_text(gone), Text("left over: its agent has no such pipeline any more", "yellow"))
+
+    def _write(self, place: Place | None, message: Incoming, arrival: Arrival, replay: bool) -> None:
         if place is None:
             self._console.print(
                 Text(f"{printable(message.topic)}: no topic of an agent, {len(message.payload)} bytes", "dim")
