@@ -19,7 +19,12 @@ from test_pipeline import Run, detector
 from test_sources import Watched, read_all
 
 from vedette.contract.errors import SourceError
+from vedette.contract.types import Frame, Result
 from vedette.demo.broker import LOOPBACK, free_port
+from vedette.follow.events import Event
+from vedette.follow.following import Followed, State, Unfollowed
+from vedette.follow.steady import SensorState
+from vedette.messages.reporter import NoAudience
 from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, base, make_source, video
 from vedette.sources.base import Pace
 from vedette.sources.capture import open_capture
@@ -343,6 +348,75 @@ def test_a_time_that_jumps_is_not_believed(jump_s: float, monkeypatch: pytest.Mo
         pace.wait(round(at_s * 1e9))
         came_ns.append(passing.now_ns)
     assert [(at_ns - came_ns[0]) // 1_000_000 for at_ns in came_ns] == [0, 100, 140, 340]
+
+
+# --- Read flat out ---
+
+
+def moments(frames: list[Frame]) -> list[int]:
+    """Milliseconds of the scene's time since the first."""
+    return [(frame.scene_ns - frames[0].scene_ns) // 1_000_000 for frame in frames]
+
+
+def test_flat_out_the_scene_has_its_own_time(uneven: Path) -> None:
+    with Watched(make_source(SourceOptions(str(uneven), pace="max"))) as watched:
+        frames = watched.all_frames()
+    assert moments(frames) == [number * 1000 // FPS for number in CHOSEN]
+    assert frames[0].ahead_ns == 0
+    assert frames[-1].without_pixels().scene_ns == frames[-1].scene_ns
+
+
+def test_flat_out_the_scenes_time_goes_on_where_the_file_begins_again(uneven: Path) -> None:
+    with Watched(make_source(SourceOptions(str(uneven), pace="max", loop=True))) as watched:
+        came = moments([watched.frame() for _ in range(2 * len(CHOSEN))])
+    again = came[len(CHOSEN) :]
+    assert again[0] > CHOSEN[-1] * 1000 // FPS
+    assert [at - again[0] for at in again] == [number * 1000 // FPS for number in CHOSEN]
+
+
+def test_pictures_of_a_folder_flat_out_are_as_far_apart_as_at_their_pace(partly: Path) -> None:
+    with Watched(make_source(SourceOptions(str(partly), pace="max", fps=4.0))) as watched:
+        assert moments(watched.all_frames()) == [0, 250, 750]
+
+
+def test_at_its_own_pace_the_scenes_time_is_the_clocks(uneven: Path) -> None:
+    with Watched(make_source(SourceOptions(str(uneven)))) as watched:
+        assert {frame.ahead_ns for frame in watched.all_frames()} == {0}
+
+
+class Noting(Unfollowed):
+    """Says of each frame after the first that something began at the first."""
+
+    def __init__(self) -> None:
+        self.heard_ns: list[int] = []
+
+    def __call__(self, result: Result, captured_ns: int) -> Followed:
+        self.heard_ns.append(captured_ns)
+        state = SensorState("cat", 0.9, since_ns=self.heard_ns[0])
+        events = (Event("class_changed", self.heard_ns[0], "cat", previous=None),)
+        return Followed(None, events if len(self.heard_ns) > 1 else (), state)
+
+
+class Stated(NoAudience):
+    """Hears since when states hold, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.ago_ms: list[int] = []
+
+    def state(self, state: State, captured_ns: int) -> None:
+        assert isinstance(state, SensorState) and state.since_ns is not None
+        self.ago_ms.append((captured_ns - state.since_ns) // 1_000_000)
+
+
+def test_flat_out_events_and_states_go_by_the_scenes_time(uneven: Path) -> None:
+    following, audience = Noting(), Stated()
+    source = make_source(SourceOptions(str(uneven), pace="max"))
+    run = Run(detector([0.9], [0]), [], source=source, following=following, audience=audience).to_the_end()
+    due = [number * 1000 // FPS for number in CHOSEN]
+    assert [(at_ns - following.heard_ns[0]) // 1_000_000 for at_ns in following.heard_ns] == due
+    assert audience.ago_ms == due
+    told = [message["ago_s"] for message in run.messages() if "kind" in message]
+    assert told == [at / 1000 for at in due[1:]]
 
 
 # --- Too small ---

@@ -57,12 +57,20 @@ class Frame:
     1, dropped frames included.
     ``captured_ns``: CLOCK_BOOTTIME in nanoseconds when the frame was complete in memory.
     ``capture_ns``: how long reading and decoding it took, nanoseconds.
+    ``ahead_ns``: of a file that is read flat out, how far its own time has got ahead of the clock's; negative where it fell
+    behind.
     """
 
     seq: int
     captured_ns: int
     capture_ns: int
     pixels: Picture
+    ahead_ns: int = 0
+
+    @property
+    def scene_ns(self) -> int:
+        """When it is in what it shows: between two frames as long as was between them when they were filmed."""
+        return self.captured_ns + self.ahead_ns
 
     @property
     def width(self) -> int:
@@ -76,7 +84,7 @@ class Frame:
 
     def without_pixels(self) -> Frame:
         """Of the same size, black and in no memory: for whoever still asks when it came, and lets its memory go."""
-        return Frame(self.seq, self.captured_ns, self.capture_ns, _black(self.pixels.shape))
+        return Frame(self.seq, self.captured_ns, self.capture_ns, _black(self.pixels.shape), self.ahead_ns)
 
 
 @lru_cache(maxsize=8)

@@ -393,9 +393,9 @@ class Pipeline:
         self.feed.not_before(RATE_CAP, self._cap.due_ns)
         if self.gate is None or not isinstance(sample, Frame):
             return sample
-        if self.gate.skip(sample.pixels, sample.captured_ns, busy=self.reporter.busy):
+        if self.gate.skip(sample.pixels, sample.scene_ns, busy=self.reporter.busy):
             self.stats.drop("no_motion")
-            self.reporter.hold(sample.captured_ns)
+            self.reporter.hold(sample.scene_ns)
             return None
         return sample
 

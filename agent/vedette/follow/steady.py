@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Annotated, Final
 
@@ -71,6 +71,14 @@ class SensorState:
     since_ns: int | None = None
     anomaly: AnomalyState | None = None
     values: dict[str, float | None] | None = None
+
+    def earlier(self, by_ns: int) -> SensorState:
+        """The same of another clock, that is so far behind."""
+        if not by_ns:
+            return self
+        since_ns = None if self.since_ns is None else self.since_ns - by_ns
+        anomaly = None if self.anomaly is None else replace(self.anomaly, since_ns=self.anomaly.since_ns - by_ns)
+        return replace(self, since_ns=since_ns, anomaly=anomaly)
 
 
 @dataclass(frozen=True, slots=True)

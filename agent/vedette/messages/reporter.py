@@ -12,6 +12,7 @@ from vedette.engine import EngineDescription
 from vedette.flow.selection import LabelFilter, RateCap
 from vedette.flow.stats import PipelineStats
 from vedette.follow.following import Followed, Following, State
+from vedette.follow.steady import SensorState
 from vedette.mqtt.results import EngineRef, FrameInfo, ModelRef, WindowInfo
 
 from .bodies import BodyWriter
@@ -86,6 +87,7 @@ class Reporter:
         self._detections_stream = Stream(pipeline, DETECTIONS)
         self._events_stream = Stream(pipeline, EVENTS)
         self._held_ns = 0
+        self._ahead_ns = 0  # see `Frame.ahead_ns`
         self.busy = False
         """Whether something moves that must not be lost sight of. Any thread may read it."""
 
@@ -122,7 +124,7 @@ class Reporter:
         self.label_filter = label_filter
 
     def hold(self, until_ns: int) -> None:
-        """Nothing moved until then, CLOCK_BOOTTIME, and nobody looked. Any thread may call it."""
+        """Nothing moved until then, of the scene's time (`Frame.scene_ns`), and nobody looked. Any thread may call it."""
         self._held_ns = until_ns
 
     def __call__(
@@ -143,7 +145,8 @@ class Reporter:
         if self._held_ns:
             self._following.hold(self._held_ns)
             self._held_ns = 0
-        followed = self._following(result, captured_ns)
+        self._ahead_ns = sample.ahead_ns if isinstance(sample, Frame) else 0
+        followed = self._following(result, captured_ns + self._ahead_ns)
         self.busy = self._following.busy
         reported, ids = label_filter.select(result, followed.ids)
         self._tell(followed, captured_ns)
@@ -154,7 +157,7 @@ class Reporter:
 
     def end(self, now_ns: int) -> None:
         """Nothing more comes: what is open ends."""
-        self._tell(self._following.end(now_ns), now_ns)
+        self._tell(self._following.end(now_ns + self._ahead_ns), now_ns)
 
     def _is_due(self, captured_ns: int) -> bool:
         if self._cap.due(captured_ns):
@@ -184,7 +187,9 @@ class Reporter:
 
     def _tell(self, followed: Followed, captured_ns: int) -> None:
         for event in followed.events:
-            body = event_body(event, captured_ns, self._model)
+            body = event_body(event, captured_ns + self._ahead_ns, self._model)
             self._outbox.append(self._events_stream, captured_ns, self._clock_state(), body)
-        if followed.state is not None:
-            self._audience.state(followed.state, captured_ns)
+        state = followed.state
+        if state is not None:
+            state = state.earlier(self._ahead_ns) if isinstance(state, SensorState) else state
+            self._audience.state(state, captured_ns)

@@ -94,10 +94,11 @@ class Flawed(Protocol):
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One frame as read, and how long reading and decoding took, nanoseconds. Planes stay as they are while anybody holds
-    them."""
+    them. ``media_ns``: of a file that is read flat out, its time since the first frame."""
 
     pixels: Picture
     capture_ns: int
+    media_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ class Grabber(SourceThread):
         self._making_ns = 0  # how long the last picture took to make, of a frame that had come
         self._expected_ns: int | None = None  # the next picture of a live source
         self._busy_until_ns = 0
+        self._scene_ns = 0  # of the last frame
         self._not_before: dict[str, int] = {}
         self._passed: dict[str, int] = {}  # the grabber's thread adds
 
@@ -280,6 +282,7 @@ class Grabber(SourceThread):
         tempo = _Tempo()
         frozen_since_ns = looked_ns = 0
         fingerprint = -1
+        media_began_ns = 0
         while not self._stop.is_set():
             unwanted = ""
             if self._passing is None:
@@ -324,7 +327,12 @@ class Grabber(SourceThread):
                 self._set(None, "")
             if not isinstance(reading.pixels, Planes):  # the source has memory of its own for those
                 buffers.keep(reading.pixels)
-            frame = Frame(seq, now, reading.capture_ns, reading.pixels)
+            self._scene_ns, before_ns = now, self._scene_ns
+            if reading.media_ns is not None:
+                # a file that is opened again goes on from where the scene was
+                media_began_ns = media_began_ns or max(now, before_ns) - reading.media_ns
+                self._scene_ns = media_began_ns + reading.media_ns
+            frame = Frame(seq, now, reading.capture_ns, reading.pixels, self._scene_ns - now)
             del reading
             self.slot.put(frame, wait=not self._source.live)
             del frame
@@ -336,7 +344,7 @@ class Grabber(SourceThread):
             return reading
         begun = time.perf_counter_ns()
         pixels = self._to_bgr(reading.pixels, buffers.free())
-        return Reading(pixels, reading.capture_ns + time.perf_counter_ns() - begun)
+        return Reading(pixels, reading.capture_ns + time.perf_counter_ns() - begun, reading.media_ns)
 
     def _unwanted(self, tempo: _Tempo, came_ns: int, looked_ns: int) -> str:
         """Why a frame that has come can be let go; empty where a picture of it is to be made. ``looked_ns``: when the last
@@ -355,24 +363,30 @@ class Grabber(SourceThread):
 
 
 class Pace:
-    """Holds a replayed source to its own speed. ``interval_s``: from one frame to the next, where they have no times of
-    their own; 0: flat out."""
+    """Holds a replayed source to its own speed, or tells how far that would be. ``interval_s``: from one frame to the next,
+    where they have no times of their own. ``held``: False where it is read flat out."""
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, interval_s: float, *, held: bool = True) -> None:
         self._interval_ns = int(interval_s * 1e9)
+        self._held = held
         self._due_ns = 0  # of the last frame
         self._media_ns = 0
+        self.elapsed_ns = -1
+        """From the first frame to the last one, of the media's own time; below 0 before there was one."""
 
     def wait(self, media_ns: int = 0) -> None:
         """Until the next frame is due. A reader that is late by more than a second starts counting anew.
 
         ``media_ns``: when it is, of the media's own time. Where that stands still, goes back or jumps, the interval counts.
         """
-        if not self._interval_ns:
-            return
         step_ns, self._media_ns = media_ns - self._media_ns, media_ns
+        if not 0 < step_ns <= JUMP_NS:
+            step_ns = self._interval_ns
+        self.elapsed_ns = 0 if self.elapsed_ns < 0 else self.elapsed_ns + step_ns
+        if not self._held:
+            return
         now = time.monotonic_ns()
-        due_ns = self._due_ns + (step_ns if 0 < step_ns <= JUMP_NS else self._interval_ns)
+        due_ns = self._due_ns + step_ns
         if self._due_ns == 0 or now - due_ns > 1_000_000_000:
             due_ns = now
         if due_ns > now:

@@ -55,7 +55,7 @@ class ImagesSource:
             raise SourceError("no pictures", where=self._folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
         self._next = 0
         self._good_since_start = 0
-        self._pace = Pace(1.0 / (self._options.fps or DEFAULT_FPS) if self.live else 0.0)
+        self._pace = Pace(1.0 / (self._options.fps or DEFAULT_FPS), held=self.live)
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`. ``into`` is not used: pictures differ in size. Raises `SourceError` where none can be read."""
@@ -77,7 +77,7 @@ class ImagesSource:
                 log.warning("picture passed over: %s", error)
                 continue
             self._good_since_start += 1
-            return Reading(pixels, time.perf_counter_ns() - begun)
+            return Reading(pixels, time.perf_counter_ns() - begun, None if self.live else self._pace.elapsed_ns)
 
     def close(self) -> None:
         """See `Source.close`."""

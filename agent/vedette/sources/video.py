@@ -68,7 +68,7 @@ class VideoFileSource:
         fps = capture.get(cv2.CAP_PROP_FPS)
         if not _FPS_RANGE[0] <= fps <= _FPS_RANGE[1]:
             fps = _DEFAULT_FPS
-        self._pace = Pace(1.0 / fps if self.live else 0.0)
+        self._pace = Pace(1.0 / fps, held=self.live)
         self._capture = capture
         self._read_since_start = 0
         self._said = False
@@ -90,9 +90,8 @@ class VideoFileSource:
             return False
         self._decoding_ns = time.perf_counter_ns() - begun
         self._read_since_start += 1
-        if self.live:
-            assert self._capture is not None
-            self._pace.wait(int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6))
+        assert self._capture is not None
+        self._pace.wait(int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6))
         return True
 
     def picture(self, into: UInt8Array | None) -> Reading | None:
@@ -102,7 +101,8 @@ class VideoFileSource:
             begun = time.perf_counter_ns()
             pixels = retrieve(self._capture, into)
             if pixels is not None:
-                return Reading(pixels, self._decoding_ns + time.perf_counter_ns() - begun)
+                media_ns = None if self.live else self._pace.elapsed_ns
+                return Reading(pixels, self._decoding_ns + time.perf_counter_ns() - begun, media_ns)
             self._read_since_start -= 1
             self._passed_over(1)
             if not self.pass_over():
