@@ -106,6 +106,20 @@ def test_a_live_sensor_drops_the_oldest_windows_and_counts_them() -> None:
         assert first.seq == WINDOWS + 1, "dropped ones are counted in seq"
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_windows_that_nobody_can_take_any_more_are_counted(live: bool) -> None:
+    count = SPEC.length + SPEC.stride * (2 * WINDOWS - 1)
+    fed = Fed(Scripted([readings(0, count)], live=live, endless=True))
+    fed.feed.start()
+    wait_for("all windows", lambda: fed.feed.status().frames == 2 * WINDOWS)
+    if live:
+        wait_for("the oldest to go", lambda: fed.feed.status().stale == WINDOWS)
+    fed.feed.stop()
+    left = len(fed.firsts())
+    assert left == WINDOWS
+    assert left + fed.feed.status().stale + fed.feed.passed("stopped") == 2 * WINDOWS
+
+
 def test_the_stride_may_be_another_than_the_models() -> None:
     with Fed(Scripted([readings(0, 10), None], live=False, endless=False), stride=1) as fed:
         assert fed.firsts() == list(range(7))

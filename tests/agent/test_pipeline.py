@@ -272,6 +272,51 @@ def test_frames_without_a_finding_are_published_or_not_as_configured() -> None:
     assert silent.stats.take(clock.now_ns(), 3).inferred == 3
 
 
+class Unending(FedSource):
+    """Pictures without end, as fast as they are read; one is being read when it is stopped."""
+
+    def __init__(self, *, live: bool) -> None:
+        super().__init__(())
+        self.live = live
+        self.reading = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        self.reading.release()
+        assert self.go_on.wait(DEADLINE_S)
+        return Reading(picture(), 1_000_000)
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("waiting", [True, False])
+def test_every_frame_is_accounted_for_when_the_pipeline_is_stopped(live: bool, waiting: bool) -> None:
+    """``waiting``: the engine is busy, so that a frame waits to be taken while the next one is being read."""
+    source = Unending(live=live)
+    run = Run(detector([0.9], [0]), [], source=source)
+    run.start()
+    wait_for("the first results", lambda: run.stats.results > 3)
+    if waiting:
+        run.engine.go_on.clear()
+        wait_for("a frame to wait", lambda: not run.grabber.slot.empty)
+    source.go_on.clear()
+    while source.reading.acquire(blocking=False):
+        """Up to now."""
+    threading.Timer(0.1, source.go_on.set).start()
+    run.grabber.stop()
+    threading.Timer(0.1, run.engine.go_on.set).start()
+    run.pipeline.stop()
+    run.lane.stop()
+    status = run.grabber.status()
+    run.pipeline.count_passed()
+    inferred = run.stats.take(clock.now_ns(), status.frames).inferred
+    assert inferred == len(run.messages())
+    assert status.frames - inferred - status.stale == sum(run.stats.dropped().values())
+    assert set(run.stats.dropped()) <= {"stopped"}
+    if live:
+        assert run.stats.dropped()["stopped"] >= 1, "the one that was being read"
+
+
 def test_the_rate_cap_counts_what_it_holds_back() -> None:
     run = Run(detector([0.9], [0]), [picture()] * 200, max_fps=1.0).to_the_end()
     sent = len(run.messages())

@@ -344,6 +344,7 @@ def test_the_same_picture_again_and_again_is_frozen(camera: CameraServer) -> Non
         opened = watched.grabber.status().reopened
         wait_for("another try", lambda: watched.grabber.status().reopened >= opened + 2)
         assert watched.said[-1] is Outcome.FROZEN, "opening it again shows the same picture: nothing is back"
+        assert watched.grabber.passed("frozen") >= 2, "what was seen of it last is counted"
         pusher.frozen = False
         wait_for("the picture to move", lambda: watched.outcome() is None)
 
@@ -432,10 +433,9 @@ def test_a_slot_that_waits_loses_nothing() -> None:
 
 def test_a_closed_slot_gives_its_last_frame_and_then_none() -> None:
     slot = Slot()
-    slot.put(frame(1), wait=False)
-    slot.put(frame(2), wait=False)
+    assert slot.put(frame(1), wait=False) and slot.put(frame(2), wait=False)
     slot.close()
-    slot.put(frame(3), wait=True)
+    assert not slot.put(frame(3), wait=True)
     last = slot.get(0)
     assert last is not None and last.seq == 2
     assert slot.get(60) is None

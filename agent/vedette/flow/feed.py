@@ -12,7 +12,7 @@ from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import SeriesInput
 from vedette.contract.types import Frame, Readings, Window
 from vedette.contract.window import Cadence, WindowBuilder, WindowCounts
-from vedette.sources import Grabber, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus
+from vedette.sources import STOPPED, Grabber, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus
 
 from .selection import RateCap
 
@@ -60,7 +60,8 @@ class Feed(Protocol):
         ...
 
     def passed(self, reason: str) -> int:
-        """How many samples were let go for it, since the start."""
+        """How many samples were let go for it, since the start: a reason of `not_before`, `vedette.sources.STOPPED` or
+        `vedette.sources.FROZEN`."""
         ...
 
     def status(self) -> SourceStatus:
@@ -164,6 +165,7 @@ class WindowFeed:
         self._windows: deque[Window] = deque()
         self._closed = False
         self._stale = 0
+        self._left = 0  # windows that came when it was stopped
         self._told: dict[str, int] = {}
         self._unfit = 0  # readings that are none of this model's, and why
         self._refusal = ""
@@ -242,7 +244,7 @@ class WindowFeed:
 
     def passed(self, reason: str) -> int:
         """See `Feed.passed`."""
-        return 0
+        return self._left if reason == STOPPED else 0
 
     def status(self) -> SourceStatus:
         """See `Feed.status`."""
@@ -262,7 +264,7 @@ class WindowFeed:
             self._unfit += len(readings)
             self._refusal = str(error)
             return
-        for window in windows:
+        for number, window in enumerate(windows):
             with self._changed:
                 if not self._live:
                     self._changed.wait_for(lambda: len(self._windows) < WINDOWS or self._closed)
@@ -270,6 +272,7 @@ class WindowFeed:
                     self._windows.popleft()
                     self._stale += 1
                 if self._closed:
+                    self._left += len(windows) - number
                     return
                 self._windows.append(window)
                 self._changed.notify_all()

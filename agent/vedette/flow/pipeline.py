@@ -25,7 +25,7 @@ from vedette.contract.types import Detections, Frame, Picture, Result, UInt8Arra
 from vedette.engine import Engine, EngineDescription
 from vedette.messages.reporter import Reporter
 from vedette.models.model import Doubt, Model
-from vedette.sources import UNDECODABLE
+from vedette.sources import FROZEN, STOPPED, UNDECODABLE
 
 from .feed import Feed
 from .lane import Seat
@@ -41,6 +41,7 @@ PATIENCE: Final = 1 / 8  # of an inference, for which the engine may be kept wai
 LEISURE: Final = 2.0  # times all that a sample takes, from one to the next, from which on one thread does it all
 RATE_CAP: Final = "rate_cap"  # why frames above `max_fps` are dropped
 UNFIT_IN_A_ROW: Final = 10  # samples that cannot be used, from which on it is the source that is wrong
+PASSED: Final = (RATE_CAP, UNDECODABLE, FROZEN, STOPPED)  # why a feed lets samples go that are counted here
 AVERAGING: Final = 0.2  # weight of the newest time in a moving average
 
 
@@ -137,7 +138,7 @@ class Pipeline:
         self._submitted = 0  # the first thread's; final once it has said None
         self._finished = 0  # of these; the second thread's
         self._passing = threading.Lock()
-        self._passed = dict.fromkeys((RATE_CAP, UNDECODABLE), 0)  # under it: by the source, as far as they are counted
+        self._passed = dict.fromkeys(PASSED, 0)  # under it: samples that the feed let go, as far as they are counted
         self._taken_ns = 0  # when the first thread took its last sample
         self._engine_free_ns = 0  # when it is expected to be this pipeline's turn again
         self._infer_ns = 0.0  # moving average of the engine's time
@@ -173,16 +174,19 @@ class Pipeline:
             thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Lets them finish the samples that are under way."""
+        """Lets them finish the samples that are under way. What its feed, which was stopped before, still holds then is
+        counted."""
         self._stop.set()
         deadline = clock.now_ns() + int(timeout_s * 1e9)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, (deadline - clock.now_ns()) / 1e9))
+        while not self.feed.closed and self.feed.take(0.0) is not None:
+            self.stats.drop(STOPPED)
 
     def count_passed(self) -> None:
-        """What the source has let go above the rate cap, or could not decode, goes to the account. Also for whoever reads
-        it: of two counts that belong together, frames and drops, the first grows by itself."""
+        """What the feed has let go, above the rate cap, as it could not be decoded or at its end, goes to the account. Also for
+        whoever reads it: of two counts that belong together, frames and drops, the first grows by itself."""
         with self._passing:
             for reason, counted in self._passed.items():
                 passed = self.feed.passed(reason)

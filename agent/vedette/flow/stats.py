@@ -32,7 +32,17 @@ that it has it.
 
 
 UNWANTED: Final = frozenset(
-    {"rate_cap", "disabled", "no_motion", "undecodable", "unfit_frame", "unfit_window", "no_number"}
+    {
+        "rate_cap",
+        "disabled",
+        "no_motion",
+        "undecodable",
+        "unfit_frame",
+        "unfit_window",
+        "no_number",
+        "frozen",
+        "stopped",
+    }
 )
 """Reasons to drop a sample that have nothing to do with how busy the machine is."""
 

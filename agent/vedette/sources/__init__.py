@@ -3,13 +3,15 @@
 `make_source` knows which file reads a camera's or a video's, `make_sensor_source` which reads a sensor's.
 """
 
-from .base import UNDECODABLE, Grabber, Slot, Source, SourceStatus
+from .base import FROZEN, STOPPED, UNDECODABLE, Grabber, Slot, Source, SourceStatus
 from .registry import SourceOptions, make_source, masked_url
 from .sensor import Listener, ListenerStatus, SensorOptions, SensorSource
 from .sensor_urls import is_sensor_url, make_sensor_source
 from .supervise import Outcome
 
 __all__ = [
+    "FROZEN",
+    "STOPPED",
     "UNDECODABLE",
     "Grabber",
     "Listener",

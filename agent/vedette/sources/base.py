@@ -32,6 +32,8 @@ JUMP_NS: Final = 10_000_000_000  # a file's times are not believed where they go
 ARRIVALS: Final = 32  # by whose times it is foretold when the next frames come
 _MOST: Final = ARRIVALS * 9 // 10  # of them did not take longer than the wait at this place
 UNDECODABLE: Final = "undecodable"  # why what a file holds is no frame
+STOPPED: Final = "stopped"  # why what came as it was stopped was given to nobody
+FROZEN: Final = "frozen"  # why the picture is not given by which a source was found to stand still
 _STALE: Final = "stale"  # why a frame is let go that another will have replaced before anybody takes it
 _FROZEN_STRIDE: Final = 16  # every 16th pixel of every 16th row is looked at to tell a frozen picture
 
@@ -122,17 +124,19 @@ class Slot:
         self._closed = False
         self.stale = 0
 
-    def put(self, frame: Frame, *, wait: bool) -> None:
-        """Shows a frame. ``wait``: first waits until the last one was taken; otherwise that one is stale, and counted."""
+    def put(self, frame: Frame, *, wait: bool) -> bool:
+        """Shows a frame; whether it did, for a closed slot takes none. ``wait``: first waits until the last one was taken;
+        otherwise that one is stale, and counted."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._frame is None or self._closed)
             if self._closed:
-                return
+                return False
             if self._frame is not None:
                 self.stale += 1
             self._frame = frame
             self._changed.notify_all()
+            return True
 
     def get(self, timeout_s: float) -> Frame | None:
         """Takes the frame, waiting for it; None when none came in time, or the slot is closed and empty."""
@@ -308,7 +312,7 @@ class Grabber(SourceThread):
                 if unwanted == _STALE:
                     self.slot.pass_over()
                 else:
-                    self._passed[unwanted] = self._passed.get(unwanted, 0) + 1
+                    self._pass(unwanted)
                 continue
             looked_ns = now
             self._making_ns = now - came_ns
@@ -320,6 +324,7 @@ class Grabber(SourceThread):
                     frozen_since_ns = now
                 elif now - frozen_since_ns > self._frozen_timeout_s * 1e9:
                     self._frozen_fingerprint = fingerprint
+                    self._pass(FROZEN)
                     return Outcome.FROZEN, f"the same picture for {self._frozen_timeout_s:g} s"
             # opened anew and still the same picture: nothing is back
             still_frozen = self._outcome is Outcome.FROZEN and fingerprint == self._frozen_fingerprint
@@ -334,9 +339,13 @@ class Grabber(SourceThread):
                 self._scene_ns = media_began_ns + reading.media_ns
             frame = Frame(seq, now, reading.capture_ns, reading.pixels, self._scene_ns - now)
             del reading
-            self.slot.put(frame, wait=not self._source.live)
+            if not self.slot.put(frame, wait=not self._source.live):
+                self._pass(STOPPED)
             del frame
         return Outcome.END, "stopped"
+
+    def _pass(self, reason: str) -> None:
+        self._passed[reason] = self._passed.get(reason, 0) + 1
 
     def _bgr(self, reading: Reading | None, buffers: Buffers) -> Reading | None:
         """As whoever takes the frames takes them."""
