@@ -219,6 +219,44 @@ def test_several_cuts_need_something_to_recover_with(project: Path) -> None:
         build(read_recipe(project / "cuts.toml"), inputs(project))
 
 
+def alone(project: Path, name: str, model: Any, **changes: str) -> Path:
+    """A recipe that quantises a network and does nothing else to it."""
+    save_network(model, project / f"{name}.keras")
+    text = RECIPE[: RECIPE.index("[train]")] + RECIPE[RECIPE.index("[quantise]") :]
+    text = text.replace("lights.keras", f"{name}.keras").replace(
+        "pictures = 40", f'precision = "{changes["precision"]}"'
+    )
+    (project / f"{name}.toml").write_text(text)
+    return project / f"{name}.toml"
+
+
+def up_and_down(activation: str, side: int) -> Any:
+    """Not trained, and sure of all that it says."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    x = pixels = keras.Input((16, 16, 1))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation=activation)(x)
+    x = layers.UpSampling2D(side)(x) if side > 1 else x
+    x = layers.Rescaling(200.0)(layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    return keras.Model(pixels, layers.Softmax()(x))
+
+
+@pytest.mark.parametrize(
+    ("activation", "side", "precision", "op"), [("elu", 1, "float32", "ELU"), ("relu", 2, "int8", "TILE")]
+)
+def test_what_only_the_reference_kernels_lack_is_said_and_shipped(
+    project: Path, tmp_path: Path, activation: str, side: int, precision: str, op: str
+) -> None:
+    recipe = alone(project, op.lower(), up_and_down(activation, side), precision=precision)
+    given = inputs(project, out=tmp_path / "made.tflite", training=None, annotated=())
+    measured, bundle = build(read_recipe(recipe), given)
+    assert set(bundle.manifest.tolerances) == set(measured.verdicts) == {"xnnpack", "builtin"}
+    (said,) = [line for line in measured.findings if "reference kernels" in line]
+    assert op in said and "\\n" not in said and ".tflite" not in said and "\n" not in said
+
+
 def steps(tmp_path: Path, activation: Any = "none") -> Steps:
     return Steps(ClassifyOutput(activation=activation), Work(tmp_path), Silent(), lambda model: b"")
 

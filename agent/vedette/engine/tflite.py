@@ -64,7 +64,7 @@ class TfliteEngine:
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError, TypeError, MemoryError) as error:
             raise ModelError(
-                f"{runtime} cannot load it", where=path, found=" ".join([str(error).strip(), *native])
+                f"{runtime} cannot load it", where=path, found=" ".join(" ".join([str(error), *native]).split())
             ) from None
         self._interpreter: Any = interpreter
         self._inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())

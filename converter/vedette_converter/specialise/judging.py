@@ -133,7 +133,7 @@ def finish(
     }
     manifest = package.make_manifest(file, content, members)
     manifest = _with_extension(room, manifest, learned, held, student)
-    manifest, verdicts = package.with_tolerances(
+    manifest, verdicts, _ = package.with_tolerances(
         manifest, room.folder / "int8.tflite", golden, len(wanted.keep), room.runtime, file
     )
     specialised = found(verdicts)
