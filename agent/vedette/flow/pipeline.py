@@ -185,8 +185,8 @@ class Pipeline:
             self.stats.drop(STOPPED)
 
     def count_passed(self) -> None:
-        """What the feed has let go, above the rate cap, as it could not be decoded or at its end, goes to the account. Also for
-        whoever reads it: of two counts that belong together, frames and drops, the first grows by itself."""
+        """What the feed has let go, above the rate cap, undecoded or at its end, goes to the account. Also for whoever reads
+        it: of two counts that belong together, frames and drops, the first grows by itself."""
         with self._passing:
             for reason, counted in self._passed.items():
                 passed = self.feed.passed(reason)
