@@ -106,6 +106,8 @@ class Accuracy:
     """What else was measured on the same data."""
     doubts: tuple[str, ...] = ()
     """Why the figures may mean nothing: see `vedette_converter.chance`."""
+    blind: float | None = None
+    """The probability of the float network's figure without looking, where that can be told."""
 
     @property
     def drop(self) -> float:
@@ -160,6 +162,7 @@ def _top_1(pair: Pair, truth: Labelled, options: Evaluate, progress: Progress) -
     return Accuracy(
         "top-1", truth.data, float(before.mean()), float(after.mean()), (float(low), float(high)), {},
         doubts=tuple(chance.doubts(answers[0], truth.class_ids, pair.labels)),
+        blind=chance.blind(answers[0], truth.class_ids, pair.labels),
     )  # fmt: skip
 
 

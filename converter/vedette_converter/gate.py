@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vedette.contract.errors import FaultError
 
+from . import chance
 from .agreement import Agreement
 from .evaluate import Accuracy
 from .latency import Latency
@@ -27,6 +28,8 @@ class GateRow:
     target: str
     holds: bool | None
     key: str = ""
+    fix: str = ""
+    """What to look at where it does not hold, and no key says it."""
 
     @property
     def verdict(self) -> str:
@@ -39,10 +42,14 @@ def judge(
 ) -> list[GateRow]:
     """Every row that the recipe asks for, whether it holds or not. ``size``: of the flatbuffer, bytes.
 
-    The row on accuracy is there where annotated pictures were given. A limit that nothing can break is no promise.
+    The rows on accuracy are there where annotated pictures were given. That the float network sees anything at all is
+    asked of every classifier: against one that is blind nothing is lost. A limit that nothing can break is no promise.
     """
     rows = []
     if accuracy is not None:
+        if accuracy.blind is not None:
+            seeing = _at_most("float network better than chance, p", accuracy.blind, chance.LEVEL, "")
+            rows.append(replace(seeing, fix=chance.ASK))
         rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop, "[gate] max_drop"))
         if gate.min_accuracy is not None:
             rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy, "[gate] min_accuracy"))
@@ -92,12 +99,13 @@ def enforce(rows: Sequence[GateRow], *, by_flags: bool = False) -> None:
     """Raises `GateError` naming every row that does not hold, and where it is promised. ``by_flags``: there is no recipe."""
     failed = failing(rows)
     if failed:
-        keys = [_flag(row.key) if by_flags else row.key for row in failed]
+        keys = [_flag(row.key) if by_flags else row.key for row in failed if row.key]
+        promised = [f"make the network better, or promise less: {', '.join(keys)}"] if keys else []
         raise GateError(
             "the gate does not hold, no bundle was written",
             expected=", ".join(f"{row.what} {row.target}" for row in failed),
             found=", ".join(f"{row.value:.4g}" for row in failed),
-            fix=f"make the network better, or promise less: {', '.join(keys)}",
+            fix="; ".join([*(row.fix for row in failed if row.fix), *promised]),
         )
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vedette_converter.chance import FEWEST, at_least, doubts, doubts_unlabelled
+from vedette_converter.chance import FEWEST, LEVEL, at_least, blind, doubts, doubts_unlabelled
 from vedette_converter.cli import main
 
 pytestmark = pytest.mark.filterwarnings(
@@ -55,14 +55,33 @@ def test_answering_the_most_frequent_is_no_merit() -> None:
     answers = np.zeros(100, np.int64)
     answers[3] = 1
     [said] = doubts(answers, truth, LABELS)
-    assert "always answering 'disc' gives 0.9500" in said
+    assert "top-1 0.9400 of 100, and without looking it would be 0.9410" in said
+
+
+def test_seeing_the_rare_ones_is() -> None:
+    truth = np.array([0] * 95 + [1] * 5, np.int32)
+    answers = truth.astype(np.int64)
+    answers[[0, 99]] = 1, 0
+    assert doubts(answers, truth, LABELS) == []
+
+
+def test_too_few_pictures_prove_nothing_either_way() -> None:
+    assert blind(np.array([0, 1]), np.array([0, 1], np.int32), LABELS) is None
+    assert blind(np.array([1, 0]), np.array([0, 1], np.int32), LABELS) is None
+    assert doubts(np.array([1, 0]), np.array([0, 1], np.int32), LABELS) == []
+
+
+def test_labels_in_reverse_are_blindness() -> None:
+    truth = np.repeat(np.arange(3, dtype=np.int32), 20)
+    p = blind(2 - truth.astype(np.int64), truth, LABELS)
+    assert p is not None and p > LEVEL
 
 
 def test_pictures_of_one_label_are_held_against_guessing() -> None:
     truth = np.zeros(30, np.int32)
     assert doubts(np.zeros(30, np.int64), truth, LABELS) == []
     [said] = doubts(np.ones(30, np.int64), truth, LABELS)
-    assert "guessing gives 0.3333" in said
+    assert "without looking it would be 0.3333" in said
 
 
 def test_without_labels_one_answer_to_many_is_told() -> None:
@@ -93,7 +112,7 @@ def colours(tf: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("scale", "doubted"), [((), True), (("--mean", "127.5", "--std", "127.5"), False)])
-def test_a_forgotten_mean_is_told_in_table_and_page(
+def test_a_forgotten_mean_is_told_in_table_and_page_and_ships_nothing(
     colours: Path, scale: tuple[str, ...], doubted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = colours / "report.html"
@@ -102,7 +121,9 @@ def test_a_forgotten_mean_is_told_in_table_and_page(
         str(colours / "pictures"), "--evaluate", str(colours / "pictures"), "--out", str(colours / "out.tflite"),
         "--report", str(page), *scale,
     ])  # fmt: skip
-    printed = capsys.readouterr().out
-    assert code == 0, printed
+    printed, said = capsys.readouterr()
+    assert code == (1 if doubted else 0), printed
+    assert (colours / "out.tflite").exists() is not doubted
+    assert ("float network better than chance" in said and "--mean, --std" in said) is doubted
     assert ("answers all 30 evaluation pictures alike" in printed) == doubted, printed
     assert ("answers all 30 evaluation pictures alike" in page.read_text()) == doubted

@@ -115,7 +115,9 @@ class Latency(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Gate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What must hold, or there is no bundle."""
+    """What must hold, or there is no bundle. Besides, a classifier of pictures that ``--evaluate`` judges must be right in
+    float more often than without looking, by a binomial test at 0.05.
+    """
 
     max_drop: Fraction = 0.02
     """Of mAP, top-1, AUC or R2 (0..1), float less the bundle's, over everything in ``--evaluate``."""
