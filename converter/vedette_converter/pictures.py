@@ -18,19 +18,29 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Every picture right in the folder, by name; in the folders right below it where there is none.
+    """Every picture right in the folder, by name; in all folders below it, by path, where there is none.
 
-    Raises `PictureError` where there are none at all.
+    Hidden folders are not looked into. Raises `PictureError` where there are none at all, and where there are some right in
+    it and some below, which leaves open what was meant.
     """
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not found:
-            found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+        below = sorted(path for path in {*folder.glob("*/*"), *folder.rglob("*/*")} if _is_below(path, folder))
     except OSError as error:
         raise PictureError("folder cannot be read", where=folder, found=error.strerror or str(error)) from None
-    if not found:
+    if found and below:
+        raise PictureError(
+            "pictures beside folders of pictures", where=folder, expected="the one or the other",
+            found=f"{found[0].name} and {below[0].relative_to(folder)}", fix="move one of them elsewhere",
+        )  # fmt: skip
+    if not found and not below:
         raise PictureError("no pictures", where=folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
-    return found
+    return found or below
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
 def draw(pictures: list[Path], count: int, seed: int) -> list[Path]:

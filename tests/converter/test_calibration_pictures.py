@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from vedette.contract.errors import PictureError
 from vedette.contract.manifest import ImageInput
 from vedette_converter import calibrate
 from vedette_converter.pictures import dataset, draw, list_pictures, read_picture
+from vedette_converter.train.data import list_labelled, list_unlabelled
 
 SPEC = ImageInput(height=16, width=16, mean=(127.5,), std=(127.5,))
 
@@ -44,6 +46,29 @@ def test_a_data_set_is_its_files_not_its_folder(tmp_path: Path) -> None:
     a, b, c = (dataset("x", list_pictures(tmp_path / name)) for name in "abc")
     assert a == b
     assert a.sha256 != c.sha256
+
+
+def test_a_stray_picture_beside_folders_of_pictures_is_named(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        write_pictures(tmp_path / label, 3, seed=1)
+    everything = list_pictures(tmp_path)
+    assert len(everything) == 6 and list(list_unlabelled(tmp_path).files) == everything
+    assert len(list_labelled(tmp_path, ["cat", "dog"]).files) == 6
+    shutil.copy(everything[0], tmp_path / "stray.jpg")
+    for read in (list_pictures, list_unlabelled):
+        with pytest.raises(PictureError, match=r"pictures beside folders of pictures: .* found stray.jpg and cat/"):
+            read(tmp_path)
+    with pytest.raises(PictureError, match=r"stray.jpg: a picture without a label"):
+        list_labelled(tmp_path, ["cat", "dog"])
+
+
+def test_pictures_deeper_down_are_found_and_hidden_folders_left_alone(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "monday" / "morning", 2, seed=1)
+    write_pictures(tmp_path / "linked-from", 2, seed=2)
+    (tmp_path / "monday" / "noon").symlink_to(tmp_path / "linked-from", target_is_directory=True)
+    assert len(list_pictures(tmp_path / "monday")) == 4
+    write_pictures(tmp_path / "linked-from" / ".thumbnails", 2, seed=3)
+    assert len(list_pictures(tmp_path / "linked-from")) == 2
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -153,6 +153,11 @@ def list_labelled(folder: Path, labels: Sequence[str]) -> Labelled:
         )  # fmt: skip
     if extra := sorted(found - set(labels)):
         raise PictureError("a folder that is no label", where=folder / extra[0], expected=", ".join(labels))
+    if stray := sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()):
+        raise PictureError(
+            "a picture without a label", where=stray[0], expected="pictures in the labels' folders alone",
+            fix="move it into one of them, or elsewhere",
+        )  # fmt: skip
     files: list[Path] = []
     ids: list[int] = []
     for number, label in enumerate(labels):
@@ -163,10 +168,8 @@ def list_labelled(folder: Path, labels: Sequence[str]) -> Labelled:
 
 
 def list_unlabelled(folder: Path) -> Labelled:
-    """Every picture in a folder and the folders below it, by path. Raises `PictureError` where there is none."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise PictureError("no pictures", where=folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
+    """The pictures that `list_pictures` finds. Raises `PictureError` where there is none."""
+    files = list_pictures(folder)
     return Labelled(tuple(files), np.empty(0, np.int32), _dataset(folder, files))
 
 
