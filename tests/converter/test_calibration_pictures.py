@@ -12,7 +12,7 @@ from converter_project import write_pictures
 
 from vedette.contract.errors import PictureError
 from vedette.contract.manifest import ImageInput
-from vedette_converter import calibrate
+from vedette_converter import calibrate, cli
 from vedette_converter.pictures import dataset, draw, list_pictures, read_picture
 from vedette_converter.train.data import list_labelled, list_unlabelled
 
@@ -87,6 +87,18 @@ def test_a_picture_that_is_none_is_named(tmp_path: Path, content: bytes) -> None
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(PictureError, match=r"broken\.jpg: no picture that can be decoded; take it out"):
         list(calibrate.choose(tmp_path, 160, seed=1).samples(SPEC))
+
+
+def test_opencv_says_nothing_of_a_picture_that_we_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    capfd.readouterr()
+    write_pictures(tmp_path / "cut", 1, seed=1)
+    (path,) = list_pictures(tmp_path / "cut")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(PictureError, match="no picture that can be decoded"):
+        read_picture(path)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_picture_too_small_is_named(tmp_path: Path) -> None:

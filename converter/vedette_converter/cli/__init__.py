@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import cv2
+
 import vedette
 from vedette.arguments import Parser
 from vedette.contract.errors import VedetteError
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see the module for the exit code."""
+    # what OpenCV says of a picture that is none, we say ourselves, in one line and with the file's name
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     options = parser().parse_args(arguments)
     try:
         code = int(options.run(options))
