@@ -328,6 +328,29 @@ def test_what_ends_in_a_sigmoid_learns_to_say_no(activation: str, end: str, tmp_
     assert found[right].mean() > 0.8 and found[~right].mean() < 0.2
 
 
+def test_a_training_that_was_killed_goes_on_with_the_network_out_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_network(plain(), tmp_path / "plain.keras")
+    fit, epochs = student.fit, []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        def on_epoch(number: int) -> str:
+            epochs.append(number)
+            if epochs == [1, 2]:
+                raise KeyboardInterrupt
+            return ""
+
+        return fit(*arguments, **options, on_epoch=on_epoch)
+
+    monkeypatch.setattr(student, "fit", watched)
+    options = Train(epochs=3, batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        steps(tmp_path / "work", "softmax").train(read_network(tmp_path / "plain.keras"), options, some())
+    steps(tmp_path / "work", "softmax").train(read_network(tmp_path / "plain.keras"), options, some())
+    assert epochs == [1, 2, 2, 3]
+
+
 def test_the_same_network_out_of_its_file_is_found_again(tmp_path: Path) -> None:
     for model in (plain(), network()):
         save_network(model, tmp_path / "kept.keras")
