@@ -334,7 +334,7 @@ def test_a_video_without_times_is_played_at_its_rate(make: Make, monkeypatch: py
     clip = make("timeless.m2v", *MPEG2, "-r", "25")
     came = played(clip, monkeypatch)
     assert len(came) >= FPS
-    assert came == [number * 40 for number in range(len(came))]
+    assert came == pytest.approx([number * 40 for number in range(len(came))], abs=2)
 
 
 @pytest.mark.parametrize("jump_s", [-3.0, 0.0, 100_000.0])
