@@ -244,7 +244,9 @@ def test_an_empty_folder_is_one_line(tf: Any, tmp_path: Path, capfd: pytest.Capt
     project = series_project.hum(tmp_path)
     for path in project.data.iterdir():
         path.unlink()
-    assert "data: no recordings: expected files named .csv or .npy" in mistake(project, capfd, project.recipe)
+    assert "data: no recordings: expected files named .csv, .ndjson, .jsonl or .npy" in mistake(
+        project, capfd, project.recipe
+    )
 
 
 def test_labels_that_do_not_fit_are_one_line(tf: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
