@@ -56,6 +56,7 @@ def test_a_message_at_which_mosquitto_hangs_up_is_found_and_the_rest_goes_on(tmp
         Linked(mosquitto.port, protocol="3.1.1") as linked,
     ):
         tell(linked)
+        linked.link._retry.pause_s = lambda: 0.1  # type: ignore[method-assign]
         linked.wait_connected()
         put(linked.outbox, 1)
         put(linked.outbox, 2, extra=LARGE)
@@ -70,6 +71,7 @@ def test_a_message_at_which_mosquitto_hangs_up_is_found_and_the_rest_goes_on(tmp
 def test_a_message_that_is_refused_for_now_each_time_it_is_sent_is_found(reason: int) -> None:
     with StrictBroker(lambda published: reason if is_large(published) else 0) as broker, Linked(broker.port) as linked:
         tell(linked)
+        linked.link._retry.pause_s = lambda: 0.1  # type: ignore[method-assign]
         linked.wait_connected()
         put(linked.outbox, 1, extra=LARGE)
         put(linked.outbox, 3)

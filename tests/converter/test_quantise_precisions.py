@@ -225,7 +225,10 @@ def recurrent(tf: Any, *, unroll: bool) -> Network:
     x = keras.Input((8, 3))
     y = keras.layers.Bidirectional(keras.layers.GRU(4, unroll=unroll), name="memory")(x)
     y = keras.layers.Reshape((8, 1))(y)
-    return as_network(tf, keras.Model(x, keras.layers.Dense(2)(keras.layers.LSTM(4, unroll=unroll)(y))))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.LSTM(4, unroll=unroll)(y)))
+    for variable in model.weights:  # a bias of zeros would be folded away
+        variable.assign(keras.random.normal(variable.shape))
+    return as_network(tf, model)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int16x8", "mixed"])

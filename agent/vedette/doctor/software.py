@@ -16,7 +16,7 @@ from .host import Finding, Host
 
 PYTHON: Final = ((3, 11), (3, 14))
 """From, and below; as pyproject.toml says."""
-PACKAGES: Final = {"numpy": (1, 26), "opencv-python-headless": (4, 10), "paho-mqtt": (2, 1), "msgspec": (0, 19)}
+PACKAGES: Final = {"numpy": (1, 26), "opencv-python-headless": (4, 10), "paho-mqtt": (2, 2), "msgspec": (0, 19)}
 """The least that is supported, of what pip may have been talked out of; as pyproject.toml says."""
 NETWORK: Final = "cifar10-resnet8"
 """A small int8 network that comes with the package, for timing kernels."""
