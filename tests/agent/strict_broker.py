@@ -6,7 +6,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -139,13 +138,6 @@ class StrictBroker:
     def topics(self, ending: str) -> list[Published]:
         """What was published on such topics."""
         return [one for one in list(self.published) if one.topic.endswith(ending)]
-
-    def wait_connections(self, count: int, timeout_s: float = 30.0) -> None:
-        """Until there were so many."""
-        deadline = time.monotonic() + timeout_s
-        while self.connections < count:
-            assert time.monotonic() < deadline, f"{self.connections} connections"
-            time.sleep(0.01)
 
 
 def _packet(stream: BufferedReader) -> tuple[int, bytes] | None:

@@ -90,7 +90,7 @@ def test_a_broker_that_hangs_up_at_every_message_costs_none() -> None:
         tell(linked)
         linked.link._retry.pause_s = lambda: 0.02  # type: ignore[method-assign]
         put(linked.outbox, 5)
-        broker.wait_connections(40)
+        wait_for("connections", lambda: broker.connections >= 40, 60)
         assert row(linked.outbox).waiting == 5
         allowed.set()
         linked.wait_empty()
@@ -125,7 +125,7 @@ def test_a_quota_costs_no_message() -> None:
     with StrictBroker(answer) as broker, Linked(broker.port) as linked:
         tell(linked)
         put(linked.outbox, 50)
-        broker.wait_connections(3)
+        wait_for("connections", lambda: broker.connections >= 3)
         assert row(linked.outbox).waiting == 50
         assert any("reason 0x97" in alert for alert in linked.alerts)
         assert not linked.link.status().unsteady, "nobody has taken its place"
@@ -238,7 +238,7 @@ def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest
         thread = threading.Thread(target=append)
         thread.start()
         try:
-            broker.wait_connections(2)
+            wait_for("connections", lambda: broker.connections >= 2, 60)
         finally:
             stop.set()
             thread.join()

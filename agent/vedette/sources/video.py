@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_BROKEN: Final = 250
 """Packets in a row that cannot be decoded and are passed over, 10 s of most videos; OpenCV says of them what it says at the
-end. There, so many tries take less than 1 ms."""
+end."""
 _FPS_RANGE: Final = (0.01, 1000.0)  # what a container may claim; outside it, it is taken to know nothing
 _DEFAULT_FPS: Final = 25.0
 
