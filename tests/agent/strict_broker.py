@@ -15,7 +15,7 @@ from vedette.demo.broker import LOOPBACK
 
 CONNECT, PUBLISH, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 12, 14
 EXCEEDED = 0x93  # DISCONNECT: more at a time than the receive maximum (MQTT 5, section 3.14.2.1)
-HANG_UP = -1  # in a reason's place
+HANG_UP, SILENCE = -1, -2  # in a reason's place
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class StrictBroker:
                     reason = self.answer(published)
                     if reason == HANG_UP:
                         return False
-                    self._acknowledge(peer, mid, reason, waiting)
+                    if reason != SILENCE:
+                        self._acknowledge(peer, mid, reason, waiting)
             elif kind == SUBSCRIBE:
                 peer.sendall(bytes([0x90, 4, *body[:2], 0, 1]) if v5 else bytes([0x90, 3, *body[:2], 1]))
             elif kind == PINGREQ:

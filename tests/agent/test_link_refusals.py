@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from real import Mosquitto, Subscriber, needs_mosquitto, wait_for
-from strict_broker import HANG_UP, Published, StrictBroker
+from strict_broker import HANG_UP, SILENCE, Published, StrictBroker
 from test_link import DOOR, GATE, TOPICS, Linked, put, row, seqs
 
 from vedette.contract.errors import BrokerRefusedError
@@ -222,12 +222,7 @@ def test_an_answer_outlives_the_connection() -> None:
 def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vedette.mqtt.link.PUBACK_TIMEOUT_S", 0.5)
 
-    class Deaf(StrictBroker):
-        def _acknowledge(self, peer, mid, reason, waiting):  # type: ignore[no-untyped-def]
-            if not self.published[-1].retain:
-                super()._acknowledge(peer, mid, reason, waiting)
-
-    with Deaf() as broker, Linked(broker.port) as linked:
+    with StrictBroker(lambda published: SILENCE if published.retain else 0) as broker, Linked(broker.port) as linked:
         tell(linked)
         stop = threading.Event()
 
