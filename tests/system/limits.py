@@ -6,6 +6,7 @@ cgroup v1's, in groups of their own: whatever process the unit inside has, or ge
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +18,13 @@ from machine import Machine, wait_until
 
 _LOOK_S = 0.005  # between two looks at which processes the unit has
 _PERIOD_US = 1_000_000  # the longest there is; the shortest quota, 1 ms of it, is a thousandth of a core
+# where it may not spare itself, it can be ended while the memory of one that was ended is not free yet
+_CROWDS = 20
 
 _CROWD = """
 import contextlib, sys
 with contextlib.suppress(PermissionError), open("/proc/self/oom_score_adj", "w") as score:
-    score.write("-1000")  # also while the memory of one that was ended is not free yet, and none else is there
+    score.write("-1000")
 with open(sys.argv[1], "w") as group:
     group.write("0")
 held = b"x" * int(sys.argv[2])
@@ -43,6 +46,7 @@ class Limits:
         self._unit = machine.processes_file(unit)
         name = f"vedette-{uuid.uuid4().hex[:12]}"
         self._cpu, self._memory = ((_own(controller) or Path()) / name for controller in ("cpu", "memory"))
+        self._crowds_ended = 0
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow)
 
@@ -73,18 +77,23 @@ class Limits:
         return int((self._memory / "memory.usage_in_bytes").read_text())
 
     def ended_by_kernel(self) -> int:
-        """How many processes, for memory."""
+        """How many of the unit's processes, for memory."""
         rows = dict(line.split() for line in (self._memory / "memory.oom_control").read_text().splitlines())
-        return int(rows["oom_kill"])
+        return int(rows["oom_kill"]) - self._crowds_ended
 
     @contextlib.contextmanager
     def crowded(self, size_bytes: int) -> Iterator[None]:
         """Somebody else takes that much of the unit's memory, who is spared: the unit needs OOMScoreAdjust=1000 for it."""
         command = [sys.executable, "-c", _CROWD, str(self._memory / "cgroup.procs"), str(size_bytes)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
-            assert crowd.stdout is not None and crowd.stdout.readline() == "held\n"
-            yield
-            crowd.communicate()
+        for _ in range(_CROWDS):
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
+                assert crowd.stdout is not None
+                if crowd.stdout.readline() == "held\n":
+                    yield
+                    crowd.communicate()
+                    break
+            assert crowd.returncode == -signal.SIGKILL
+            self._crowds_ended += 1
         assert crowd.returncode == 0
 
     def _follow(self) -> None:
