@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
 from vedette.contract.errors import FaultError, ModelError, UserError
@@ -16,7 +17,7 @@ from .means import with_means
 from .mixed import mixed
 from .pack import compact
 from .proof import prove
-from .ranges import clip, observe, refuse_loops, refuse_nan_constants
+from .ranges import Range, clip, observe, refuse_loops, refuse_nan_constants
 from .samples import Samples
 
 FEW: Final = 4  # samples that show whether a float network's outputs are finite
@@ -114,24 +115,38 @@ def _integer(
     observed = observe(original, samples, on_sample=on_sample)
     percentile = options.clip_percentile
     if network.flatbuffer is None and percentile is None:
-        return tf_converter.integer(
+        made = tf_converter.integer(
             network, samples, precision="int8" if options.precision == "int8" else "int16x8",
             input_dtype=options.input_dtype, output_dtype=options.output_dtype,
         )  # fmt: skip
+        if not _left_in_float(made):
+            return made
+        # of the same unrolled LSTM it leaves a SPLIT one time and none the next; the other quantiser may have a way
+        with contextlib.suppress(FaultError):
+            return _by_ranges(options, original, observed.ranges)
+        return made
     ranges = observed.ranges if percentile is None else clip(original, samples, observed, percentile)
+    return _by_ranges(options, original, ranges)
+
+
+def _by_ranges(options: Quantise, original: bytes, ranges: Mapping[str, Range]) -> bytes:
     return edge_quantizer.integer(
         original, ranges, activations="int8" if options.precision == "int8" else "int16",
         input_dtype=options.input_dtype, output_dtype=options.output_dtype,
     )  # fmt: skip
 
 
-def _refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
-    """Both converters silently leave in float what they have no integer kernel for."""
-    left = [
+def _left_in_float(flatbuffer: bytes) -> list[str]:
+    """``OP at layer NAME``: both converters silently leave in float what they have no integer kernel for."""
+    return [
         f"{op.name} at layer {op.layer}"
         for op in read_graph(flatbuffer).ops
         if op.name not in _EDGES and any(tensor.dtype.startswith("float") for tensor in (*op.inputs, *op.outputs))
     ]
+
+
+def _refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
+    left = _left_in_float(flatbuffer)
     if left:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         raise ModelError(

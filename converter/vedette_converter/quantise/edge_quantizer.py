@@ -113,4 +113,31 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
         raise FaultError("ai-edge-quantizer cannot quantise the network", found=said[:500]) from None
     finally:
         logger.setLevel(before)
-    return compact(bytes(made.quantized_model))
+    return compact(_with_parts_nobody_reads(bytes(made.quantized_model)))
+
+
+def _with_parts_nobody_reads(flatbuffer: bytes) -> bytes:
+    """The quantiser leaves such a part of a SPLIT or UNPACK in float32, which no kernel has beside integer parts.
+
+    The first step of an unrolled LSTM has one: what its forget gate lets through of a cell that is still 0.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    op_codes = schema.BuiltinOperator
+    divided = {op_codes.SPLIT: 1, op_codes.SPLIT_V: 0, op_codes.UNPACK: 0}  # which of its inputs
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    changed = False
+    for subgraph in model.subgraphs:
+        read = {index for op in subgraph.operators for index in op.inputs} | set(subgraph.outputs)
+        for op in subgraph.operators:
+            code = model.operatorCodes[op.opcodeIndex]
+            place = divided.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            if place is None:
+                continue
+            whole = subgraph.tensors[op.inputs[place]]
+            for index in op.outputs:
+                part = subgraph.tensors[index]
+                if index not in read and part.type == schema.TensorType.FLOAT32 != whole.type:
+                    part.type, part.quantization, changed = whole.type, whole.quantization, True
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if changed else flatbuffer
