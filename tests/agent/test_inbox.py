@@ -57,8 +57,8 @@ class Hearing:
 
     def wait_subscribed(self) -> None:
         def answered() -> bool:
-            connection = self.link._connection
-            return connection is not None and connection.subscribed
+            traffic = self.link._traffic
+            return traffic is not None and traffic.connection.subscribed
 
         wait_for("the subscriptions", answered)
 

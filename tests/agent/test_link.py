@@ -24,7 +24,7 @@ from vedette.demo.broker import LOOPBACK, free_port, mosquitto_path
 from vedette.mqtt import Link, LinkOptions, Topics
 from vedette.mqtt.connection import RESEND_S, RESERVED_WINDOW, RTO_MAX_MS, UNHEARD_S, Connection, try_connection
 from vedette.mqtt.envelope import render
-from vedette.mqtt.link import PUBACK_TIMEOUT_S
+from vedette.mqtt.traffic import PUBACK_TIMEOUT_S
 from vedette.outbox import MemoryOutbox
 
 TOPICS = Topics("vedette", "dev-1")
@@ -77,9 +77,9 @@ class Linked:
 
     def connection(self) -> Connection:
         """The one that serves now."""
-        connection = wait_for("a connection that serves", lambda: self.link._connection)
-        assert connection is not None
-        return connection
+        traffic = wait_for("a connection that serves", lambda: self.link._traffic)
+        assert traffic is not None
+        return traffic.connection
 
     def wait_empty(self, timeout_s: float = 60.0) -> None:
         assert self.outbox.wait_empty(timeout_s), (self.outbox.depth(), self.link.status())
@@ -166,7 +166,7 @@ def test_a_fault_while_a_pipeline_sends_ends_the_connection_and_not_the_pipeline
             raise RuntimeError("a fault of ours")
         return render(*arguments, **options)
 
-    monkeypatch.setattr("vedette.mqtt.link.render", render_)
+    monkeypatch.setattr("vedette.mqtt.traffic.render", render_)
     with Subscriber(broker.port) as subscriber, Linked(broker.port, protocol=broker.protocols[0]) as linked:
         while not faults:
             linked.connection()
@@ -336,7 +336,7 @@ def test_nothing_is_missing_after_a_restart_for_a_subscriber_that_stayed(tmp_pat
 def test_a_broker_that_is_there_and_acknowledges_nothing_is_left_and_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vedette.mqtt.link.PUBACK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vedette.mqtt.traffic.PUBACK_TIMEOUT_S", 0.5)
     monkeypatch.setattr("vedette.mqtt.connection.CONNECT_TIMEOUT_S", 0.5)
     with Mosquitto(tmp_path) as mosquitto, Linked(mosquitto.port) as linked:
         linked.wait_connected()

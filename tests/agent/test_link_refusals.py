@@ -220,7 +220,7 @@ def test_an_answer_outlives_the_connection() -> None:
 
 
 def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vedette.mqtt.link.PUBACK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vedette.mqtt.traffic.PUBACK_TIMEOUT_S", 0.5)
 
     with StrictBroker(lambda published: SILENCE if published.retain else 0) as broker, Linked(broker.port) as linked:
         tell(linked)
