@@ -26,7 +26,7 @@ TOGETHER: Final = {
     "tests/system/test_arm64.py": "arm64",
     "tests/system/test_clock_set_for_real.py": "guest",
     "tests/system/test_systemd.py": "booted",
-    "tests/system/test_v4l2.py": "guest",
+    "tests/system/test_devices.py": "guest",
 }
 
 # a shell starts what it runs in the background with SIGINT ignored, and programs inherit that: Ctrl-C stays untested then

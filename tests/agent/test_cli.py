@@ -326,7 +326,7 @@ def test_a_bundle_needs_no_options(frame: Path, labels_file: Path) -> None:
 
 def test_bench_measures(classify: list[object]) -> None:
     answer = document("bench", TINY, *classify, "--seconds", "0.3", "--json")
-    assert set(answer) == {"model", "engine", "runs", "latency_ms", "fps", "load_s", "pss_bytes"}
+    assert set(answer) == {"model", "engine", "runs", "latency_ms", "fps", "load_s", "pss_bytes", "energy"}
     assert set(answer["latency_ms"]) == {"preprocess", "infer", "decode", "total"}
     for row in answer["latency_ms"].values():
         assert set(row) == {"mean", "p50", "p90", "p99", "max"}

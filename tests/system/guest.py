@@ -48,11 +48,17 @@ class Outcome:
 def run_in_guest(
     folder: Path, command: Sequence[str], *, modules: Sequence[str], environment: dict[str, str], timeout_s: float
 ) -> Outcome:
-    """Boots, loads the modules, runs the command as root, powers off. ``folder`` takes the start-up archive."""
+    """Boots, loads the modules, runs the command as root, powers off. ``folder`` takes the start-up archive.
+
+    ``modules``: a name each, and parameters behind it as for insmod.
+    """
     kernel = _kernel()
     assert kernel is not None
     archive = folder / "initrd"
-    archive.write_bytes(_initrd(_files([*_ROOT_MODULES, *modules]), command, environment))
+    parameters = dict(name.replace("-", "_").split(" ", 1) for name in modules if " " in name)
+    files = _files([*_ROOT_MODULES, *(name.split(" ")[0] for name in modules)])
+    loaded = [(file, parameters.get(_module(file.name), "")) for file in files]
+    archive.write_bytes(_initrd(loaded, command, environment))
     done = subprocess.run(
         [
             "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(_MEMORY_MIB), "-smp", "2", "-nodefaults",
@@ -90,15 +96,20 @@ def _files(names: Sequence[str]) -> list[Path]:
     for line in (folder / "modules.dep").read_text().splitlines():
         file, _, others = line.partition(":")
         needs[file] = others.split()
-    by_name = {Path(file).name.partition(".")[0].replace("-", "_"): file for file in needs}
+    by_name = {_module(Path(file).name): file for file in needs}
     order: list[str] = []
     for name in names:
-        if name in by_name:
-            order += [*reversed(needs[by_name[name]]), by_name[name]]
+        if _module(name) in by_name:
+            order += [*reversed(needs[by_name[_module(name)]]), by_name[_module(name)]]
     return [folder / file for file in dict.fromkeys(order)]
 
 
-def _initrd(modules: Sequence[Path], command: Sequence[str], environment: dict[str, str]) -> bytes:
+def _module(name: str) -> str:
+    """As the kernel calls it; files and people may write a hyphen."""
+    return name.partition(".")[0].replace("-", "_")
+
+
+def _initrd(modules: Sequence[tuple[Path, str]], command: Sequence[str], environment: dict[str, str]) -> bytes:
     """What the kernel starts with: busybox, the modules, and a script that mounts / and runs the command in it."""
     busybox = shutil.which("busybox")
     assert busybox is not None
@@ -111,7 +122,7 @@ def _initrd(modules: Sequence[Path], command: Sequence[str], environment: dict[s
     )
     script = (
         "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nexport PATH=/bin\nmount -t proc proc /proc\n"
-        + "".join(f"insmod /modules/{number}.ko\n" for number in range(len(modules)))
+        + "".join(f"insmod /modules/{number}.ko {given}\n" for number, (_, given) in enumerate(modules))
         + "mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=524288,cache=loose root /host\n"
         + mounts
         + f"PATH=/usr/sbin:/usr/bin:/sbin:/bin {variables} chroot /host {quoted}\n"
@@ -122,7 +133,7 @@ def _initrd(modules: Sequence[Path], command: Sequence[str], environment: dict[s
         archive.add(name, 0o40755)
     archive.add("dev/console", 0o20600, device=(5, 1))
     archive.add("bin/busybox", 0o100755, Path(busybox).read_bytes())
-    for number, module in enumerate(modules):
+    for number, (module, _) in enumerate(modules):
         archive.add(f"modules/{number}.ko", 0o100644, module.read_bytes())
     archive.add("init", 0o100755, script.encode())
     archive.add("TRAILER!!!", 0)

@@ -1,4 +1,4 @@
-"""Runs inside a guest whose kernel has made /dev/video0 with its test driver vivid; prints a verdict a check."""
+"""Checks for a guest whose kernel has made /dev/video0 with its test driver vivid: see guest_checks.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import os
 import re
 import struct
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,23 +214,6 @@ def await_that(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def main() -> int:
-    """The exit code."""
+def prepare() -> None:
+    """Before the first check: warnings are kept."""
     logging.getLogger().addHandler(_Listener(logging.WARNING))
-    failed = 0
-    for name, check in [(n, f) for n, f in globals().items() if n.startswith("check_")]:
-        begun = time.monotonic()
-        try:
-            check()
-            verdict = "passed"
-        except Exception:  # noqa: BLE001 - a verdict a check, whatever it was
-            traceback.print_exc(file=sys.stdout)
-            failed += 1
-            verdict = "failed"
-        print(f"CHECK {name.removeprefix('check_')} {verdict} {time.monotonic() - begun:.1f} s", flush=True)
-    assert threading.active_count() == 1
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

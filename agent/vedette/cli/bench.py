@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .plain import add_plain_arguments, plain_model
 
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
     from vedette.contract.types import Float32Array, UInt8Array
     from vedette.models.model import ModelSpec
+    from vedette.power import Stretch
 
 HELP = "measure a model's latency on this machine"
 DESCRIPTION = (
-    "Measures preprocess, infer and decode on one picture or window, again and again, and the process's memory. "
+    "Measures preprocess, infer and decode on one picture or window, again and again, the process's memory, and where the "
+    "machine has a meter the energy. "
     "It is the bundle's own golden one, or noise for a plain model."
 )
 EXAMPLES = """examples:
@@ -29,12 +31,15 @@ EXAMPLES = """examples:
 --tune measures threads and interpreters in turns, says which are best for latency and for throughput, and keeps it for
 engine.threads = "auto" in the agent's state folder: sudo -u vedette, or --state-dir, where that is another's.
 --json prints one object: model, engine {runtime, delegate, threads}, runs, latency_ms by stage {mean, p50, p90, p99,
-max}, fps (of all stages in turn), load_s, pss_bytes. With --tune: model, runtime, cores, rows {threads, interpreters,
-latency_ms, rate, rounds}, latency and throughput {threads, interpreters}, seconds, kept.
+max}, fps (of all stages in turn), load_s, pss_bytes, energy by meter [{meter, joules_a_run, joules_above_idle_a_run,
+watts, idle_watts}], empty where this machine has no meter that may be read (vedette doctor says which it has). With
+--tune: model, runtime, cores, rows {threads, interpreters, latency_ms, rate, rounds}, latency and throughput {threads,
+interpreters}, seconds, kept.
 """
 SIZE = (768, 576)
 SECONDS = 5.0
 TUNE_SECONDS = 15.0
+IDLE_SECONDS = 2.0  # what the machine takes without the model, where it has a meter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the command. The exit code."""
     import os
+    import shutil
+    import sys
     import time
 
     import cv2
@@ -66,6 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.contract.errors import UserError
     from vedette.flow.stats import percentile
     from vedette.models.model import load_model, read_model
+    from vedette.power import Stretch, find_meters
     from vedette.service.health import pss_bytes
     from vedette.terminal import Console
 
@@ -93,13 +101,17 @@ def execute(arguments: argparse.Namespace) -> int:
     sample, what = _sample(spec)
     for _ in range(5):
         model(sample)
+    meters, refused = find_meters(vcgencmd=shutil.which("vcgencmd"))
+    with Stretch(meters) as idle:
+        time.sleep(IDLE_SECONDS if meters else 0)
     stages: dict[str, list[float]] = {"preprocess": [], "infer": [], "decode": []}
     console = Console(stderr=True)
-    end = time.perf_counter() + arguments.seconds
     columns = (TextColumn("measuring"), BarColumn(), TextColumn("{task.fields[ms]:.2f} ms"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with progress, Stretch(meters) as busy:
         task = progress.add_task("", total=arguments.seconds, ms=0.0)
         shown = begun = time.perf_counter()
+        end = begun + arguments.seconds
         while (now := time.perf_counter()) < end:
             placement = model.preprocess(sample)
             a = time.perf_counter()
@@ -122,6 +134,7 @@ def execute(arguments: argparse.Namespace) -> int:
         for stage, values in {**stages, "total": total}.items()
     }
     description = model.engine.description
+    energy = _energy(idle, busy, len(total))
     document = {
         "model": {"name": spec.name, "version": spec.version, "sha256": spec.sha256},
         "engine": {"runtime": description.runtime, "delegate": description.delegate, "threads": description.threads},
@@ -130,6 +143,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "fps": round(1000 / float(np.mean(total)), 2),
         "load_s": round(load_s, 3),
         "pss_bytes": pss_bytes(os.getpid()),
+        "energy": energy,
     }
     if arguments.plot is not None:
         subtitle = f"{description.runtime}, {description.delegate}, threads {description.threads}; {len(total)} runs"
@@ -151,7 +165,32 @@ def execute(arguments: argparse.Namespace) -> int:
         f"{document['fps']} {what} a second one after another ({len(total)} runs of {size}), "
         f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
     )
+    for row in energy:
+        scale, unit = (1e3, "mJ") if row["joules_a_run"] >= 1e-4 else (1e6, "µJ")
+        print(
+            f"energy: {row['joules_a_run'] * scale:.2f} {unit} a {what[:-1]}, of which "
+            f"{row['joules_above_idle_a_run'] * scale:.2f} above idle "
+            f"({row['watts']:.2f} W, idle {row['idle_watts']:.2f} W; {row['meter']})"
+        )
+    if refused:
+        print(f"energy: {', '.join(refused)} may be read by root alone: sudo", file=sys.stderr)
     return 0
+
+
+def _energy(idle: Stretch, busy: Stretch, runs: int) -> list[dict[str, Any]]:
+    """A row a meter that has answered in both stretches."""
+    idle_watts = {taken.meter: taken.watts for taken in idle.taken()}
+    return [
+        {
+            "meter": taken.meter,
+            "joules_a_run": taken.joules / runs,
+            "joules_above_idle_a_run": (taken.joules - idle_watts[taken.meter] * taken.seconds) / runs,
+            "watts": taken.watts,
+            "idle_watts": idle_watts[taken.meter],
+        }
+        for taken in busy.taken()
+        if taken.meter in idle_watts
+    ]
 
 
 def _check_plot(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vedette.clock import ClockState
+from vedette.power import find_meters
 from vedette.service.health import THROTTLED_BITS, THROTTLED_FILES, THROTTLED_NOW, throttled_words
 
 from .host import Finding, Host, Verdict
@@ -21,7 +22,9 @@ _IN_MEMORY: Final = ("tmpfs", "ramfs")
 
 def look_at_board(host: Host, clock: ClockState) -> list[Finding]:
     """``clock``: as the kernel says it; no file does."""
-    return [_board(host), *_word_size(host), *_power(host), *_heat(host), *_memory(host), _clock(clock)]
+    return [
+        _board(host), *_word_size(host), *_power(host), _meters(host), *_heat(host), *_memory(host), _clock(clock),
+    ]  # fmt: skip
 
 
 def _board(host: Host) -> Finding:
@@ -72,6 +75,18 @@ def _power(host: Host) -> list[Finding]:
         )  # fmt: skip
         return [Finding("power", "bad" if bits & THROTTLED_NOW else "warn", words, fix)]
     return []
+
+
+def _meters(host: Host) -> Finding:
+    program = host.program("vcgencmd")
+    meters, refused = find_meters(host.root, str(host.at(program)) if program else None)
+    named = ", ".join(meter.name for meter in meters)
+    if refused:
+        for_root = f"{', '.join(refused)} may be read by root alone"
+        return Finding("energy", "ok", f"{named}; {for_root}" if named else for_root, "sudo vedette bench measures it")
+    if named:
+        return Finding("energy", "ok", f"{named}: vedette bench measures it")
+    return Finding("energy", "ok", "no meter in this machine: one at the plug would say what it takes")
 
 
 def _heat(host: Host) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""``v4l2://`` on a real /dev/video0: the kernel's own test driver, vivid, in a guest of qemu."""
+"""Devices that only a kernel can make, in a guest of qemu: a camera (its test driver vivid) and meters of power."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import re
 import sys
 from pathlib import Path
 
+import guest_checks
+import power_checks
 import pytest
 import v4l2_checks
 from guest import Outcome, run_in_guest, why_not
 
-CHECKS = [name.removeprefix("check_") for name in vars(v4l2_checks) if name.startswith("check_")]
-PROJECT = Path(__file__).resolve().parents[2]
+MODULES = (v4l2_checks, power_checks)
+CHECKS = [name.removeprefix("check_") for module in MODULES for name in vars(module) if name.startswith("check_")]
 
 
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One guest for all checks: most of its time is starting up."""
-    reason = why_not("vivid")
+    modules = ["vivid", *power_checks.MODULES]
+    reason = why_not(*(name.split(" ")[0] for name in modules))
     if reason:
         pytest.skip(reason)
     outcome = run_in_guest(
         tmp_path_factory.mktemp("guest"),
-        [sys.executable, "-B", str(Path(v4l2_checks.__file__).resolve())],
-        modules=["vivid"],
+        [sys.executable, "-B", str(Path(guest_checks.__file__).resolve()), *(module.__name__ for module in MODULES)],
+        modules=modules,
         environment={"OPENCV_LOG_LEVEL": "SILENT", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         timeout_s=240,
     )
