@@ -30,7 +30,6 @@ from vedette.contract.errors import UserError, VedetteError
 from vedette.contract.types import Frame, Result
 from vedette.delivery import Key, Outbox, Stream
 from vedette.engine import SelfTest
-from vedette.flow.feed import WindowFeed
 from vedette.flow.governor import Governor, Heat
 from vedette.flow.pipeline import Pipeline
 from vedette.follow.following import Followed, State
@@ -52,6 +51,7 @@ from vedette.trust.exposure import exposures
 from .compose import Prepared, link_options, make_pipeline, prepare, remember_versions
 from .condition import Condition
 from .control import Control
+from .diagnosis import Diagnosis
 from .heat import Thermometer
 from .lanes import Lanes, threads_for
 from .notify import Notifier
@@ -113,15 +113,14 @@ class Service:
         self._condition = Condition(lambda _: self._voice.status(lambda: self._condition.said))
         self._lanes: Lanes
         self._self_tests: dict[str, SelfTest | None] = {}
-        self._unfit: dict[str, VedetteError] = {}  # pipelines whose model cannot be used here
         self._pipelines: list[Pipeline] = []
         self._snapshots: dict[str, Snapshots] = {}
         self._shares: dict[str, float] = {}
-        self._accelerators: dict[str, object] = {}  # by pipeline, what was last said of its accelerator
         self._epoch: Epoch
         self._outbox: Outbox
         self._voice: Voice
         self._governor: Governor
+        self._diagnosis: Diagnosis
         self._control: Control
         self._reload: Reload
         self._announcer: Announcer
@@ -146,13 +145,14 @@ class Service:
         proofs = Proofs(state_dir)
         threads = threads_for(self._prepared, self._config.engine, proofs, self._tunings(state_dir))
         self._lanes = Lanes(self._config.engine, threads, proofs)
-        for name, loaded in self._lanes.load(self._prepared, self._unfit.__setitem__).items():
+        unfit: dict[str, VedetteError] = {}
+        for name, loaded in self._lanes.load(self._prepared, unfit.__setitem__).items():
             self._lanes.take(name, loaded)
             self._self_tests[name] = loaded.self_test
-        fit = [p for p in self._prepared if p.name not in self._unfit]
+        fit = [p for p in self._prepared if p.name not in unfit]
         if not fit:
-            raise next(iter(self._unfit.values()))
-        for name, error in self._unfit.items():
+            raise next(iter(unfit.values()))
+        for name, error in unfit.items():
             log.error("pipeline %s is left out: %s", name, error)
         remember_versions(self._config, fit)
         for line in exposures(self._config, self._config_path):
@@ -185,6 +185,7 @@ class Service:
         self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
         max_fps = {p.name: p.config.max_fps for p in fit}
         self._governor = Governor(self._config.governor, self._read_heat, max_fps, clock.now_ns())
+        self._diagnosis = Diagnosis(self._pipelines, unfit, self._lanes, self._governor, self._outbox, self._link)
         self._control = Control(fit, self._pipelines, lambda name: self._voice.settings(self._settings(name)))
         self._reload = Reload(
             self._config, self._config_path, self._pipelines, self._control, self._lanes,
@@ -346,8 +347,7 @@ class Service:
             self._announcer.change(self._announcement())
 
     def _all_ended(self) -> int:
-        faults = [*self._unfit.values(), *(p.fault for p in self._pipelines if p.fault is not None)]
-        if faults:
+        if faults := self._diagnosis.faults:
             raise faults[0]
         log.info("every source has come to its end")
         return 0
@@ -363,50 +363,19 @@ class Service:
         self._notifier.send(WATCHDOG="1", status=self._summary())
 
     def _review(self) -> None:
-        """What is wrong now, for the status to tell."""
-        problems = {name: f"{name}: {error.line()}" for name, error in self._unfit.items()}
+        """Acts on what is wrong, and has the status tell it."""
         for pipeline in self._pipelines:
-            status = pipeline.feed.status()
-            if status.outcome is not None and status.outcome is not Outcome.END:
-                problems[pipeline.name] = f"{pipeline.name}: source {status.outcome.value}: {status.why}"
-            if pipeline.unfit:
-                thing = "window" if isinstance(pipeline.feed, WindowFeed) else "frame"
-                problems[f"unfit {pipeline.name}"] = f"{pipeline.name}: no {thing} can be used: {pipeline.unfit}"
             if pipeline.fault is not None:
-                problems[pipeline.name] = f"{pipeline.name}: {pipeline.fault.line()}"
                 pipeline.feed.stop(0.0)  # nobody looks at it any more; the other pipelines go on
-            self._review_accelerator(pipeline, problems)
-            news = pipeline.news()
-            if isinstance(pipeline.feed, WindowFeed):
-                news += pipeline.feed.news()
-            for key, text in news:
-                self._note(f"{pipeline.name} {key}", f"{pipeline.name}: {text}")
-        problems.update(self._governor.problems())
-        problems.update(self._outbox.problems())
-        link = self._link.status()
-        if link.unsteady:
-            problems["connection"] = link.unsteady
-        for topic in link.unheard:
-            problems[f"unheard {topic}"] = f"the broker does not let this agent hear {topic}"
-        self._condition.review(problems, self._shares)
+        for pipeline in self._diagnosis.accelerated_anew():
+            self._voice.model(pipeline)
+        for key, why in self._diagnosis.news():
+            self._note(key, why)
+        self._condition.review(self._diagnosis.problems(), self._shares)
 
     def _govern(self) -> None:
         """Cameras are looked at less often while the board is too hot or results come too late."""
         self._governor.turn(clock.now_ns(), self._pipelines)
-
-    def _review_accelerator(self, pipeline: Pipeline, problems: dict[str, str]) -> None:
-        """Whether the delegate or the CPU runs this pipeline's model; said anew when that changes."""
-        loaded = self._lanes[pipeline.name]
-        status = loaded.accelerator
-        if status is None:
-            return
-        if not status.trusted:
-            model = pipeline.model.spec.name
-            problems[f"accelerator {model}"] = f"{model}: the CPU runs it in {status.delegate}'s place: {status.why}"
-        seen = (status.trusted, loaded.model.engine.description.delegate, tuple(status.faults.items()))
-        if self._accelerators.get(pipeline.name) != seen:
-            self._accelerators[pipeline.name] = seen
-            self._voice.model(pipeline)
 
     def _clock_set(self, step_ns: int) -> None:
         """What is retained says when it began to be so, and is dated anew; what waits is dated when it is sent."""
