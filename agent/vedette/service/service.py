@@ -42,7 +42,6 @@ from vedette.mqtt.announcer import Announcer
 from vedette.mqtt.commands import Answer, Commands
 from vedette.mqtt.discovery import discovery, discovery_topic
 from vedette.mqtt.requests import SettingsMessage
-from vedette.mqtt.requests import Snapshot as SnapshotRequest
 from vedette.outbox import Bounds, Epoch, open_outbox
 from vedette.pictures.snapshots import Snapshots
 from vedette.sources import Outcome
@@ -55,6 +54,7 @@ from .diagnosis import Diagnosis
 from .heat import Thermometer
 from .lanes import Lanes, threads_for
 from .notify import Notifier
+from .pictures import Pictures
 from .reload import Reload
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Service:
         self._lanes: Lanes
         self._self_tests: dict[str, SelfTest | None] = {}
         self._pipelines: list[Pipeline] = []
-        self._snapshots: dict[str, Snapshots] = {}
+        self._pictures: Pictures
         self._shares: dict[str, float] = {}
         self._epoch: Epoch
         self._outbox: Outbox
@@ -130,7 +130,7 @@ class Service:
                 "enable": lambda request: self._control.enable(request),
                 "threshold": lambda request: self._control.threshold(request),
                 "reload": lambda request: self._reload.begin(),
-                "snapshot": self._snapshot,
+                "snapshot": lambda request: self._pictures.ask(request),
             },
             lambda topic, payload: self._voice.reply(topic, payload),
             lambda why: self._note("command", why),
@@ -181,7 +181,12 @@ class Service:
         )
         self._announcer = self._announce()
         self._condition.change("init")
-        self._snapshots = {p.name: made for p in fit if (made := self._take_pictures(p)) is not None}
+        self._pictures = Pictures(
+            fit,
+            lambda name: self._control.thresholds(name),
+            self._voice.picture,
+            lambda name, why: self._note(f"{name} snapshots", f"{name}: {why}"),
+        )
         self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
         max_fps = {p.name: p.config.max_fps for p in fit}
         self._governor = Governor(self._config.governor, self._read_heat, max_fps, clock.now_ns())
@@ -192,8 +197,7 @@ class Service:
             on_exchange=self._exchanged, on_taken=self._taken, on_alert=lambda why: self._note("reload", why),
         )  # fmt: skip
         try:
-            for snapshots in self._snapshots.values():
-                snapshots.start()
+            self._pictures.start()
             for pipeline in self._pipelines:
                 pipeline.feed.start()
             self._link.start()
@@ -228,35 +232,10 @@ class Service:
             prepared,
             self._lanes[prepared.name],
             self._outbox,
-            _PipelineAudience(self._voice, prepared.name, self._snapshots.get(prepared.name)),
+            _PipelineAudience(self._voice, prepared.name, self._pictures.of(prepared.name)),
             clock_state=self._clock,
             on_source=lambda outcome, why: self._source_changed(prepared.name, outcome, why),
         )
-
-    def _take_pictures(self, prepared: Prepared) -> Snapshots | None:
-        options = prepared.config.snapshots
-        if options is None:
-            return None
-        name = prepared.name
-        return Snapshots(
-            options,
-            name,
-            prepared.spec.labels,
-            lambda: self._control.thresholds(name),
-            lambda jpeg: self._voice.picture(name, jpeg),
-            lambda why: self._note(f"{name} snapshots", f"{name}: {why}"),
-        )
-
-    def _snapshot(self, request: SnapshotRequest) -> None:
-        """The next picture of a pipeline. Raises `UserError` where it takes none."""
-        snapshots = self._snapshots.get(request.pipeline)
-        options = next((p.config.snapshots for p in self._prepared if p.name == request.pipeline), None)
-        if snapshots is None or options is None or not options.command:
-            raise UserError(
-                "no pictures of this pipeline", where=request.pipeline,
-                fix=f"give it [pipeline.{request.pipeline}.snapshots] with folder or mqtt = true, and command = true",
-            )  # fmt: skip
-        snapshots.ask()
 
     def _subscriptions(self) -> list[Subscription]:
         wanted = [Subscription(self._topics.commands, self._commands.receive)]
@@ -333,8 +312,7 @@ class Service:
     def _exchanged(self, prepared: Prepared) -> None:
         """A pipeline has another model, from its next sample on. On the pipeline's thread."""
         self._self_tests[prepared.name] = self._lanes[prepared.name].self_test
-        if (snapshots := self._snapshots.get(prepared.name)) is not None:
-            snapshots.relabel(prepared.spec.labels)
+        self._pictures.relabel(prepared)
 
     def _taken(self, name: str, exchanged: bool) -> None:
         """A pipeline's settings, or its model, are others now; everybody who was told hears of it."""
@@ -419,7 +397,7 @@ class Service:
                 pipeline.stats.acknowledged((clock.now_ns() - captured_ns) / 1e6)
 
     def _tell_stats(self) -> None:
-        self._shares.update(self._voice.stats({name: taken.counts() for name, taken in self._snapshots.items()}))
+        self._shares.update(self._voice.stats(self._pictures.counts()))
 
     def _tell_health(self) -> None:
         self._voice.health(self._commands.counts())
@@ -440,8 +418,7 @@ class Service:
         for pipeline in self._pipelines:
             pipeline.stop(2.0)
         self._lanes.stop(1.0)
-        for snapshots in self._snapshots.values():
-            snapshots.stop(1.0)
+        self._pictures.stop(1.0)
         self._outbox.close()
         if self._link.status().connected:
             self._tell_stats()
