@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from vedette.config import EngineConfig
 from vedette.contract.errors import FaultError, ModelError, VedetteError, placed
@@ -22,9 +22,6 @@ from vedette.models.model import Model, ModelSpec, load_model, read_network, sel
 from vedette.models.proofs import Proofs
 
 from .compose import Prepared, acceleration
-
-if TYPE_CHECKING:
-    from vedette.models.tune import Tunings
 
 STOP_S: Final = 5.0  # for what a lane is doing when it is let go
 
@@ -183,26 +180,25 @@ class Lanes:
         }
 
 
-def load_models(
-    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None, tunings: Tunings | None = None
-) -> dict[str, Loaded]:
+def load_models(prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None) -> dict[str, Loaded]:
     """Every pipeline's model, by the pipeline's name, for whoever never has others. See `Lanes`."""
-    return Lanes(config, threads_for(prepared, config, proofs, tunings), proofs).load(prepared)
+    return Lanes(config, threads_for(prepared, config, proofs), proofs).load(prepared)
 
 
 def threads_for(
-    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None, tunings: Tunings | None = None
+    prepared: Sequence[Prepared], config: EngineConfig, proofs: Proofs | None = None, state_dir: Path | None = None
 ) -> int:
-    """Of one inference. ``tunings``: where it is kept what ``threads = "auto"`` means here; None: it is measured."""
+    """Of one inference. ``state_dir``: where it is kept what ``threads = "auto"`` means here; None: it is measured."""
     if config.threads != "auto":
         return config.threads
-    from vedette.models.tune import auto_threads  # for those who ask for it
+    from vedette.models.tune import Tunings, auto_threads  # for those who ask for it
 
     runtime = load_runtime(config.runtime)
     here = [pipeline for pipeline in prepared if not (config.delegate and pipeline.config.delegate)]
     specs = list({(pipeline.spec.path, pipeline.spec.sha256): pipeline.spec for pipeline in here}.values())
     if proofs is not None:
         specs = [spec for spec in specs if _is_proved(spec, runtime, proofs)]  # before this process loads them
+    tunings = Tunings(state_dir) if state_dir is not None else None
     return auto_threads(specs, runtime, tunings, single=len(here) == 1 and _asked(here[0], slots(1)) == 1)
 
 

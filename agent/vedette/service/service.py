@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from vedette import clock
 from vedette.clock import ClockWatch
@@ -56,9 +56,6 @@ from .lanes import Lanes, threads_for
 from .notify import Notifier
 from .pictures import Pictures
 from .reload import Reload
-
-if TYPE_CHECKING:
-    from vedette.models.tune import Tunings
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +140,7 @@ class Service:
         self._heed_signals()
         state_dir = Path(self._config.state_dir)
         proofs = Proofs(state_dir)
-        threads = threads_for(self._prepared, self._config.engine, proofs, self._tunings(state_dir))
+        threads = threads_for(self._prepared, self._config.engine, proofs, state_dir)
         self._lanes = Lanes(self._config.engine, threads, proofs)
         unfit: dict[str, VedetteError] = {}
         for name, loaded in self._lanes.load(self._prepared, unfit.__setitem__).items():
@@ -218,14 +215,6 @@ class Service:
         closed = sys.stdin is not None and sys.stdin.isatty()
         signal.signal(signal.SIGHUP, lambda *_: (self._stop if closed else self._hangup).set())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back since the process began
-
-    def _tunings(self, state_dir: Path) -> Tunings | None:
-        """Where it is kept how many threads are best; None where the configuration says the number."""
-        if self._config.engine.threads != "auto":
-            return None
-        from vedette.models.tune import Tunings
-
-        return Tunings(state_dir)
 
     def _pipeline(self, prepared: Prepared) -> Pipeline:
         return make_pipeline(
