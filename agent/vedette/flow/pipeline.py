@@ -28,6 +28,7 @@ from vedette.models.model import Doubt, Model
 from vedette.sources import FROZEN, STOPPED, UNDECODABLE
 
 from .feed import Feed
+from .interlude import Interludes
 from .lane import Seat
 from .selection import RateCap
 from .stats import PipelineStats
@@ -131,9 +132,8 @@ class Pipeline:
         self._free: SimpleQueue[Sequence[Model]] = SimpleQueue()
         for buffers in models:
             self._free.put(buffers)
-        self._lock = threading.Lock()
-        self._asked: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()  # see `between`
-        self._over = False  # under the lock: nobody looks there any more
+        self._interludes = Interludes()
+        self._asked = self._interludes.waiting  # looked at before every sample
         self._inferred: SimpleQueue[_Work | None] = SimpleQueue()  # None: nothing more comes this way
         self._submitted = 0  # the first thread's; final once it has said None
         self._finished = 0  # of these; the second thread's
@@ -218,13 +218,7 @@ class Pipeline:
 
         The future says when that was, or what it raised; cancelled where the pipeline ends before.
         """
-        done: Future[None] = Future()
-        with self._lock:
-            if self._over:
-                _refuse(done)
-            else:
-                self._asked.put((action, done))
-        return done
+        return self._interludes.ask(action)
 
     def equip(self, models: Sequence[Sequence[Model]], seat: Seat) -> None:
         """Another model, for the samples to come; the buffers are as of the constructor. Only in an action of `between`."""
@@ -281,32 +275,21 @@ class Pipeline:
         finally:
             self.count_passed()
             self._inferred.put(None)
-            with self._lock:
-                self._over = True
-            while not self._asked.empty():
-                _, done = self._asked.get()
-                _refuse(done)
+            self._interludes.close()
 
     def _interlude(self, models: Sequence[Model] | None) -> None:
         """Does what was asked for between two samples, once all buffers have come back. ``models``: those that are here."""
-        action, done = self._asked.get()
+        interlude = self._asked.get()
         held = [models] if models is not None else []
-        while len(held) < len(self._models) and not done.cancelled():
+        while len(held) < len(self._models) and not interlude.done.cancelled():
             if self._stop.is_set():
-                done.cancel()
+                interlude.done.cancel()
                 break
             buffers = _next(self._free)
             if buffers is not None:
                 held.append(buffers)
             self._turned("_prepare")
-        if done.set_running_or_notify_cancel():
-            try:
-                action()
-            except Exception as error:
-                log.exception("pipeline %s: between two samples", self.name)
-                done.set_exception(error)
-            else:
-                done.set_result(None)
+        if interlude.perform(self.name):
             held = list(self._models)
         for buffers in held:
             self._free.put(buffers)
@@ -467,12 +450,6 @@ class Pipeline:
         return self._regions.to_frame(
             [result for result in found if isinstance(result, Detections)], sample.width, sample.height
         )
-
-
-def _refuse(done: Future[None]) -> None:
-    """Cancels it, and wakes whoever waits: `concurrent.futures.wait` does not return for `Future.cancel` alone."""
-    done.cancel()
-    done.set_running_or_notify_cancel()
 
 
 def _averaged(average: float, newest: float) -> float:
