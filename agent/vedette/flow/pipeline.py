@@ -24,9 +24,10 @@ from vedette.contract.planes import in_bgr
 from vedette.contract.types import Detections, Frame, Picture, Result, UInt8Array, Window
 from vedette.engine import Engine, EngineDescription
 from vedette.messages.reporter import Reporter
-from vedette.models.model import Doubt, Model
+from vedette.models.model import Model
 from vedette.sources import FROZEN, STOPPED, UNDECODABLE
 
+from .doubts import Doubts
 from .feed import Feed
 from .interlude import Interludes
 from .lane import Seat
@@ -144,8 +145,7 @@ class Pipeline:
         self._infer_ns = 0.0  # moving average of the engine's time
         self._preprocess_ns = 0.0
         self._report_ns = 0.0
-        self._doubts: dict[str, str] = {}  # by reason, the newest; whoever reports writes
-        self._told: dict[str, int] = {}  # `news` alone
+        self._doubts = Doubts(stats)
         self._unfit = ""  # what was wrong with the last one that was
         self._unfit_in_a_row = 0
         stages = (self._prepare, self._finish)
@@ -195,15 +195,8 @@ class Pipeline:
                     self._passed[reason] = passed
 
     def news(self) -> list[tuple[str, str]]:
-        """What was wrong with results since this was last asked: a key for its kind, and words for people. For one thread
-        alone."""
-        counts = self.stats.dropped()
-        found = []
-        for reason, why in list(self._doubts.items()):
-            if counts[reason] > self._told.get(reason, 0):
-                self._told[reason] = counts[reason]
-                found.append((reason, f"{why} ({counts[reason]} so far)"))
-        return found
+        """See `Doubts.news`."""
+        return self._doubts.news()
 
     def decide_from(self, score_threshold: float) -> None:
         """From which score on results are decoded, from the next sample on."""
@@ -416,7 +409,7 @@ class Pipeline:
         begun = time.perf_counter_ns()
         found = [model.decode(placement) for model, placement in zip(work.models, work.placements, strict=True)]
         doubts = [model.doubt for model in work.models if model.doubt is not None]
-        if doubts and not self._trusts(doubts):
+        if doubts and not self._doubts.trusts(doubts):
             return
         result = self._merged(sample, found)
         decoded = time.perf_counter_ns()
@@ -435,14 +428,6 @@ class Pipeline:
         self._report_ns = _averaged(self._report_ns, time.perf_counter_ns() - begun)
         if not self.first_result.is_set():
             self.first_result.set()
-
-    def _trusts(self, doubts: Sequence[Doubt]) -> bool:
-        """Whether there is a result at all. What is missing in it is counted, and told with the next `news`."""
-        broken = [doubt for doubt in doubts if doubt.reason == "no_number"]
-        for doubt in broken[:1] or doubts:
-            self.stats.drop(doubt.reason, doubt.count)
-            self._doubts[doubt.reason] = doubt.why
-        return not broken
 
     def _merged(self, sample: Frame | Window, found: Sequence[Result]) -> Result:
         if self._regions is None or isinstance(sample, Window) or not isinstance(found[0], Detections):
