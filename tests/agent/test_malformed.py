@@ -23,8 +23,8 @@ from real import DATA, DEADLINE_S, LOOPBACK, ROOT, wait_for
 from malformed import TRIES, broken
 from tiny import FAKE_FLATBUFFER, fake_parts, golden_arrays, make_manifest, npz, sha256
 from vedette.config import parse_config
+from vedette.contract import archive, golden
 from vedette.contract import bundle as bundle_module
-from vedette.contract import golden
 from vedette.contract import manifest as manifest_module
 from vedette.contract.bundle import has_archive, open_bundle
 from vedette.contract.errors import BrokerRefusedError, BrokerUnreachableError, ModelError, VedetteError
@@ -96,8 +96,8 @@ def test_manifests_whose_archive_is_right(tmp_path: Path) -> None:
     compact = json.dumps(json.loads(good)).encode()
     outcomes: Counter[str] = Counter()
     for raw in broken([good, compact], name="manifest"):
-        if len(raw) <= bundle_module.ORDER["manifest.json"]:
-            path.write_bytes(bundle_module._assemble(FAKE_FLATBUFFER, {"manifest.json": raw, **parts.members}))
+        if len(raw) <= archive.ORDER["manifest.json"]:
+            path.write_bytes(archive.assemble(FAKE_FLATBUFFER, {"manifest.json": raw, **parts.members}))
             outcomes[refused_or_fine(lambda: open_bundle(path))] += 1
     assert set(outcomes) <= {"", "BundleError"}
     assert outcomes["BundleError"] > TRIES / 3

@@ -19,6 +19,7 @@ from real import agent_config, run_cli
 
 from tiny import DATA, fake_parts
 from vedette.config import load_config
+from vedette.contract import archive
 from vedette.contract import bundle as bundle_module
 from vedette.contract.bundle import open_bundle, with_signature, write_packed
 from vedette.contract.errors import BundleError, KeyFileError, ModelError, UserError
@@ -139,7 +140,7 @@ def test_a_manifest_of_another_writer_is_signed_as_it_stands(tmp_path: Path) -> 
     parts = fake_parts()
     raw = json.dumps(json.loads(bundle_module.manifest_module.encode(parts.manifest))).encode()
     path = tmp_path / "a.tflite"
-    path.write_bytes(bundle_module._assemble(parts.flatbuffer, {"manifest.json": raw, **parts.members}))
+    path.write_bytes(archive.assemble(parts.flatbuffer, {"manifest.json": raw, **parts.members}))
     sign(path)
     assert open_bundle(path, trust().check).read("manifest.json") == raw
 
@@ -171,7 +172,7 @@ def test_a_plain_model_cannot_be_signed(tmp_path: Path) -> None:
 def test_the_signature_is_judged_before_the_manifest_is_believed(tmp_path: Path) -> None:
     parts = fake_parts()
     path = tmp_path / "a.tflite"
-    path.write_bytes(bundle_module._assemble(parts.flatbuffer, {"manifest.json": b"{not json", **parts.members}))
+    path.write_bytes(archive.assemble(parts.flatbuffer, {"manifest.json": b"{not json", **parts.members}))
     with pytest.raises(BundleError, match="not signed"):
         open_bundle(path, trust().check)
     with pytest.raises(BundleError, match="bad manifest"):
@@ -186,16 +187,16 @@ def test_every_byte_that_matters_is_covered(bundle: Path) -> None:
     flatbuffer = fake_parts().flatbuffer
     for name, data in members.items():
         changed = {**members, name: data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]}
-        bundle.write_bytes(bundle_module._assemble(flatbuffer, changed))
+        bundle.write_bytes(archive.assemble(flatbuffer, changed))
         if name == "measurements.json":
             open_bundle(bundle, trust().check)
             continue
         with pytest.raises(BundleError, match=r"digest does not match|signature does not match"):
             open_bundle(bundle, trust().check)
-    bundle.write_bytes(bundle_module._assemble(flatbuffer[:-1] + b"\0", members))
+    bundle.write_bytes(archive.assemble(flatbuffer[:-1] + b"\0", members))
     with pytest.raises(BundleError, match="digest does not match"):
         open_bundle(bundle, trust().check)
-    bundle.write_bytes(bundle_module._assemble(flatbuffer, members))
+    bundle.write_bytes(archive.assemble(flatbuffer, members))
     assert open_bundle(bundle, trust().check) is not None
 
 

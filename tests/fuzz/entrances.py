@@ -30,8 +30,8 @@ from tiny import DATA, FAKE_FLATBUFFER, fake_parts, golden_arrays, make_manifest
 from vedette import clock
 from vedette.chaos.account import Account
 from vedette.config import parse_config
+from vedette.contract import archive, golden
 from vedette.contract import bundle as bundle_module
-from vedette.contract import golden
 from vedette.contract import manifest as manifest_module
 from vedette.contract.bundle import has_archive, open_bundle, third_party_archive
 from vedette.contract.errors import (
@@ -249,8 +249,8 @@ def _manifest(folder: Path) -> Take:
     path, parts = folder / "a.tflite", fake_parts()
 
     def take(data: bytes) -> None:
-        data = data[: bundle_module.ORDER["manifest.json"]]
-        path.write_bytes(bundle_module._assemble(FAKE_FLATBUFFER, {"manifest.json": data, **parts.members}))
+        data = data[: archive.ORDER["manifest.json"]]
+        path.write_bytes(archive.assemble(FAKE_FLATBUFFER, {"manifest.json": data, **parts.members}))
         refused(lambda: open_bundle(path), BundleError)
 
     return take
