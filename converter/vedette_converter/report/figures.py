@@ -12,7 +12,8 @@ from ..prune import Plan
 from .layers import Layer
 from .markup import Content, Markup, element, joined
 from .samples import Box, SamplePicture, Seen
-from .table import NAMES, in_bytes, in_ms
+from .table import NAMES
+from .words import in_bytes, in_ms, percent, ratio
 
 MOST_CAPTIONS: Final = 8  # boxes of one picture that are captioned; results that stand alone always are
 CAPTION: Final = 0.047  # letters' height, of the picture's width: pictures stand beside one another, equally wide
@@ -257,15 +258,6 @@ def _db(row: Layer) -> float:
     return math.inf if row.sqnr_db is None else row.sqnr_db
 
 
-def ratio(db: float | None) -> str:
-    """``31.2 dB``; words where it is none."""
-    if db is None:
-        return "not compared"
-    if db == math.inf:
-        return "equal"
-    return f"{db:.1f} dB" if math.isfinite(db) else "no number"
-
-
 def channels(plan: Plan) -> Markup:
     """A bar a group: all units it had, those that stayed filled."""
     width, left, right, row = 1120.0, 250.0, 110.0, 24.0
@@ -341,11 +333,6 @@ def _touch(one: Box, other: Box) -> bool:
 def described(results: Sequence[Seen]) -> str:
     """In words: what a picture's boxes say."""
     return ", ".join(f"{result.label} {percent(result.score)}" for result in results) or "nothing"
-
-
-def percent(share: float, places: int = 0) -> str:
-    """``35.5 %``, with a space that does not break."""
-    return f"{share * 100:.{places}f}\u00a0%"
 
 
 def _short(text: str, most: int = 18) -> str:

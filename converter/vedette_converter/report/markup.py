@@ -1,9 +1,12 @@
-"""HTML and SVG elements. Text is escaped unless it was made here, so that no name from outside becomes markup."""
+"""HTML and SVG elements, and the sections and tables that a page is made of.
+
+Text is escaped unless it was made here, so that no name from outside becomes markup.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _VOID: Final = frozenset({"meta", "img", "br", "hr", "col"})
@@ -39,6 +42,33 @@ def element(tag: str, *content: Content, **attributes: Content | bool) -> Markup
 def joined(content: Iterable[Content]) -> Markup:
     """One after the other."""
     return Markup("".join(part if isinstance(part, Markup) else escaped(_text(part)) for part in content))
+
+
+def section(title: str, *content: Content, long: bool = False) -> Markup:
+    """With a title. ``long``: may be broken where a printed page ends."""
+    return element("section", element("h2", title), *content, class_="long" if long else None)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Content]], product: int = -1) -> Markup:
+    """The first cell of each row is its head. ``product``: the column that is tinted."""
+    cells = [
+        element("th", text, scope="col", class_="product" if place == product else None)
+        for place, text in enumerate(head)
+    ]
+    body = [
+        element(
+            "tr",
+            element("th", row[0], scope="row"),
+            *(
+                element("td", cell, class_="product" if place == product else None)
+                for place, cell in enumerate(row[1:], 1)
+            ),
+        )
+        for row in rows
+    ]
+    return element(
+        "div", element("table", element("thead", element("tr", *cells)), element("tbody", *body)), class_="scroll"
+    )
 
 
 def _attribute(name: str, value: Content | bool) -> str:

@@ -11,6 +11,7 @@ from vedette.contract.bundle import Bundle
 from ..evaluate import Accuracy
 from ..gate import failing
 from ..measured import Measured, Stage
+from .words import in_bytes, in_ms
 
 NAMES = {
     "mAP": "COCO mAP",
@@ -146,16 +147,6 @@ def _macs(count: int) -> str:
 def _bytes(size: int, before: int) -> str:
     text = in_bytes(size)
     return text if size == before else f"{text} ({before / size:.1f}x smaller)"
-
-
-def in_bytes(size: int) -> str:
-    """Decimal units, as downloads are counted."""
-    return f"{size / 1e6:.2f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} KB"
-
-
-def in_ms(value: float) -> str:
-    """Milliseconds, three figures or more."""
-    return f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
 
 
 def written(bundle: Bundle) -> str:
