@@ -24,7 +24,7 @@ from vedette.engine import (
     run_self_test,
 )
 
-from .model import ModelSpec
+from .spec import ModelSpec
 
 CHECKED: Final = 4  # golden inputs that the accelerator is asked again while it runs; each costs a copy of its outputs
 

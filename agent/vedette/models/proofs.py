@@ -24,7 +24,7 @@ from vedette import __version__
 from vedette.contract.errors import SelfTestError
 from vedette.engine import Runtime, SelfTest, probe_bundle
 
-from .model import ModelSpec
+from .spec import ModelSpec
 
 FILE: Final = "proofs.json"
 MAX_PROOFS: Final = 64  # the oldest go

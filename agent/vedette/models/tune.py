@@ -31,8 +31,8 @@ from vedette.contract.errors import VedetteError
 from vedette.durable import try_place, write_durably
 from vedette.engine import Runtime, TfliteEngine, probe
 
-from .model import ModelSpec
 from .proofs import cpu_identity
+from .spec import ModelSpec
 
 FILE: Final = "tunings.json"
 MAX_KEPT: Final = 64  # the oldest go
