@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from real import BrokerAddress, Subscriber, agent_config, wait_for, write_pictures
+from real import BrokerAddress, Subscriber, agent_config, no_descriptors, wait_for, write_pictures
 from test_monitor import stats
 
 from vedette import clock
@@ -516,15 +516,25 @@ def board(folder: Path, files: dict[str, str]) -> Path:
         ({**PI, PI_4_BITS: "10001"}, 0.0, Heat()),
         ({**PI, PI_4_BITS: "f0000"}, 0.0, Heat()),
         ({**PI, PI_4_BITS: "?"}, 0.0, Heat()),
+        ({f"{ZONE}/temp": "9" * 400, f"{ZONE}/trip_point_0_type": "passive", f"{ZONE}/trip_point_0_temp": "9" * 400,
+          **PI}, 0.0, Heat()),
         ({}, 0.0, Heat()),
     ],
     ids=[
         "a Pi", "a kernel that cools passively", "nobody says", "configured", "the hottest", "zones that are off",
-        "now", "a Pi 5", "the soft limit", "under-voltage alone", "since boot", "rubbish", "nothing",
+        "now", "a Pi 5", "the soft limit", "under-voltage alone", "since boot", "rubbish", "beyond numbers",
+        "nothing",
     ],
 )  # fmt: skip
 def test_what_a_board_says_of_its_heat(tmp_path: Path, files: dict[str, str], max_celsius: float, heat: Heat) -> None:
     assert Thermometer(max_celsius, board(tmp_path, files)).read() == heat
+
+
+def test_a_board_that_cannot_be_looked_at_says_nothing(tmp_path: Path) -> None:
+    root = board(tmp_path, {**PI, f"{ZONE}/temp": "61250", f"{ZONE}/trip_point_0_type": "passive", PI_4_BITS: "2"})
+    with no_descriptors():
+        assert Thermometer(root=root).read() == Heat()
+    assert Thermometer(root=root).read() == Heat(61.25, PI_CELSIUS, "frequency capped")
 
 
 def test_each_zone_is_beside_its_own_limit(tmp_path: Path) -> None:

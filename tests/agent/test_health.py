@@ -51,5 +51,7 @@ def test_a_sensor_that_went_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "thermal_zone0/temp").write_text("41500\n")
     (tmp_path / "thermal_zone1/temp").symlink_to("gone")
     assert read_health(tmp_path).temperature_c == 41.5
+    (tmp_path / "thermal_zone0/temp").write_text("9" * 400)
+    assert read_health(tmp_path).temperature_c is None
     monkeypatch.setattr(health, "_THERMAL", tmp_path / "gone")
     assert read_health(tmp_path / "gone").temperature_c is None

@@ -75,7 +75,7 @@ def pss_bytes(pid: int) -> int:
 
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for task in _matching(Path(f"/proc/{pid}/task"), "*/children"):
+    for task in matching(Path(f"/proc/{pid}/task"), "*/children"):
         try:
             children = [int(child) for child in task.read_text().split()]
         except OSError:
@@ -88,12 +88,18 @@ def _descendants(pid: int) -> list[int]:
 def _temperature_c() -> float | None:
     """The hottest of the kernel's thermal zones."""
     readings = []
-    for zone in _matching(_THERMAL, "thermal_zone*/temp"):
-        try:
-            readings.append(int(zone.read_text()) / 1000)
-        except (OSError, ValueError):
-            continue  # a zone that is switched off answers with an error
+    for zone in matching(_THERMAL, "thermal_zone*/temp"):
+        if (temperature := celsius(zone)) is not None:
+            readings.append(temperature)
     return max(readings, default=None)
+
+
+def celsius(file: Path) -> float | None:
+    """What a file of a thermal zone says, in thousandths of a degree."""
+    try:
+        return int(file.read_text()) / 1000
+    except (OSError, ValueError, OverflowError):
+        return None  # a zone that is switched off answers with an error, or has gone
 
 
 def throttled_words(bits: int) -> list[str]:
@@ -105,7 +111,7 @@ def throttled_words(bits: int) -> list[str]:
 def read_throttled(files: Iterable[Path] | None = None) -> int | None:
     """The Raspberry Pi firmware's bits as they are now; None where there are none. ``files``: where they stand; None: to be
     looked for."""
-    for file in _matching(PLATFORM, THROTTLED_FILES) if files is None else files:
+    for file in matching(PLATFORM, THROTTLED_FILES) if files is None else files:
         try:
             return int(file.read_text(), 16)
         except (OSError, ValueError):
@@ -143,7 +149,7 @@ def _count(folder: Path) -> int | None:
         return None
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
+def matching(folder: Path, pattern: str) -> list[Path]:
     """What there is; nothing where nobody can look."""
     try:
         return list(folder.glob(pattern))

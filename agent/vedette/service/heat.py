@@ -13,7 +13,7 @@ from typing import Final
 
 from vedette.flow.governor import Heat
 
-from .health import PLATFORM, THROTTLED_FILES, read_throttled, throttled_words
+from .health import PLATFORM, THROTTLED_FILES, celsius, matching, read_throttled, throttled_words
 
 MARGIN: Final = 3.0  # degrees Celsius below the point from which on the kernel slows the processor down
 PI_CELSIUS: Final = 80.0
@@ -29,40 +29,33 @@ class Thermometer:
 
     def __init__(self, max_celsius: float = 0.0, root: Path = Path("/")) -> None:
         """``max_celsius``: the limit of every zone; 0: of each what it says itself. ``root``: where /proc and /sys are."""
-        self._flags = list((root / PLATFORM.relative_to("/")).glob(THROTTLED_FILES))
+        self._flags = matching(root / PLATFORM.relative_to("/"), THROTTLED_FILES)
         self._zones = [
             (zone / "temp", limit)
-            for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"))
+            for zone in sorted(matching(root / "sys/class/thermal", "thermal_zone*"))
             if (limit := max_celsius or _limit(zone, root)) is not None
         ]
 
     def read(self) -> Heat:
         """As it is now. What cannot be read now, is left out."""
-        readings = [(celsius, limit) for file, limit in self._zones if (celsius := _celsius(file)) is not None]
-        celsius, limit = max(readings, key=lambda reading: reading[0] - reading[1], default=(None, None))
+        readings = [(heat, limit) for file, limit in self._zones if (heat := celsius(file)) is not None]
+        hottest, limit = max(readings, key=lambda reading: reading[0] - reading[1], default=(None, None))
         bits = read_throttled(self._flags) or 0
         bits = bits & (HELD_BACK | UNDER_VOLTAGE) if bits & HELD_BACK else 0
-        return Heat(celsius, limit, ", ".join(words.removesuffix(" now") for words in throttled_words(bits)))
+        return Heat(hottest, limit, ", ".join(words.removesuffix(" now") for words in throttled_words(bits)))
 
 
 def _limit(zone: Path, root: Path) -> float | None:
     """What a zone bears; None where nobody says it."""
     trips = []
-    for kind in zone.glob("trip_point_*_type"):
+    for kind in matching(zone, "trip_point_*_type"):
         if _text(kind) == "passive":
-            celsius = _celsius(kind.with_name(kind.name.removesuffix("type") + "temp"))
-            if celsius is not None and PLAUSIBLE[0] <= celsius <= PLAUSIBLE[1]:
-                trips.append(celsius)
+            trip = celsius(kind.with_name(kind.name.removesuffix("type") + "temp"))
+            if trip is not None and PLAUSIBLE[0] <= trip <= PLAUSIBLE[1]:
+                trips.append(trip)
     if trips:
         return min(trips) - MARGIN
     return PI_CELSIUS if "raspberrypi," in _text(root / "proc/device-tree/compatible") else None
-
-
-def _celsius(file: Path) -> float | None:
-    try:
-        return int(_text(file)) / 1000
-    except ValueError:
-        return None  # a zone that is switched off answers with an error, or has gone
 
 
 def _text(file: Path) -> str:
