@@ -105,6 +105,12 @@ def test_what_is_typed_wrong_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
         (("eye", "ping", "--broker", "http://a"), "bad broker: expected mqtt[s]://"),
         (("eye", "ping", "--broker", "mqtt://a", "--tls"), "bad --tls: expected mqtts:// in --broker, found mqtt://"),
         (("eye", "ping", "--broker", "mqtt://me@a", "--username", "me"), "bad --username"),
+        (
+            ("eye", "ping", "--username", "a\nb"),
+            "bad --username: expected at most 65535 bytes of UTF-8 without control",
+        ),
+        (("eye", "ping", "--username", "a\udcffb"), "bad --username"),
+        (("eye", "ping", "--username", "ü" * 32_768), "bad --username"),
         (("eye", "ping", "--broker", "mqtt://a", "--ca-file", "c"), "bad --ca-file: expected --tls beside it"),
         (("eye", "ping", "--broker", "mqtt://a", "--password-file", "p"), "expected --username beside it"),
         (
@@ -148,7 +154,7 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert _address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", ":1", "a:", "a:0", "a:65536", "a b", "::1", "a:1:2", "[::1"])
+@pytest.mark.parametrize("text", ["", ":1", "a:", "a:0", "a:65536", "a b", "::1", "a:1:2", "[::1", "a..b", "a\udcff"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError):
         _address(text)

@@ -119,7 +119,8 @@ def test_urls(url: str, host: str, port: int, tls: bool, user: str, password: st
     "url",
     ["", "mqtt://", "http://a", "mqtt://a:b", "mqtt://a:0", "mqtt://a:70000", "mqtt://:secret@a", "mqtt://[::1", "a b",
      "mqtt://a/x/#", "mqtt://a/+", "mqtt://a/$SYS", "mqtt://a?x=1", "mqtt://a\n", "mqtt://a/x%0a", "mqtt://a/%c2%85",
-     "mqtt://a/%ef%bf%bf", "x" * 5000],
+     "mqtt://a/%ef%bf%bf", "x" * 5000, "mqtt://a..b", "mqtt://" + "a" * 64, "mqtt://u%0a:secret@a", "mqtt://u%00@a",
+     "mqtt://u%ff:secret@a", "mqtt://u:secret%ff@a", "mqtt://a/%ff"],
 )  # fmt: skip
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError) as refused:

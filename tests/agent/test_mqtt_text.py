@@ -13,6 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from real import DEADLINE_S, Mosquitto, Subscriber, needs_mosquitto, wait_for
 
 from vedette.demo.broker import LOOPBACK
+from vedette.hosts import is_host
 from vedette.mqtt_text import NOT_TAKEN, ROOT
 
 CHARACTERS = 120  # of one topic: a root has 128 at most
@@ -51,6 +52,38 @@ def test_a_broker_hangs_up_at_what_we_refuse(mosquitto: Mosquitto, letter: str) 
     finally:
         client.loop_stop()
         client._reset_sockets()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["a", "a.b.", "a_b", "10.0.0.1", "::1", "fe80::1%eth0", "müller.example", "a" * 63, ".".join(["a" * 62] * 4)],
+)
+def test_what_can_be_a_host(host: str) -> None:
+    assert is_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ".",
+        "a..b",
+        "a b",
+        "a\n",
+        "a\0",
+        "a/b",
+        "a@b",
+        "a%00",
+        "a:1",
+        "[::1]",
+        "a" * 64,
+        "ü" * 60,
+        "\udcff",
+        "ab." * 100,
+    ],
+)
+def test_what_can_be_none(host: str) -> None:
+    assert not is_host(host)
 
 
 @pytest.mark.parametrize("root", ["vedette", "plant-7/v", "müller/😀", "a b", "a//b", "x$"])

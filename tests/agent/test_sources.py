@@ -207,8 +207,10 @@ def test_a_cameras_number_or_device_is_told_its_url(url: str, device: str) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "v4l2://video0", "rtsp://", "http:///path", "rtsp://host:99999/x", "http://[::1/x"]
-)
+    "url",
+    ["ftp://host/x", "v4l2://video0", "rtsp://", "http:///path", "rtsp://host:99999/x", "http://[::1/x", "rtsp://a..b/x",
+     "rtsp://" + "a" * 64 + ".example/x", "http://a\nb/x", "http://a/\0x"],
+)  # fmt: skip
 def test_a_url_that_nobody_reads_is_refused(url: str) -> None:
     with pytest.raises(SourceError):
         make_source(SourceOptions(url))

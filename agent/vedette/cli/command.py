@@ -101,8 +101,10 @@ def execute(arguments: argparse.Namespace) -> int:
 def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
     """Link options, and the root topic."""
     from vedette.config import load_config
+    from vedette.contract.errors import ConfigError
     from vedette.monitor.address import DEFAULT_ROOT, Broker, checked_root
     from vedette.mqtt.connection import LinkOptions, check_credentials
+    from vedette.mqtt_text import MAX_BYTES, is_string
 
     if arguments.config is not None:
         from vedette.service.compose import link_options
@@ -115,6 +117,11 @@ def _broker(arguments: argparse.Namespace) -> tuple[Any, str]:
         named = _url(arguments, text)
     else:
         named = Broker(LinkOptions(*_address(text), ""), DEFAULT_ROOT)
+    if not is_string(arguments.username):
+        raise ConfigError(
+            "bad --username", expected=f"at most {MAX_BYTES} bytes of UTF-8 without control characters and noncharacters",
+            found=repr(arguments.username),
+        )  # fmt: skip
     username, tls = arguments.username or named.options.username, arguments.tls or named.options.tls
     _check_together(arguments, username=username, tls=tls)
     options = LinkOptions(
@@ -174,14 +181,16 @@ def _address(text: str) -> tuple[str, int]:
     import re
 
     from vedette.contract.errors import ConfigError
+    from vedette.hosts import is_host
 
     match = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
     port = int(match["port"] or 1883) if match else 0
-    if match is None or not 1 <= port <= 65535:
+    host = (match["v6"] or match["host"]) if match else ""
+    if not is_host(host) or not 1 <= port <= 65535:
         raise ConfigError(
             "bad --broker", expected="HOST or HOST:PORT, with [] around an IPv6 address", found=repr(text)
         )
-    return match["v6"] or match["host"], port
+    return host, port
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:

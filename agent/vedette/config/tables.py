@@ -16,6 +16,7 @@ from vedette.follow.events import SceneOptions
 from vedette.follow.steady import SteadyOptions
 from vedette.follow.track import TrackOptions
 from vedette.follow.zones import WireOptions, ZoneOptions
+from vedette.hosts import is_host
 from vedette.pictures.snapshots import SnapshotOptions
 from vedette.sources import masked_url
 
@@ -49,6 +50,8 @@ class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if "://" in self.host or self.host.count(":") == 1:  # an IPv6 address has two at least
             found = "a URL" if "://" in self.host else "a port"
             raise ValueError(f"host: expected a name or address alone, beside port and tls, found {found} in it")
+        if not is_host(self.host):
+            raise ValueError(f"host: expected a name or address, of IPv6 without brackets, found {self.host!r}")
         if self.password and self.password_file:
             raise ValueError("password: expected one of password and password_file, found both")
         if (self.password or self.password_file) and not self.username:

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from vedette.contract.errors import ConfigError
+from vedette.hosts import is_host
 from vedette.mqtt.connection import LinkOptions
-from vedette.mqtt_text import ROOT
+from vedette.mqtt_text import ROOT, from_url, is_string
 from vedette.trust.credentials import read_password
 
 DEFAULT: Final = "mqtt://localhost"
@@ -53,12 +54,17 @@ def parse_url(url: str) -> Broker:
         host, port = parts.hostname, parts.port
     except ValueError as error:  # a port that is no number, brackets that do not close
         raise ConfigError("bad broker", where=_masked(url), expected=expected, found=str(error)) from None
-    if parts.scheme not in _PORTS or not host or port == 0:
+    if parts.scheme not in _PORTS or not host or not is_host(host) or port == 0:
         raise ConfigError("bad broker", expected=expected, found=repr(_masked(url)))
-    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    username, password, path = map(from_url, (parts.username or "", parts.password or "", parts.path))
+    if username is None or password is None or path is None or not is_string(username):
+        raise ConfigError(
+            "bad broker", where=_masked(url), expected="UTF-8, percent-encoded, and a user name without control characters "
+            "and noncharacters",
+        )  # fmt: skip
     if password and not username:
         raise ConfigError("bad broker", where=_masked(url), expected="a user name before the password", found="none")
-    root = unquote(parts.path).strip("/") or DEFAULT_ROOT
+    root = path.strip("/") or DEFAULT_ROOT
     options = LinkOptions(
         host, port or _PORTS[parts.scheme], "", "5", username, password, parts.scheme == "mqtts", table="url"
     )

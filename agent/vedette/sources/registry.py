@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from vedette.contract.errors import SourceError
+from vedette.hosts import is_host
 
 from .base import Source
 
@@ -95,7 +96,7 @@ def make_source(options: SourceOptions) -> Source:
         except ValueError:
             # the error's own text would repeat a part of the URL, which may be the password's
             raise SourceError("malformed URL", where=masked_url(url), expected=f"{scheme}://HOST:PORT/PATH") from None
-        if not host:
+        if host is None or not is_host(host) or not url.isprintable():
             raise SourceError("malformed URL", where=masked_url(url), expected=f"{scheme}://HOST/PATH")
         from .stream import StreamSource
 

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, unquote
 
 from vedette.contract.errors import SourceError
 from vedette.contract.wording import nearest
-from vedette.mqtt_text import STRING
+from vedette.hosts import is_host
+from vedette.mqtt_text import MAX_BYTES, from_url, is_password, is_string
 
 from .line_formats import repeated
 from .registry import masked_url
@@ -114,25 +115,28 @@ class _Url:
 
         place, _, topic = self._rest.partition("/")
         user, _, address = place.rpartition("@")
-        name, _, password = user.partition(":")
+        name, password = map(from_url, user.partition(":")[::2])
         host, port = self._host_port(address, None, MQTT_PORTS[self._scheme])
-        topic = unquote(topic)
-        parts = topic.split("/")
-        bad = any(("#" in p and p != "#") or ("+" in p and p != "+") for p in parts) or "#" in parts[:-1]
-        if any("\ud800" <= c <= "\udfff" for c in self._rest):  # a command line that is no UTF-8
+        decoded = from_url(topic)
+        # a command line may be no UTF-8 either
+        if name is None or password is None or decoded is None or re.search("[\ud800-\udfff]", self._rest):
             self._malformed("UTF-8")
-        if not topic or len(topic.encode()) > 65_535 or bad:
+        if not is_string(name) or not is_password(password):
+            self._malformed(f"a user name without control characters and noncharacters, and {MAX_BYTES} bytes at most")
+        if password and not name:
+            self._malformed("a user name before the password")
+        parts = decoded.split("/")
+        bad = any(("#" in p and p != "#") or ("+" in p and p != "+") for p in parts) or "#" in parts[:-1]
+        if not decoded or bad:
             self._malformed("a topic, in which # stands alone at the end, and + alone between slashes")
-        if not re.search(STRING, topic):
+        if not is_string(decoded):
             self._malformed("a topic without control characters and noncharacters")
         tls = self._scheme == "mqtts"
         if self._options.password_file and (password or not name):
             self._bad(
                 "password_file", "a user name in the URL, and no password", "a password" if password else "no user"
             )
-        source = MqttSource(
-            Topic(host, port, topic, unquote(name), unquote(password), tls), self._done(self._columns()), self._options
-        )
+        source = MqttSource(Topic(host, port, decoded, name, password, tls), self._done(self._columns()), self._options)
         check_files(self._options, tls=tls)
         return source
 
@@ -145,11 +149,13 @@ class _Url:
         host, colon, port = text.rpartition(":")
         if not colon or "]" in port:  # of an IPv6 address alone
             host, port = text, ""
-        host = host.removeprefix("[").removesuffix("]") or default_host or ""
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        host = host or default_host or ""
         number = (
             int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else default_port if not port else None
         )
-        if not host or number is None or not 1 <= number <= 65_535 or any(c in host for c in "@/ "):
+        if not is_host(host) or number is None or not 1 <= number <= 65_535:
             self._malformed()
         return host, number
 
