@@ -198,7 +198,7 @@ def test_infer_tells_a_clock_that_was_set_back_and_a_time_that_nobody_named(
     walk.write_text(header.replace("t,", "timestamp_s,", 1) + "".join(lines))
     outcome = run_cli("infer", bundles["classify"], walk)
     assert outcome.returncode == 0 and "7 windows" in outcome.stdout
-    assert outcome.stderr.startswith(f"vedette: {walk}: no column is called t, time or timestamp")
+    assert outcome.stderr.startswith(f"vedette: {walk}: no column or key is called t, time or timestamp")
     assert "'timestamp_s'" in outcome.stderr and len(outcome.stderr.splitlines()) == 1
 
 

@@ -1147,6 +1147,9 @@ def test_a_recording_of_gaps_alone_is_refused_and_the_unit_of_its_times_asked_fo
         ("hello\nworld\n", "2 lines could not be used (not json): expected x, y, found 'hello'"),
         ('{"x": 1}\n', "1 line could not be used (missing channel): expected x, y, found '{\"x\": 1}'"),
         ('{"t": 1764140000000, "x": 1, "y": 2}\n', "t is in seconds: is it in milliseconds here?"),
+        ('{"t": 1764140000000000, "x": 1, "y": 2}\n', "t is in seconds: is it in microseconds here?"),
+        ('{"t": 1764140000000000000, "x": 1, "y": 2}\n', "t is in seconds: is it in nanoseconds here?"),
+        ('{"t": "12:00:01", "x": 1, "y": 2}\n', "t is a number, in seconds, or text with date and time, in ISO 8601"),
     ],
 )
 def test_a_program_that_ends_is_told_of_with_what_it_printed(tmp_path: Path, printed: str, said: str) -> None:
@@ -1327,13 +1330,35 @@ def test_stopping_does_not_wait_for_a_silent_sensor() -> None:
     assert not [t for t in threading.enumerate() if t.name == "listen-test"]
 
 
-def test_a_recording_whose_time_has_another_name_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "r.csv"
-    path.write_text("timestamp_s,x,y\n" + "".join(f"{n / 10},{n},{-n}\n" for n in range(20_000)))
-    with Heard(sensor(f"csv://{path}", pace="max", rate_hz=10.0)) as heard:
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("csv", "timestamp_s,x,y\n" + "".join(f"{n / 10},{n},{-n}\n" for n in range(20_000))),
+        ("ndjson", "".join(f'{{"timestamp_s":{n / 10},"x":{n},"y":{-n}}}\n' for n in range(20_000))),
+        ("ndjson", "up\n" + "".join(f'{{"timestamp_s":{n / 10},"values":[{n},{-n}],"ok":true}}\n' for n in range(20_000))),
+    ],
+    ids=["CSV", "NDJSON", "a banner before it"],
+)  # fmt: skip
+def test_a_recording_whose_time_has_another_name_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str, text: str
+) -> None:
+    path = tmp_path / "r"
+    path.write_text(text)
+    with Heard(sensor(f"{format}://{path}", pace="max", rate_hz=10.0)) as heard:
         heard.wait(20_000)
     told = [record.message for record in caplog.records if "timestamp_s" in record.message]
-    assert len(told) == 1 and told[0].startswith("test: no column is called t, time or timestamp")
+    assert len(told) == 1 and told[0].startswith("test: no column or key is called t, time or timestamp")
+    assert "not used: 'timestamp_s'; where" in told[0]
+
+
+@pytest.mark.parametrize("text", ['{"x": 1, "y": 2}\n', '{"t": 1, "ts": 1, "x": 1, "y": 2}\n', "[1, 2]\n", "1,2\n"])
+def test_nothing_is_asked_about_a_time_where_nothing_could_be_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r"
+    path.write_text(text)
+    source = sensor(f"{'csv' if text[0] == '1' else 'ndjson'}://{path}", pace="max")
+    with closing(source):
+        source.open()
+    assert source.tally.untimed == ()
 
 
 @pytest.mark.parametrize("columns", ["x,y,x", "t,x,y,t"])

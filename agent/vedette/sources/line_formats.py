@@ -67,6 +67,7 @@ class JsonReadings:
         self._listed = _Form(listed, operator.attrgetter("values"), times, b"{", b"}")
         self._bare = _Form(fixed, lambda item: item, [], b"[", b"]")
         self._last = self._keyed
+        self._used = {*channels, "values"}
         self._keys = re.compile("|".join(map(re.escape, (f"`$.{key}`" for key in time_keys))) or "(?!)")
 
     def chunk(self, lines: bytes) -> tuple[Any, Any] | None:
@@ -105,6 +106,15 @@ class JsonReadings:
             return form.values(item), None if times is None else times[0]
         assert first is not None
         raise first
+
+    def unused(self, line: bytes) -> tuple[str, ...]:
+        """The keys of a reading that nobody uses, and that could be its time: perhaps one is."""
+        try:
+            item = msgspec.json.decode(line.strip().removeprefix(b"\xef\xbb\xbf"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return ()
+        pairs = item.items() if isinstance(item, dict) else ()
+        return tuple(key for key, value in pairs if key not in self._used and type(value) in (int, float, str))
 
     def _reason(self, error: Exception, line: bytes) -> Reason:
         text = str(error)

@@ -42,7 +42,7 @@ class Tally:
         self.wanted: tuple[str, ...] = ()
         """The channels that the lines should have; empty before anybody has parsed one."""
         self.untimed: tuple[str, ...] = ()
-        """The columns that a header of CSV names and nobody uses, where none of it is the time."""
+        """The columns of a header of CSV, or the keys of the first reading, that nobody uses, where none is the time."""
 
     def refuse(self, reason: Reason, example: bytes) -> None:
         """Counts a line that is not used."""
@@ -170,7 +170,7 @@ class LineParser:
         except (ValueError, TypeError, msgspec.DecodeError, RecursionError, RefusedLineError):
             # each line is looked at by itself then, and the one at fault named
             return None
-        self._timed = timed
+        self._settle(lines, timed=timed)
         return Parsed(reals, times_ns)
 
     def _one_by_one(self, lines: bytes) -> Parsed:
@@ -187,7 +187,7 @@ class LineParser:
                     self.skipped += 1
                     self._tally.untimed = self._csv.untimed
                     continue
-                rows.append(self._checked(row))
+                rows.append(self._checked(row, line))
             except RefusedLineError as refused:
                 self._tally.refuse(refused.reason, line)
         return self._parsed(rows)
@@ -197,7 +197,13 @@ class LineParser:
             return lines.lstrip()[:1] in b"{["
         return self._format == "ndjson"
 
-    def _checked(self, row: Row) -> tuple[Float32Array, int]:
+    def _settle(self, lines: bytes, *, timed: bool) -> None:
+        """Whether readings have times, by the first one, which these lines begin with."""
+        if self._timed is None and not timed and self._is_json(lines):
+            self._tally.untimed = self._json.unused(lines.partition(b"\n")[0])
+        self._timed = timed
+
+    def _checked(self, row: Row, line: bytes) -> tuple[Float32Array, int]:
         values, time = row
         with np.errstate(over="ignore"):
             reals = np.asarray(values, np.float64).astype(np.float32)
@@ -207,7 +213,7 @@ class LineParser:
             raise RefusedLineError("bad_time")
         time_ns = int(times_to_ns([time])[0]) if time is not None and self._timed is not False else 0
         if self._timed is None:
-            self._timed = time is not None
+            self._settle(line, timed=time is not None)
         return reals, time_ns
 
     def _parsed(self, rows: list[tuple[Float32Array, int]]) -> Parsed:

@@ -16,9 +16,9 @@ from vedette.contract.errors import SourceError
 from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
 from vedette.contract.types import Int64Array, Readings
 
-from .lines import LineCutter, LineParser, Parsed, Tally
+from .lines import LineCutter, LineParser, Parsed, Tally, shown
 from .sensor import SensorOptions, as_readings, no_readings
-from .unusable import unusable
+from .unusable import MOST_NAMES, unusable
 
 CHUNK_BYTES: Final = 65_536
 BATCH_NS: Final = 10_000_000  # at its own pace, readings due within so long of one another are handed on together
@@ -181,8 +181,10 @@ class RecordingSource:
             raise SourceError("not one reading", where=self._path)
         if self.live and not first.timed:
             raise SourceError(
-                "no times", where=self._path, expected='a column or key "t"', fix='add ?rate=HZ, or set pace = "max"'
-            )
+                "no times", where=self._path, expected='a column or key "t"',
+                found=", ".join(repr(shown(name.encode())) for name in self.tally.untimed[:MOST_NAMES]),
+                fix='add ?rate=HZ, or set pace = "max"',
+            )  # fmt: skip
         return first
 
     def _next(self) -> Readings | None:

@@ -34,12 +34,12 @@ def unusable_lines(tally: Tally) -> str:
 
 
 def untimed_lines(tally: Tally) -> str:
-    """What to say of a header without a time; empty where it has one, or has no column that could be it."""
+    """What to say of readings without a time; empty where they have one, or nothing that could be it."""
     if not tally.untimed:
         return ""
     names = ", ".join(repr(shown(name.encode())) for name in tally.untimed[:MOST_NAMES])
     return (
-        f"no column is called t, time or timestamp, so readings count as evenly spaced; not used: {names}; "
+        f"no column or key is called t, time or timestamp, so readings count as evenly spaced; not used: {names}; "
         "where one is the time, call it t, in seconds or ISO 8601"
     )
 
@@ -50,6 +50,7 @@ def advice(reason: str, example: str, channels: int) -> str:
         twice = example.count(",") + 1 in (2 * channels, 2 * (channels + 1)) and ";" not in example
         if _DECIMAL_COMMA.search(example) or (reason == "wrong_count" and twice and "." not in example):
             return "decimal comma? write 0.5 for 0,5"
-    if reason == "bad_time" and re.search(r"\d{11}", example):
-        return "t is in seconds: is it in milliseconds here?"
-    return ""
+    if reason == "bad_time" and (match := re.search(r"\d{11,}", example)):
+        unit = "milliseconds" if len(match[0]) <= 13 else "microseconds" if len(match[0]) <= 16 else "nanoseconds"
+        return f"t is in seconds: is it in {unit} here?"
+    return "t is a number, in seconds, or text with date and time, in ISO 8601" if reason == "bad_time" else ""
