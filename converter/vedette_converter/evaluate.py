@@ -108,6 +108,8 @@ class Accuracy:
     """Why the figures may mean nothing: see `vedette_converter.chance`."""
     blind: float | None = None
     """The probability of the float network's figure without looking, where that can be told."""
+    ask: str = chance.ASK
+    """What to look at where it is too large."""
 
     @property
     def drop(self) -> float:

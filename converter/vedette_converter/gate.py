@@ -42,14 +42,15 @@ def judge(
 ) -> list[GateRow]:
     """Every row that the recipe asks for, whether it holds or not. ``size``: of the flatbuffer, bytes.
 
-    The rows on accuracy are there where annotated pictures were given. That the float network sees anything at all is
-    asked of every classifier: against one that is blind nothing is lost. A limit that nothing can break is no promise.
+    The rows on accuracy are there where annotated pictures or recordings were given. That the float network sees anything
+    at all is asked of every network but a detector: against one that is blind nothing is lost. A limit that nothing can
+    break is no promise.
     """
     rows = []
     if accuracy is not None:
         if accuracy.blind is not None:
             seeing = _at_most("float network better than chance, p", accuracy.blind, chance.LEVEL, "")
-            rows.append(replace(seeing, fix=chance.ASK))
+            rows.append(replace(seeing, fix=accuracy.ask))
         rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop, "[gate] max_drop"))
         if gate.min_accuracy is not None:
             rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy, "[gate] min_accuracy"))

@@ -22,6 +22,7 @@ from ..evaluate import Accuracy, Figure
 from ..progress import Progress
 from ..recipe import Evaluate
 from ..subject import Subject
+from . import chance
 from .windows import Windows
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -139,7 +140,7 @@ class Judge:
                 "top-1", windows, data, progress, [
                     ("top-1", "", [lambda i, b=b: float((b[i] == truth[i]).mean()) for b in best]),
                     ("macro F1", "", [lambda i, b=b: macro_f1(b[i], truth[i]) for b in best]),
-                ],
+                ], chance.blind_classes(best[0], truth, windows.recording),
             )  # fmt: skip
         if isinstance(self.output, AnomalyOutput):
             limit = self.output.threshold
@@ -151,7 +152,7 @@ class Judge:
                     (f"F1 at the threshold {limit:.4g}", "", [lambda i, s=s: f1(s[i] > limit, odd[i]) for s in scores]),
                     ("share of normal windows above the threshold", "",
                      [lambda i, s=s: float((s[i] > limit)[~odd[i]].mean()) for s in scores]),
-                ],
+                ], chance.blind_scores(scores[0], odd, windows.recording),
             )  # fmt: skip
         wanted = windows.targets.astype(np.float64)
         values = [values_of(results) for results in (first, second)]
@@ -163,11 +164,13 @@ class Judge:
                 f"mean absolute error: {quantity.name}", quantity.unit,
                 [lambda i, v=v, q=number: float(np.abs(v[i, q] - wanted[i, q]).mean()) for v in values],  # type: ignore[misc]
             ))  # fmt: skip
-        return self._judged("R2", windows, data, progress, figures)
+        blind = chance.blind_values(values[0], wanted, windows.recording)
+        return self._judged("R2", windows, data, progress, figures, blind)
 
     def _judged(
-        self, metric: str, windows: Windows, data: Dataset, progress: Progress, figures: Sequence[tuple[str, str, Any]]
-    ) -> Accuracy:
+        self, metric: str, windows: Windows, data: Dataset, progress: Progress,
+        figures: Sequence[tuple[str, str, Any]], blind: float | None,
+    ) -> Accuracy:  # fmt: skip
         everything = np.arange(len(windows))
         draws = _draws(windows, self.options.resamples, self.options.seed)
         step = progress.begin("bootstrap", len(draws) * len(figures))
@@ -181,7 +184,10 @@ class Judge:
             found.append(Figure(name, before(everything), after(everything), (float(low), float(high)), unit))
         main, *more = found
         assert main.interval is not None  # made above
-        return Accuracy(metric, data, main.before, main.after, main.interval, {}, tuple(more))
+        return Accuracy(
+            metric, data, main.before, main.after, main.interval, {}, tuple(more),
+            chance.doubts(blind, metric, main.before, len(np.unique(windows.recording))), blind, chance.ASK,
+        )  # fmt: skip
 
 
 def _draws(windows: Windows, count: int, seed: int) -> list[NDArray[np.intp]]:
