@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,17 @@ def read_labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
     except OSError as error:
         said = "mend --labels" if file.path == FLAGS else f"{file.path}: labels.file"
         raise UserError("labels cannot be read", where=path, found=error.strerror or str(error), fix=said) from None
-    return raw, parse_labels(raw, path)
+    labels = parse_labels(raw, path)
+    numbered = any(
+        all(re.match(rf"{number}(\s*[,;:]|\s\s)", label) for number, label in enumerate(labels, first))
+        for first in (0, 1)
+    )
+    if numbered or re.match(r'[\[{]\s*("|$)', labels[0]):
+        raise UserError(
+            "labels are written otherwise", where=path, expected="a label a line, class 0 first, and nothing else",
+            found=repr(labels[0]), fix="write it so: no JSON, no numbers",
+        )  # fmt: skip
+    return raw, labels
 
 
 def _truth(recipe: Recipe, annotated: Sequence[Path], labels: tuple[str, ...]) -> Truth | None:

@@ -91,7 +91,8 @@ def test_open_dimensions_need_a_shape(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "open.keras"
     model.save(path)
     with pytest.raises(
-        ModelError, match=r"open\.keras: input picture: expected fixed dimensions, found \[\?, \?, \?, 3\]"
+        ModelError,
+        match=r"open\.keras: input picture: expected fixed dimensions, found \[\?, \?, \?, 3\]; export",
     ):
         load(path)
     network = load(path, (1, 12, 9, 3))

@@ -134,6 +134,20 @@ def test_an_open_dimension_needs_a_shape(tf: Any, tmp_path: Path) -> None:
     assert load(folder, (1, 5, 3)).outputs[0].shape == (1, 5, 2)
 
 
+def test_a_batch_that_a_loop_forgets_is_to_be_exported_fixed(tf: Any, tmp_path: Path) -> None:
+    def doubled(w: Any, x: Any) -> dict[str, Any]:
+        _, y = tf.while_loop(
+            lambda n, y: n < 3, lambda n, y: (n + 1, y + y), (0, x),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, 3])),
+        )  # fmt: skip
+        return {"y": y @ w}
+
+    spec = tf.TensorSpec((None, 3), tf.float32, name="x")
+    folder = save(tf, tmp_path / "loop", serving_default=(spec, doubled))
+    with pytest.raises(ModelError, match=r"output y: .* found \[None, 2\] float32; export it with a fixed batch of 1"):
+        load(folder)
+
+
 def test_channels_first_is_fed_channels_last(tf: Any, tmp_path: Path) -> None:
     spec = tf.TensorSpec((1, 3, 8, 9), tf.float32, name="x")
     folder = save(tf, tmp_path / "nchw", serving_default=(spec, lambda w, x: {"y": tf.einsum("bchw,cd->bd", x, w)}))

@@ -12,7 +12,7 @@ from vedette.contract.errors import ConfigError, UserError
 from vedette.contract.labels import parse_labels
 from vedette.contract.manifest import ImageInput
 from vedette_converter.pictured import read_labels
-from vedette_converter.recipe import read_recipe
+from vedette_converter.recipe import RecipeFile, read_recipe
 from vedette_converter.recipe.document import page
 from vedette_converter.recipe.flags import Flags, recipe_from_flags
 from vedette_converter.recipe.quantisation import Quantise
@@ -143,3 +143,25 @@ def test_a_flag_that_cannot_be_is_named(tmp_path: Path, flags: dict[str, Any], e
             tmp_path / "a.keras", KerasSource(file="a.keras", licence="x", attribution="y"), image, 2, tmp_path, given
         )
         read_labels(file)
+
+
+@pytest.mark.parametrize(
+    "text", ['[\n"a",\n]\n', '{"0": "a", "1": "b"}\n', "0,a\n1,b\n", "1: a\n2: b\n", "0  a\n1  b\n"]
+)
+def test_labels_with_json_or_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"labels\.txt: labels are written otherwise: expected a label a line"):
+        read_labels(labels_file(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["0\n1\n", "1 door\n2 doors\n", "[a]\n[b]\n", "7: a\n9: b\n"])
+def test_labels_that_only_look_like_it_are_not(tmp_path: Path, text: str) -> None:
+    raw, labels = read_labels(labels_file(tmp_path, text))
+    assert raw.decode() == text and labels == tuple(text.splitlines())
+
+
+def labels_file(folder: Path, text: str) -> RecipeFile:
+    (folder / "labels.txt").write_text(text)
+    (folder / "a.keras").write_bytes(b"PK")
+    source, image = KerasSource(file="a.keras", licence="x", attribution="y"), ImageInput(height=8, width=8)
+    flags = Flags(quantise=Quantise(), labels=folder / "labels.txt")
+    return recipe_from_flags(folder / "a.keras", source, image, 2, folder, flags)[0]

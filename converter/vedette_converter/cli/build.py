@@ -156,7 +156,8 @@ def _from_model(options: argparse.Namespace) -> int:
     if given := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]:
         raise UserError(
             "there is no decoder for this network's results, so nothing to judge them by", where=", ".join(given),
-            expected="one output, (1, classes)", found=", ".join(str(spec) for spec in network.outputs),
+            expected="one input, pictures, and one output, (1, classes)",
+            found=" and ".join(", ".join(str(spec) for spec in ends) for ends in (network.inputs, network.outputs)),
             fix="leave it out for a plain .tflite, or write a recipe",
         )  # fmt: skip
     out = options.out or Path(f"{flags.name or options.recipe.stem}-{flags.quantise.precision}.tflite")

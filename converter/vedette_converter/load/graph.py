@@ -209,8 +209,10 @@ def as_network(
         shape: list[Any] = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
         if None in shape or tensor.dtype != tf.float32:
             raise ModelError(
-                f"output {name}", where=where, expected="a fixed shape, float32", found=f"{shape} {tensor.dtype.name}"
-            )
+                f"output {name}", where=where, expected="a fixed shape, float32",
+                found=f"{shape} {tensor.dtype.name}",
+                fix="export it with a fixed batch of 1: behind a loop it is not known" if None in shape else "",
+            )  # fmt: skip
         specs.append(TensorSpec(name, tuple(shape), float32))
     return Network(tuple(TensorSpec(name, shape, float32) for name, shape in inputs), tuple(specs), function, model)
 

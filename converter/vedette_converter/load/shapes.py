@@ -14,6 +14,7 @@ Declared: TypeAlias = Sequence[int | None]
 
 TO_CHANNELS_FIRST: Final = (0, 3, 1, 2)  # NHWC -> NCHW
 TO_CHANNELS_LAST: Final = (0, 2, 3, 1)  # NCHW -> NHWC
+_FIX: Final = "export it with fixed dimensions, or, of pictures, say [input] height and width in a recipe"
 _PICTURE: Final = (1, 3)  # channels of grey and colour
 _NO_CHANNELS: Final = (1, 3, 4)  # a last dimension that may be channels makes the layout ambiguous
 
@@ -41,9 +42,7 @@ def fix_shape(name: str, declared: Declared | None, given: Shape | None, where: 
     """
     if declared is None:
         if given is None:
-            raise ModelError(
-                f"input {name}", where=where, expected="a shape", found="none stated", fix="give the input's shape"
-            )
+            raise ModelError(f"input {name}", where=where, expected="a shape", found="none stated", fix=_FIX)
         return Fed(given)
     dims = tuple(None if dim is None or dim < 1 else int(dim) for dim in declared)
     if not dims:
@@ -60,9 +59,7 @@ def fix_shape(name: str, declared: Declared | None, given: Shape | None, where: 
         raise ModelError(f"input {name}", where=where, expected=_text(dims), found=f"{_text(given)} in the recipe")
     known = (1, *dims[1:])
     if None in known:
-        raise ModelError(
-            f"input {name}", where=where, expected="fixed dimensions", found=_text(dims), fix="give the input's shape"
-        )
+        raise ModelError(f"input {name}", where=where, expected="fixed dimensions", found=_text(dims), fix=_FIX)
     shape = tuple(int(dim) for dim in known if dim is not None)
     if looks_channels_first(shape):
         return Fed(tuple(shape[axis] for axis in TO_CHANNELS_LAST), channels_first=True)
