@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -16,6 +17,33 @@ _CHOICE: Final = re.compile(r"(?P<where>.+?): invalid choice: (?P<found>.+?) \(c
 _VALUE: Final = re.compile(r"(?P<where>.+?): invalid (?P<kind>\S+) value: (?P<found>.*)", re.S)
 _NEEDED: Final = "the following arguments are required: "
 _NUMBERS: Final = {"int": "a whole number", "float": "a number"}
+_MAX_COLUMNS: Final = 120  # of help: longer lines are hard to follow
+# what begins a line of its own: an example, or the next statement
+_NEW_LINE: Final = re.compile(r"\n(?= |--|Exit codes:)")
+
+
+class Help(argparse.HelpFormatter):
+    """Text as wide as the terminal, examples (indented lines) as they are written."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options)
+        self._width = min(self._width, _MAX_COLUMNS)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrapped(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        def filled(lines: str) -> str:
+            return lines if lines.startswith(" ") else "\n".join(_wrapped(lines, width))
+
+        blocks = ("\n".join(map(filled, _NEW_LINE.split(block))) for block in text.strip().split("\n\n"))
+        return textwrap.indent("\n\n".join(blocks), indent)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, break_long_words=False, break_on_hyphens=False
+    )  # what is typed stays in one piece
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
-from vedette.cli import main
+from vedette.cli import COMMANDS, main
 
 MISTAKES = [
     ("inferr", "COMMAND: bad value: expected one of run, ", "found 'inferr'; did you mean infer? see vedette --help"),
@@ -39,3 +41,20 @@ def test_an_end_of_line_that_somebody_typed_makes_no_second_line(capsys: pytest.
     with pytest.raises(SystemExit):
         main(["top", "a", "b\nc"])
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_as_wide_as_the_terminal_and_keeps_examples_whole(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(f"vedette.cli.{command}")
+    for columns, most in ((80, 80), (300, 120)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        examples = {line for line in module.EXAMPLES.splitlines() if line.startswith("  ")}
+        assert examples <= set(text.splitlines())
+        assert not [line for line in text.splitlines() if len(line) > most and line not in examples]
+        assert "\n--json" in text or "\n--json" not in module.EXAMPLES
+        assert "{classify" not in text

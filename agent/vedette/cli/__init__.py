@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Final
 
 from vedette import __version__, journal
-from vedette.arguments import Parser
+from vedette.arguments import Help, Parser
 from vedette.contract.errors import BrokerUnreachableError, UserError, VedetteError
 
 COMMANDS: Final = (
@@ -82,7 +82,7 @@ def _parser(
             help=module.HELP,
             description=module.DESCRIPTION,
             epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         module.add_arguments(sub)
         commands[name] = module.execute

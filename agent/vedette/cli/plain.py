@@ -19,14 +19,18 @@ DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "pose", "
 def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     group = parser.add_argument_group("for a .tflite without a manifest")
-    group.add_argument("--decoder", choices=DECODERS, help="what the output tensors mean")
+    group.add_argument(
+        "--decoder", choices=DECODERS, metavar="NAME", help=f"what the output tensors mean: {', '.join(DECODERS)}"
+    )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one label a line, line number = class id")
     group.add_argument("--size", metavar="WxH", help="input size, where it must be said together with --mean")
     group.add_argument("--color", choices=("rgb", "bgr", "gray"), default=None, help="colour order (default rgb)")
     group.add_argument(
         "--resize", choices=("stretch", "letterbox", "center-crop"), default=None, help="default stretch"
     )
-    group.add_argument("--pad-value", type=int, default=None, help="of letterbox's bars, 0 to 255 (default 0)")
+    group.add_argument(
+        "--pad-value", type=int, default=None, metavar="N", help="of letterbox's bars, 0 to 255 (default 0)"
+    )
     group.add_argument("--mean", type=float, default=None, help="real = (pixel - mean) / std")
     group.add_argument("--std", type=float, default=None, help="see --mean")
     group.add_argument("--activation", choices=("sigmoid", "softmax", "none"), default=None, help="left to be done")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import cv2
 
 import vedette
-from vedette.arguments import Parser
+from vedette.arguments import Help, Parser
 from vedette.contract.errors import VedetteError
 
 from . import build, lint, search, sign, specialise
@@ -22,8 +22,7 @@ from . import build, lint, search, sign, specialise
 COMMANDS = (build, lint, specialise, search, sign)
 
 _EPILOG = """\
-exit codes:
-  0 all is well; 1 a gate does not hold, or a fault of ours; 2 something you can mend
+Exit codes: 0 all is well; 1 a gate does not hold, or a fault of ours; 2 something you can mend
 """
 
 
@@ -33,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         prog="vedette-convert",
         description="Makes small, fast, proven TFLite bundles for vedette.",
         epilog=f"{build.EXAMPLES}\n{_EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     top.add_argument("--version", action="version", version=f"vedette-convert {vedette.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, Final
 
+from vedette.arguments import Help
 from vedette.contract.bundle import Bundle
 from vedette.contract.errors import UserError, VedetteError
 
@@ -47,7 +48,7 @@ def add(commands: Any) -> None:
         description="Loads a network, trains and prunes it where the recipe says so, quantises it, compares it with the "
         "float original, and writes a bundle where the gate holds. The table goes to stdout, progress to stderr.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     make.add_argument(
         "recipe", type=Path, metavar="RECIPE|MODEL",

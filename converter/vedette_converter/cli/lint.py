@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vedette.arguments import Help
 from vedette.contract.errors import UserError
 from vedette.engine import RUNTIMES
 
@@ -20,8 +21,7 @@ examples:
   vedette-convert lint network.tflite --target edgetpu --out network_edgetpu.tflite
   vedette-convert lint network.tflite --strict --json
 
-exit codes:
-  0 it runs there; 1 it does not run there at all, or, with --strict, not with all its operations; 2 a bad file
+Exit codes: 0 it runs there; 1 it does not run there at all, or, with --strict, not with all its operations; 2 a bad file
 """
 _MARKS = {"error": "red", "warning": "yellow", "hint": "cyan"}
 
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
         "and what to change. For cpu it asks the runtime installed here what XNNPACK really took; for edgetpu it goes "
         "by the documentation, and by edgetpu_compiler where that is on PATH.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     look.add_argument("model", type=Path, metavar="MODEL", help="a .tflite file or a bundle")
     look.add_argument("--target", choices=("cpu", "edgetpu"), default="cpu", help="default: cpu")

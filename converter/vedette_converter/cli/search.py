@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from vedette.arguments import Help
 from vedette.contract.errors import UserError, VedetteError
 
 from ..recipe import read_recipe
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
         "label's in --train, by seed: [search] share); --evaluate is looked at once, in the end. What may be tried stands "
         "in the recipe's [search]. The table goes to stdout, progress to stderr.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     look.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe's TOML file")
     look.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures to calibrate with")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vedette.arguments import Help
 from vedette.contract.errors import UserError
 
 KEYGEN_EXAMPLES = """\
@@ -22,8 +23,7 @@ examples:
   vedette-convert sign person.tflite --key site.key --out signed/person.tflite
   vedette verify person.tflite --keys site.pub
 
-exit codes:
-  0 signed; 2 a bad bundle or key
+Exit codes: 0 signed; 2 a bad bundle or key
 """
 
 
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
         help="make a pair of keys for signing bundles",
         description="Makes an ed25519 key: NAME.key, which signs and only its owner can read, and NAME.pub.",
         epilog=KEYGEN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     keygen.add_argument("name", type=Path, metavar="NAME", help="the files' path, without .key and .pub")
     keygen.set_defaults(run=run_keygen)
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         description="Puts a signature over the manifest into the bundle, in the place of any other. Nothing else changes: "
         "the bundle keeps its sha256.",
         epilog=SIGN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
     sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the private key (PEM, ed25519)")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vedette.arguments import Help
 from vedette.contract.bundle import Bundle
 from vedette.contract.errors import UserError, VedetteError
 
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
         "progress to stderr. Stopped at any moment, the same command goes on where it was. 32 of the frames held back "
         "go into the bundle, for the device's self-test.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     make.add_argument(
         "bundle", type=Path, metavar="BUNDLE", help="the detector's bundle, its recipe in recipes/ beside it"
