@@ -341,3 +341,13 @@ def test_a_terminal_gets_a_table() -> None:
     os.close(master)
     assert child.wait(60) == 0
     assert b"what to change" in text and b"\x1b[" in text
+
+
+def test_output_onto_a_full_disk_is_one_line() -> None:
+    code = f"from vedette_converter.cli import main; raise SystemExit(main(['lint', {str(TINY)!r}]))"
+    with Path("/dev/full").open("w") as full:
+        outcome = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert outcome.returncode == 1
+    assert outcome.stderr == "vedette-convert: error: output cannot be written: found No space left on device\n"

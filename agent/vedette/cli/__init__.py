@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
-from vedette import __version__, journal
+from vedette import __version__, journal, streams
 from vedette.arguments import Help, Parser
 from vedette.contract.errors import BrokerUnreachableError, UserError, VedetteError
 
@@ -28,10 +28,14 @@ COMMANDS: Final = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point. Returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    return streams.run(lambda: _run(words), lambda why: _say(f"fault: {why}"))
+
+
+def _run(words: Sequence[str]) -> int:
     # FFmpeg inside OpenCV prints to stderr what we say ourselves, in one line and with the file's name
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    words = sys.argv[1:] if argv is None else argv
     if words[:1] and words[0] == "run":
         # a reload that is asked for while an agent starts waits in the kernel until `Service` heeds it, and ends nothing
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -45,22 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(journal.Formatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        code = commands[arguments.command](arguments)
-        sys.stdout.flush()  # here, where it is known what a reader means that has gone
-        return code
+        return commands[arguments.command](arguments)
     except (UserError, BrokerUnreachableError) as error:
         # whoever named a broker that does not answer can mend that as well as one that refuses
-        print(f"{journal.prefix(journal.ERROR)}vedette: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except VedetteError as error:
-        print(f"{journal.prefix(journal.ERROR)}vedette: fault: {error}", file=sys.stderr)
+        _say(f"fault: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # the reader of our output has gone (vedette show | head); nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _say(what: str) -> None:
+    print(f"{journal.prefix(journal.ERROR)}vedette: {what}", file=sys.stderr)
 
 
 def _parser(

@@ -7,13 +7,13 @@ which returns the exit code.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 import cv2
 
 import vedette
+from vedette import streams
 from vedette.arguments import Help, Parser
 from vedette.contract.errors import VedetteError
 
@@ -43,20 +43,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see the module for the exit code."""
+    return streams.run(lambda: _run(arguments), lambda why: print(f"vedette-convert: error: {why}", file=sys.stderr))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     # what OpenCV says of a picture that is none, we say ourselves, in one line and with the file's name
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     options = parser().parse_args(arguments)
     try:
-        code = int(options.run(options))
-        sys.stdout.flush()  # here, where it is known what a reader means that has gone
-        return code
+        return int(options.run(options))
     except VedetteError as error:
         print(f"vedette-convert: error: {error.line()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("vedette-convert: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader of our output has gone (vedette-convert lint | head); nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
