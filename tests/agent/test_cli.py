@@ -615,6 +615,16 @@ def differs_from_every_frame(drawn: Any) -> bool:
 def test_the_demo_for_people_without_a_terminal() -> None:
     text = good("demo", "--seconds", "2").stdout
     assert "frames seen" in text and "0 missing" in text and "person" in text
+    summary = text[text.index("stage ") :].splitlines()
+    assert all(len(line) <= 80 for line in summary if not line.startswith(("found:", "picture:"))), summary
+
+
+@needs_bundle
+def test_a_demo_that_finds_nothing_says_that_it_leaves_no_picture(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((64, 64, 3), 128, np.uint8))
+    text = good("demo", "--seconds", "2", "--source", tmp_path, "--picture", tmp_path / "out.jpg").stdout
+    assert "found: nothing\n" in text and "\npicture: none (nothing found" in text
+    assert not (tmp_path / "out.jpg").exists()
 
 
 @pytest.mark.parametrize(

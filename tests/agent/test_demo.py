@@ -315,9 +315,7 @@ def test_the_sensors_demo_for_people_without_a_terminal() -> None:
     text = demo("--seconds", "4", "--speed", "20", "--model", ACTIVITY, "--source", EXERCISES)
     assert "windows seen" in text and "0 missing" in text and "20 times as fast" in text
     assert text.count("nothing -> abduction") == 2, "as it happened, and in the summary"
-    assert text.count("sent: since the frame, or a window's last reading, was in memory") == 1, (
-        "what the table cannot say"
-    )
+    assert text.count("sent: from the frame, or a window's last reading, in memory") == 1, "what the table cannot say"
 
 
 @needs_bundles

@@ -134,13 +134,15 @@ class Outcome:
         console.print()
         first, *more = self.show.summary(self.seconds)
         delivered = f"{heard.published} messages published, {heard.received} received, {heard.missing} missing"
-        for line in (f"{first}, {delivered}", *more):
+        for line in (first, delivered, *more):
             console.print(line, soft_wrap=True, markup=False)
         console.print(
             f"agent: ready after {self.ready_s:.2f} s, {self.pss_bytes / 1e6:.0f} MB; broker: {self.broker} on {LOOPBACK}"
         )
         if self.picture:
             console.print(f"picture: [bold]{self.picture}[/]", soft_wrap=True)
+        else:
+            console.print("picture: none (nothing found, or a source that cannot be read again)")
 
 
 def perform(show: Show, *, begun: float, seconds: float, threads: int, broker: str, quiet: bool) -> Outcome:

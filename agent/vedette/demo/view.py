@@ -18,8 +18,8 @@ from .listener import Heard
 MAP_COLUMNS = (24, 64)  # least and most of the little map of boxes
 TABLE_COLUMNS = 56  # what stands beside it
 LATENCY_NOTE = (
-    "sent: since the frame, or a window's last reading, was in memory until its message went to the MQTT client; "
-    "acknowledged: until the broker said that it has it"
+    "sent: from the frame, or a window's last reading, in memory to the MQTT client;\n"
+    "acknowledged: from the same to the broker's word that it has the message"
 )
 
 
