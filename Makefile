@@ -16,7 +16,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
   bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz build-models
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 24
 
 demo: .venv/.ready ## watch the shipped detector on the shipped clip, through a real broker (15 s)
 	@.venv/bin/vedette demo --seconds $(SECONDS_)
