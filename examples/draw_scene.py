@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vedette.demo.broker import LOOPBACK, loopback_broker
+from vedette.pictures.captions import Caption, write_captions
 
-BLUE, ORANGE, WHITE, DARK = (200, 130, 30), (20, 120, 240), (255, 255, 255), (40, 30, 20)
+BLUE, ORANGE, GREY, DARK = (200, 130, 30), (20, 120, 240), (120, 120, 120), (40, 30, 20)
 COLORS = [(60, 60, 220), (60, 170, 60), (200, 60, 160), (180, 160, 20), (20, 150, 220), (150, 80, 60), (100, 60, 250)]
 WIDTH, QUALITY = 960, 82  # pixels, and of 100 for JPEG
 EVENTS = 8  # that are written below the picture
@@ -126,6 +127,11 @@ def draw(table: dict[str, Any], clip: Path, heard: list[tuple[str, dict[str, Any
     def at(x: float, y: float) -> tuple[int, int]:
         return round(x * width), round(y * height)
 
+    captions: list[Caption] = []  # of zones and wires; those of objects come first
+
+    def write(text: str, box: Sequence[int], color: tuple[int, int, int]) -> None:
+        captions.append(Caption(text, (box[0], box[1], box[2], box[3]), color))
+
     tinted = frame.copy()
     for zone in table.get("zones", {}).values():
         cv2.fillPoly(tinted, [np.array([at(*corner) for corner in zone["polygon"]])], BLUE)
@@ -133,7 +139,7 @@ def draw(table: dict[str, Any], clip: Path, heard: list[tuple[str, dict[str, Any
     for name, zone in table.get("zones", {}).items():
         corners = np.array([at(*corner) for corner in zone["polygon"]])
         cv2.polylines(frame, [corners], True, BLUE, 2, cv2.LINE_AA)
-        write(frame, f"zone {name}", (int(corners[:, 0].min()) + 8, int(corners[0, 1]) - 10), BLUE)
+        write(f"zone {name}", [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()], BLUE)
     for name, wire in table.get("wires", {}).items():
         first, second = (np.array(at(*end)) for end in wire["line"])
         cv2.line(frame, first.tolist(), second.tolist(), ORANGE, 3, cv2.LINE_AA)
@@ -143,24 +149,30 @@ def draw(table: dict[str, Any], clip: Path, heard: list[tuple[str, dict[str, Any
         for side, called in ((right, wire.get("rightward", "in")), (-right, wire.get("leftward", "out"))):
             tip = (middle + side * 46).astype(int)
             cv2.arrowedLine(frame, middle.astype(int).tolist(), tip.tolist(), ORANGE, 2, cv2.LINE_AA, tipLength=0.3)
-            write(frame, called, (int(tip[0]) - 10, int(tip[1]) + (18 if side[1] > 0 else -6)), ORANGE)
-        write(frame, f"wire {name}", (first + (second - first) * 0.55 - (0, 8)).astype(int).tolist(), ORANGE)
+            write(called, [*tip.tolist(), *tip.tolist()], ORANGE)
+        spot = (first + (second - first) * 0.55).astype(int).tolist()
+        write(f"wire {name}", [*spot, *spot], ORANGE)
     ways: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for message in seen:
         if message["mono_us"] <= best["mono_us"]:
             for found in message["objects"]:
                 x_min, _, x_max, y_max = found["box"]
                 ways[found.get("track", 0)].append(at((x_min + x_max) / 2, y_max))
+    named: list[Caption] = []
     for found in best["objects"]:
         track = found.get("track")
-        color = COLORS[track % len(COLORS)] if track else WHITE
+        color = COLORS[track % len(COLORS)] if track else GREY
         if track:
             cv2.polylines(frame, [np.array(ways[track])], False, color, 2, cv2.LINE_AA)
         x_min, y_min, x_max, y_max = found["box"]
         cv2.rectangle(frame, at(x_min, y_min), at(x_max, y_max), color, 2, cv2.LINE_AA)
         cv2.circle(frame, at((x_min + x_max) / 2, y_max), 5, color, cv2.FILLED, cv2.LINE_AA)
-        left, top = at(x_min, y_min)
-        write(frame, f"{found['label']} {track}" if track else found["label"], (left, top - 6), color)
+        named.append(
+            Caption(
+                f"{found['label']} {track}" if track else found["label"], (*at(x_min, y_min), *at(x_max, y_max)), color
+            )
+        )
+    write_captions(frame, named + captions)
     begun_us = min(message["mono_us"] for message in seen)
     told = [event for event in events if event["mono_us"] <= best["mono_us"]][-EVENTS:]
     told.sort(key=lambda event: event["mono_us"] - event.get("ago_s", 0.0) * 1e6)
@@ -176,14 +188,6 @@ def draw(table: dict[str, Any], clip: Path, heard: list[tuple[str, dict[str, Any
         for x, text in zip((40, 110, 270, 400), columns, strict=True):
             cv2.putText(panel, text, (x, 24 * row + 26), cv2.FONT_HERSHEY_SIMPLEX, 0.55, DARK, 1, cv2.LINE_AA)
     return np.concatenate([frame, panel])
-
-
-def write(frame: Any, text: str, at: Sequence[int], color: tuple[int, int, int]) -> None:
-    """White on a patch of colour."""
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55, 1)
-    x, y = max(0, at[0]), max(height + 4, at[1])
-    cv2.rectangle(frame, (x - 3, y - height - 4), (x + width + 3, y + base), color, cv2.FILLED)
-    cv2.putText(frame, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.55, WHITE, 1, cv2.LINE_AA)
 
 
 def main() -> None:
