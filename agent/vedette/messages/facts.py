@@ -10,7 +10,7 @@ from vedette.config import Config
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import AnomalyOutput, RegressOutput, SeriesInput, task_of
 from vedette.mqtt.discovery import DeviceFacts, PipelineFacts, Shows
-from vedette.service.compose import Prepared
+from vedette.service.prepared import Prepared
 
 MAX_COUNTED: Final = 32  # labels with a sensor of their own; who chooses more gets their total
 

@@ -18,7 +18,7 @@ from vedette.flow.pipeline import Pipeline
 from vedette.flow.selection import make_filter
 from vedette.mqtt.requests import Enable, SettingsMessage, Threshold
 
-from .compose import Prepared
+from .prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True)

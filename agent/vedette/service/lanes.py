@@ -21,7 +21,7 @@ from vedette.models.acceleration import accelerate
 from vedette.models.model import Model, ModelSpec, load_model, read_network, self_test
 from vedette.models.proofs import Proofs
 
-from .compose import Prepared, acceleration
+from .prepared import Prepared, acceleration
 
 STOP_S: Final = 5.0  # for what a lane is doing when it is let go
 

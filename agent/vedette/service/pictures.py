@@ -9,7 +9,7 @@ from vedette.contract.types import Float32Array
 from vedette.mqtt.requests import Snapshot
 from vedette.pictures.snapshots import Snapshots
 
-from .compose import Prepared
+from .prepared import Prepared
 
 
 class Pictures:

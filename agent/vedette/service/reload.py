@@ -28,9 +28,10 @@ from vedette.contract.manifest import InputSpec, SeriesInput, task_of
 from vedette.flow.pipeline import Pipeline
 from vedette.mqtt.commands import Answer
 
-from .compose import Fitting, Prepared, Preparing, make_fitting, prepare, refit, remember_versions
+from .compose import Fitting, make_fitting, refit
 from .control import Control
 from .lanes import Lanes, Loaded
+from .prepared import Prepared, Preparing, prepare, remember_versions
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ from vedette.pictures.snapshots import Snapshots
 from vedette.sources import Outcome
 from vedette.trust.exposure import exposures
 
-from .compose import Prepared, link_options, make_pipeline, prepare, remember_versions
+from .compose import link_options, make_pipeline
 from .condition import Condition
 from .control import Control
 from .diagnosis import Diagnosis
@@ -55,6 +55,7 @@ from .heat import Thermometer
 from .lanes import Lanes, threads_for
 from .notify import Notifier
 from .pictures import Pictures
+from .prepared import Prepared, prepare, remember_versions
 from .reload import Reload
 
 log = logging.getLogger(__name__)
