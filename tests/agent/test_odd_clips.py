@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import re
@@ -18,7 +19,7 @@ from real import Agent, BrokerAddress, Subscriber, agent_config, run_cli, wait_f
 from test_pipeline import Run, detector
 from test_sources import Watched, read_all
 
-from vedette.contract.errors import SourceError
+from vedette.contract.errors import SourceError, SourceLostError
 from vedette.contract.types import Frame, Result
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.follow.events import Event
@@ -63,21 +64,44 @@ def interlaced(make: Make) -> Path:
     return make("interlaced.ts", *MPEG2, "-flags", "+ilme+ildct", seconds=10.0)
 
 
-@pytest.fixture
-def served(interlaced: Path) -> Iterator[str]:
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Not to stderr."""
+
+
+@contextlib.contextmanager
+def serving(file: Path) -> Iterator[str]:
     """Its address; a camera is played by a file that is served."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Not to stderr."""
-
-    handler = functools.partial(Handler, directory=str(interlaced.parent))
+    handler = functools.partial(QuietFiles, directory=str(file.parent))
     with http.server.ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield f"http://{LOOPBACK}:{server.server_port}/{interlaced.name}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://{LOOPBACK}:{server.server_port}/{file.name}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def served(interlaced: Path) -> Iterator[str]:
+    with serving(interlaced) as url:
+        yield url
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_a_clip_over_http_begins_with_its_first_frame(make: Make, name: str) -> None:
+    clip = make(name, "-pix_fmt", "yuv420p", "-c:v", "libx264", "-g", "10")
+    frames: list[Any] = []
+    with serving(clip) as url, contextlib.closing(make_source(SourceOptions(url, open_timeout_s=10.0))) as source:
+        source.open()
+        with pytest.raises(SourceLostError, match="broke off"):
+            while (reading := source.read(None)) is not None:
+                frames.append(reading.pixels)
+    local = opened(clip)
+    assert len(frames) == FPS
+    assert all((ours == theirs).all() for ours, theirs in zip(frames, read_all(local), strict=True))
+    local.close()
 
 
 def opened(clip: object) -> Source:

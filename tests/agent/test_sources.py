@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -490,6 +491,12 @@ factory.set_launch(
 )
 factory.set_shared(True)
 server.get_mount_points().add_factory("/live", factory)
+once = GstRtspServer.RTSPMediaFactory()
+once.set_launch(
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=25/1 "
+    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=1000000 ! rtph264pay name=pay0 pt=96 )"
+)
+server.get_mount_points().add_factory("/once", once)
 auth = GstRtspServer.RTSPAuth()
 token = GstRtspServer.RTSPToken()
 token.set_string("media.factory.role", "user")
@@ -499,6 +506,7 @@ permissions = GstRtspServer.RTSPPermissions()
 permissions.add_permission_for_role("user", "media.factory.access", True)
 permissions.add_permission_for_role("user", "media.factory.construct", True)
 factory.set_permissions(permissions)
+once.set_permissions(permissions)
 assert server.attach(None)
 print("ready", flush=True)
 GLib.MainLoop().run()
@@ -560,6 +568,18 @@ def test_an_rtsp_camera_is_read_lost_and_opened_again(rtsp: None, caplog: pytest
         wait_for("the second loss", lambda: watched.outcome() in (Outcome.LOST, Outcome.STALLED), 60)
         why = watched.grabber.status().why
     assert SECRET not in why + caplog.text
+
+
+def test_an_rtsp_camera_shows_its_first_key_frame(rtsp: None) -> None:
+    port = free_port()
+    url = f"rtsp://admin:{SECRET}@{LOOPBACK}:{port}/once"
+    source = make_source(SourceOptions(url, open_timeout_s=10.0, read_timeout_s=5.0))
+    with RtspServer(port), closing(source):
+        source.open()
+        first, second = source.read(None), source.read(None)
+        assert first is not None and second is not None
+        assert first.pixels.shape == (240, 320, 3)
+        assert (first.pixels != second.pixels).any(), "the frame that was grabbed ahead is given once"
 
 
 def test_a_wrong_rtsp_password_is_a_loss_and_not_repeated(rtsp: None) -> None:

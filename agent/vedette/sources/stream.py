@@ -22,6 +22,8 @@ PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # unless t
 ANSWER_S: Final = 2.5
 """For a connection, and for the first byte. Linux asks a host that is silent again after 1, 3 and 7 s: two short tries find
 a camera that is back sooner than a long one does."""
+MAX_OLD: Final = 500  # frames that a camera's server may have kept for whoever comes
+WAITED_S: Final = 0.002
 
 
 class StreamSource:
@@ -37,6 +39,7 @@ class StreamSource:
         self._capture: cv2.VideoCapture | None = None
         self._rtsp = options.url.lower().startswith("rtsp")
         self._was_silent = False
+        self._ahead = False  # a frame is grabbed that nobody has asked for yet
 
     @property
     def live(self) -> bool:
@@ -52,14 +55,15 @@ class StreamSource:
         """Raises `SourceLostError`: a camera that is not there may be there later, one of interlaced video may be set
         otherwise."""
         options = self._options
+        self._ahead = False
         if self._rtsp or self._was_silent:
             ask(options.url, min(ANSWER_S, options.open_timeout_s))
             self._was_silent = False
-        # without buffering FFmpeg hands out each frame as it arrives, not a second later
-        ffmpeg = "fflags;nobuffer|flags;low_delay"
+        # nobody wants to know the frame rate, which takes twenty frames to find out. FFmpeg may keep what it has looked at
+        # (no nobuffer): it begins with a key frame, without which there is no picture until the next one, seconds later
+        ffmpeg = "flags;low_delay|fpsprobesize;0"
         if self._rtsp:
-            # nobody wants to know the frame rate, which takes twenty frames to find out
-            ffmpeg += f"|rtsp_transport;{options.rtsp_transport}|fpsprobesize;0"
+            ffmpeg += f"|rtsp_transport;{options.rtsp_transport}"
         begun = time.monotonic()
         self._capture = open_capture(
             options.url,
@@ -72,6 +76,19 @@ class StreamSource:
             raise SourceLostError("cannot be opened", where=masked_url(options.url), found="no stream there")
         if may_be_interlaced(self._capture) and no_pictures(self._capture):
             raise SourceLostError(where=masked_url(options.url), **REFUSED)
+        if self._rtsp:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Decodes what has come while FFmpeg looked at the stream, which is up to a second old. The frame that is grabbed
+        in the end is the first one that had to be waited for."""
+        for _ in range(MAX_OLD):
+            begun, worked = time.monotonic(), time.thread_time()
+            self._grab()
+            # decoding is work of this thread, waiting for the camera is none
+            if time.monotonic() - begun - (time.thread_time() - worked) >= WAITED_S:
+                break
+        self._ahead = True
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`."""
@@ -89,6 +106,13 @@ class StreamSource:
 
     def pass_over(self) -> bool:
         """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
+        if not self._ahead:
+            self._grab()
+        self._ahead = False
+        return True
+
+    def _grab(self) -> None:
+        """Decodes the next frame. Raises `SourceLostError`, `SourceStalledError`."""
         assert self._capture is not None
         begun = time.monotonic()
         grabbed = self._capture.grab()
@@ -99,7 +123,6 @@ class StreamSource:
             raise SourceStalledError(f"no frame for {timeout_s:g} s", where=masked_url(self._options.url))
         if not grabbed:
             raise SourceLostError("the stream broke off", where=masked_url(self._options.url))
-        return True
 
     def close(self) -> None:
         """See `Source.close`."""
