@@ -51,7 +51,7 @@ def run_bytetrack(case: dict[str, Any]) -> Ids:
         )
         tracked = tracker.update(found)
         ids = [0] * len(frame)
-        if tracked.tracker_id is not None:
+        if tracked.tracker_id is not None and len(tracked):
             for row, number in zip(tracked.data["row"], tracked.tracker_id, strict=True):
                 ids[int(row)] = int(number) + 1
         out.append(ids)

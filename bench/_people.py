@@ -60,10 +60,12 @@ def detect(truth: Boxes, seed: int) -> Boxes:
     return found
 
 
-def follow(found: Boxes, fps: float, threshold: float, keep_s: float) -> list[list[int]]:
-    """Our track of each detection, 0 for none."""
+def follow(
+    found: Boxes, fps: float, threshold: float, keep_s: float, size: tuple[float, float] = (WIDTH, HEIGHT)
+) -> list[list[int]]:
+    """Our track of each detection, 0 for none. ``size``: width and height of the picture."""
     tracker = Tracker(TrackOptions(keep_s=keep_s), threshold)
-    scale = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32)
+    scale = np.array([*size, *size], np.float32)
     ids = []
     for number, frame in enumerate(found, start=1):
         rows = np.array(frame, np.float32).reshape(-1, 5)

@@ -5,12 +5,15 @@
 The detections are annotated people with the faults of a detector made up (``bench/_people.py``); the other trackers and
 `motmetrics` run in an environment of their own, ``.venv-tracks``, which is made where it is missing. Our tracker's constants
 were chosen on TUD-Campus with seeds 100 to 107; reported are seeds 0 to 9 of both. The others' are their authors'.
+`--mot FOLDER` adds what a real network found: sequences as MOTChallenge has them (`NAME/gt/gt.txt`, `NAME/det/det.txt`,
+`NAME/seqinfo.ini`), MOT15's with the detections of SORT's authors, say.
 Writes ``bench/results/tracks.json``; exit code 1 where a row does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import configparser
 import json
 import os
 import statistics
@@ -42,6 +45,8 @@ SEEDS = range(10)
 EVERY = (1, 5)  # of the sequence's 25 frames a second: all, and one in five
 THRESHOLD, KEEP_S = 0.5, 2.0
 OURS = "vedette"
+REAL = "what a real network found"
+KEYS = {"mota": "MOTA", "idf1": "IDF1", "num_switches": "identity switches"}
 NAME = "coco-ssdlite-mobilenet-v2"
 OBJECTS = 20
 PASSES = 7
@@ -61,8 +66,32 @@ def environment() -> Path:
     return python
 
 
-def measure_identities(results: Results, folder: Path) -> None:
-    """MOTA, IDF1 and identity switches of all trackers, and what a frame costs each."""
+def real_cases(folder: Path) -> list[dict[str, Any]]:
+    """One of each sequence in MOTChallenge's layout."""
+    cases = []
+    for info in sorted(folder.glob("*/seqinfo.ini")):
+        parser = configparser.ConfigParser()
+        parser.read(info)
+        about = parser["Sequence"]
+        fps, width, height = (float(about[key]) for key in ("frameRate", "imWidth", "imHeight"))
+        rows = [np.loadtxt(info.parent / part / f"{part}.txt", delimiter=",", ndmin=2) for part in ("gt", "det")]
+        frames: list[list[list[list[float]]]] = []
+        for whole, columns in zip(rows, ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6]), strict=True):
+            table = whole[whole[:, 6] > 0]  # the score; in the annotations, 0 is what is not to be counted
+            table[:, 4:6] += table[:, 2:4]
+            frames.append([table[table[:, 0] == n][:, columns].tolist() for n in range(1, int(about["seqLength"]) + 1)])
+        ids = follow(frames[1], fps, THRESHOLD, KEEP_S, (width, height))
+        cases.append({
+            "name": REAL, "fps": fps, "truth": frames[0], "found": frames[1], "ids": {OURS: ids}, "rivals": True,
+            "threshold": THRESHOLD, "keep_s": KEEP_S, "passes": 1,
+        })  # fmt: skip
+    if not cases:
+        raise SystemExit(f"bench/tracks.py: error: {folder}: expected folders with a seqinfo.ini, found none")
+    return cases
+
+
+def measure_identities(results: Results, folder: Path, mot: Path | None) -> None:
+    """MOTA, IDF1 and identity switches of all trackers, and what a frame costs each. ``mot``: see `real_cases`."""
     python = environment()
     where = "import motmetrics, os; print(os.path.dirname(motmetrics.__file__))"
     data = (
@@ -79,6 +108,7 @@ def measure_identities(results: Results, folder: Path) -> None:
                     "name": f"{sequence}, {FPS / every:g} fps", "fps": FPS / every, "truth": truth[::every], "found": found,
                     "ids": {OURS: ids}, "rivals": True, "threshold": THRESHOLD, "keep_s": KEEP_S, "passes": 1,
                 })  # fmt: skip
+    cases += real_cases(mot) if mot else []
     people = crowd(OBJECTS, 300)
     cases.append({
         "name": "crowd", "fps": FPS, "truth": [[] for _ in people], "found": people, "ids": {}, "rivals": True,
@@ -91,17 +121,21 @@ def measure_identities(results: Results, folder: Path) -> None:
     measured = {
         name: [row for row in judged if row["case"] == name] for name in dict.fromkeys(c["name"] for c in cases)
     }
-    crowded = measured.pop("crowd")
+    crowded, real = measured.pop("crowd"), measured.pop(REAL, [])
+    for tracker in dict.fromkeys(row["tracker"] for row in real):
+        mine = [row for row in real if row["tracker"] == tracker]
+        for key, what in KEYS.items():
+            value = statistics.mean(row[key] for row in mine)
+            results.row(what=f"{what}, {REAL}, {tracker}", value=round(value, 4), unit="", n=len(mine))
     everywhere: dict[str, list[dict[str, float]]] = {}
     for name, rows in measured.items():
         for tracker in dict.fromkeys(row["tracker"] for row in rows):
             mine = [row for row in rows if row["tracker"] == tracker]
             for key, unit in (("mota", ""), ("idf1", ""), ("num_switches", "a run")):
                 values = [row[key] for row in mine]
-                what = {"mota": "MOTA", "idf1": "IDF1", "num_switches": "identity switches"}[key]
                 results.row(
-                    what=f"{what}, {name}, {tracker}", value=round(statistics.mean(values), 4), unit=unit, n=len(values),
-                    spread=[round(min(values), 4), round(max(values), 4)],
+                    what=f"{KEYS[key]}, {name}, {tracker}", value=round(statistics.mean(values), 4), unit=unit,
+                    n=len(values), spread=[round(min(values), 4), round(max(values), 4)],
                 )  # fmt: skip
             everywhere.setdefault(tracker, []).extend(mine)
     # no worse than the best of the others, in what they are judged by: mistakes of all kinds, and mixed up identities
@@ -330,12 +364,13 @@ def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, default=ROOT.parent / "shared" / "data" / "video" / "vtest.avi")
+    parser.add_argument("--mot", type=Path, help="a folder of MOTChallenge's sequences, with detections")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run of the whole agent")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     results = Results("tracks")
     with tempfile.TemporaryDirectory() as folder:
-        measure_identities(results, Path(folder))
+        measure_identities(results, Path(folder), options.mot)
         measure_gate(results, options.video)
         measure_agent(results, read_video(options.video)[100], Path(folder), options.seconds)
     return 0 if results.write() else 1

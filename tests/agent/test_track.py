@@ -109,6 +109,15 @@ def test_two_that_cross_keep_their_identities() -> None:
     assert tracked.ids.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("left", [0.55, 0.7])
+def test_somebody_whose_legs_are_hidden_at_once_is_the_same(left: float) -> None:
+    film, whole, cut = Film(), [0.45, 0.4, 0.55, 0.7], [0.45, 0.4, 0.55, 0.4 + 0.3 * left]
+    scores, classes = np.array([0.9], np.float32), np.zeros(1, np.int32)
+    boxes = [*[whole] * 20, *[cut] * 20, *[whole] * 20]
+    ids = [film.show(Detections(np.array([box], np.float32), scores, classes)).ids.tolist() for box in boxes]
+    assert ids[1:] == [[1]] * 59
+
+
 def test_an_object_hidden_for_a_while_is_the_same_again() -> None:
     film = Film()
     for k in range(20):

@@ -3,9 +3,11 @@
 ByteTrack's two stages (Zhang et al., arXiv 2110.06864): first the good detections are given to tracks, then what is left
 of the tracks may have the poor ones, for an object half hidden scores less but is still there; only good detections begin
 tracks. A third look, with boxes made larger (C-BIoU, Yang et al., arXiv 2211.14317), finds what moved further than its
-size between two frames, as happens at the few frames a second of a small board. Between frames each track is predicted by
-a Kalman filter of constant velocity (SORT, Bewley et al., arXiv 1602.00763) whose noise grows with the time that passed, in
-seconds and not in frames, and with the object's size (DeepSORT, Wojke et al., arXiv 1703.07402).
+size between two frames, as happens at the few frames a second of a small board; it alone asks how likely the distance is,
+for where boxes overlap, what a network errs (half of somebody cut off, say) is more than any such gate lets pass. Between
+frames each track is predicted by a Kalman filter of constant velocity (SORT, Bewley et al., arXiv 1602.00763) whose noise
+grows with the time that passed, in seconds and not in frames, and with the object's size (DeepSORT, Wojke et al., arXiv
+1703.07402).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ UNCONFIRMED: Final = 0.5  # weight of a track that is none yet, against one that
 LOW_IOU: Final = 0.3  # a poor detection must lie well upon the prediction
 NEAR_SCALE: Final = np.array([1.0, 1.0, 2.0, 2.0])  # for the third look, boxes of twice the size
 NEAR_IOU: Final = 0.3  # of boxes so enlarged
-GATE: Final = 9.49  # squared Mahalanobis distance: chi-square, four degrees of freedom, 95 % (DeepSORT's)
+GATE: Final = 18.47  # squared Mahalanobis distance in the third look: chi-square, four degrees of freedom, 99.9 %
 TENTATIVE_MISSES: Final = 1  # frames that may miss what is no track yet
 POOR_MISSES: Final = (
     3  # a poor detection goes on with a track that so many frames, this one included, have not confirmed
@@ -194,10 +196,7 @@ class Tracker:
         ints[:, _MISSES] += 1
         if not len(ints) or not len(found):
             return track_of
-        distance = measured - at[:, None]
-        spread = self._reals[_VAR] + MEASURED * _size(at)
-        likely = np.einsum("tdk,tdk,tk->td", distance, distance, 1.0 / spread) < GATE
-        likely &= ints[:, _CLASS, None] == found.class_ids
+        same = ints[:, _CLASS, None] == found.class_ids
         overlap = _iou(at, measured)
         confirmed = ints[:, _ID] > 0
         free = np.ones(len(at), np.bool_)
@@ -212,12 +211,15 @@ class Tracker:
 
         # of two that lie as well: the better detection (ByteTrack's fused score), and the older track
         gains = overlap * found.scores * np.where(confirmed, 1.0, UNCONFIRMED)[:, None]
-        pair(np.where(likely & (overlap >= self._options.min_iou), gains, 0.0), free, left)
+        pair(np.where(same & (overlap >= self._options.min_iou), gains, 0.0), free, left)
         if poor.any():
-            pair(np.where(likely & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] <= POOR_MISSES), poor)
+            pair(np.where(same & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] <= POOR_MISSES), poor)
         if left.any() and free.any():
             near = _iou(at * NEAR_SCALE, measured * NEAR_SCALE)
-            pair(np.where(likely & (near >= NEAR_IOU), near, 0.0), free, left)
+            distance = measured - at[:, None]
+            spread = self._reals[_VAR] + MEASURED * _size(at)
+            likely = np.einsum("tdk,tdk,tk->td", distance, distance, 1.0 / spread) < GATE
+            pair(np.where(same & likely & (near >= NEAR_IOU), near, 0.0), free, left)
         column = (track_of >= 0).nonzero()[0]
         self._correct(track_of[column], column, found, measured)
         return track_of
