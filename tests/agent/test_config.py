@@ -33,6 +33,7 @@ from vedette.service.compose import link_options
 from vedette.trust.credentials import read_password
 
 PATH = Path("v.toml")
+SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 DOOR = '[pipeline.door]\nmodel = "m"\nsource = "clip.mp4"\n'
 
 
@@ -387,6 +388,15 @@ def test_the_state_folder_is_systemds_or_the_users(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/anna")
     assert default_state_dir() == "/home/anna/.local/state/vedette"
+
+
+def test_whoever_is_the_services_user_looks_at_the_services_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    [home] = re.findall(r'^u vedette .*" (\S+)$', (SYSTEMD / "vedette.sysusers.conf").read_text(), re.M)
+    unit = (SYSTEMD / "vedette.service").read_text()
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setenv("XDG_STATE_HOME", "/x/state")
+    assert default_state_dir() == home == f"/var/lib/{re.findall('^StateDirectory=(.*)', unit, re.M)[0]}"
 
 
 def test_the_password_file_is_read_without_its_newline_and_must_be_one(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from .tables import (
     TrustConfig,
 )
 
+SERVICE_HOME: Final = "/var/lib/vedette"  # as systemd/vedette.sysusers.conf says, and StateDirectory= of the unit
 _TOP: Final = (
     "device", "state_dir", "log_level", "mqtt", "trust", "outbox", "engine", "governor", "intervals", "home_assistant",
     "pipeline",
@@ -40,7 +41,11 @@ def load_config(path: Path) -> Config:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError("configuration cannot be read", where=path, found=error.strerror or str(error)) from None
+        denied = isinstance(error, PermissionError)
+        raise ConfigError(
+            "configuration cannot be read", where=path, found=error.strerror or str(error),
+            fix="of a service, its own user may: sudo -u vedette" if denied else "",
+        ) from None  # fmt: skip
     if len(raw) > MAX_BYTES:
         raise ConfigError("configuration too large", where=path, expected=f"at most {MAX_BYTES} bytes")
     return parse_config(raw, path)
@@ -121,9 +126,17 @@ def default_device() -> str:
 
 
 def default_state_dir() -> str:
-    """systemd's $STATE_DIRECTORY, else the user's own state folder (XDG base directory specification)."""
+    """systemd's $STATE_DIRECTORY; else, of the service's own user, its home, which is the same folder; else the user's own
+    state folder (XDG base directory specification)."""
     from_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if from_systemd:
         return from_systemd
-    base = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return str(Path(base) / "vedette")
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user of a container, say, who has none
+        raise ConfigError(
+            "no state folder", expected="state_dir, or HOME in the environment", found="neither"
+        ) from None
+    if home == Path(SERVICE_HOME):
+        return SERVICE_HOME
+    return str(Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state") / "vedette")
