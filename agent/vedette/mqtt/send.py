@@ -74,11 +74,12 @@ def send_command(
                 "the broker does not let this client send the command", where=topics.command(name),
                 found=f"reason {settled[0]:#04x}", fix="check the broker's access rules",
             )  # fmt: skip
-        if not wait(replies):
-            nobody = ", and nobody is subscribed to it" if settled and settled[0] == NO_SUBSCRIBERS else ""
+        nobody = settled[:1] == [NO_SUBSCRIBERS]  # the broker has thrown the command away: there is nothing to wait for
+        if nobody or not wait(replies):
             raise RetryableError(
-                "no reply", where=topics.command(name), expected=f"one within {timeout_s:g} s", found=f"silence{nobody}",
-                fix=f"is the agent running? {topics.status} says how it is",
+                "no reply", where=topics.command(name), expected=f"one within {timeout_s:g} s",
+                found="nobody who is subscribed to it" if nobody else "silence",
+                fix=f"is the agent running, and this its name? {topics.status} says how it is",
             )  # fmt: skip
     finally:
         connection.close(politely=True)
