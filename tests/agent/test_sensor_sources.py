@@ -45,6 +45,8 @@ from vedette.sources import (
     is_sensor_url,
     make_sensor_source,
     masked_url,
+    mqtt_topic,
+    udp,
 )
 from vedette.sources import program as program_module
 from vedette.sources.lines import Parsed, Tally
@@ -678,6 +680,34 @@ def test_a_silent_socket_is_stalled_but_not_opened_again() -> None:
         heard.wait_outcome(None)
         heard.wait_outcome(Outcome.STALLED)
         assert heard.listener.status().reopened == 0
+
+
+def taken_at_once(source: SensorSource, count: int) -> list[int]:
+    """How many readings each look at the source gave, until it has given so many."""
+    taken: list[int] = []
+    wait_for("all of them", lambda: taken.append(len(source.read(0.05) or ())) or sum(taken) >= count)
+    return taken
+
+
+def test_a_flood_of_datagrams_is_taken_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "MOST_BYTES", 1000)
+    port = free_port()
+    with closing(sensor(f"udp://{LOOPBACK}:{port}")) as source, Sender(port) as sender:
+        source.open()
+        for n in range(10):
+            sender.send((b"[%d,0]" % n).ljust(600))
+        assert max(taken_at_once(source, 10)) <= 2
+        assert source.tally.lost == 0
+
+
+@pytest.mark.broker
+def test_a_flood_of_messages_is_taken_piece_by_piece(broker: BrokerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_topic, "MOST_BYTES", 1000)
+    with closing(sensor(f"mqtt://{LOOPBACK}:{broker.port}/flood")) as source, Publisher(broker.port) as publisher:
+        source.open()
+        for n in range(10):
+            publisher.send("flood", (b"[%d,0]" % n).ljust(600))
+        assert max(taken_at_once(source, 10)) <= 2
 
 
 def test_what_the_kernel_drops_is_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,8 @@ from .sensor import Arrivals
 
 GATHER_S: Final = 0.01  # how long the first readings that come wait for the next ones
 READ_BYTES: Final = 65_536
+MOST_BYTES: Final = 1 << 20
+"""Of messages that are taken together: whoever floods costs so much memory at most, and readings come all the same."""
 
 
 class Gatherer:

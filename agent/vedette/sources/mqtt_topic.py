@@ -23,7 +23,7 @@ from vedette.contract.errors import BrokerRefusedError, SourceError, SourceLostE
 from vedette.contract.types import Readings
 from vedette.trust.credentials import TlsContext, distrust, read_password, tls_context, turned_down
 
-from .descriptor import Gatherer
+from .descriptor import MOST_BYTES, Gatherer
 from .lines import LineParser, Tally
 from .sensor import Arrivals, SensorOptions, no_readings
 
@@ -83,6 +83,7 @@ class MqttSource:
         self._parser: LineParser
         self._arrivals = Arrivals()
         self._messages: list[bytes] = []
+        self._size = 0  # of them, in bytes
         self._subscribed = False
         self._trouble = ""
 
@@ -126,7 +127,7 @@ class MqttSource:
         self._client = client
         self._arrivals = Arrivals()
         self._parser = LineParser(self._options.channels, self.tally, columns=self._columns)
-        self._messages, self._subscribed, self._trouble = [], False, ""
+        self._messages, self._size, self._subscribed, self._trouble = [], 0, False, ""
         try:
             client.connect(topic.host, topic.port, keepalive=KEEPALIVE_S)
         except ssl.SSLCertVerificationError as error:
@@ -153,7 +154,7 @@ class MqttSource:
         """See `SensorSource.read`."""
         if not self._messages:
             self._serve(timeout_s)
-        messages, self._messages = self._messages, []
+        messages, self._messages, self._size = self._messages, [], 0
         if not messages:
             return no_readings(len(self._options.channels))
         lines = b"".join([m if m.endswith(b"\n") else m + b"\n" for m in messages])
@@ -197,7 +198,9 @@ class MqttSource:
             poller.register(self._descriptor, select.POLLIN)
             for _ in range(PACKETS):
                 client.loop_read()
-                if self._trouble or client.socket() is None or not (self._pending() or poller.poll(0)):
+                if self._trouble or client.socket() is None or self._size >= MOST_BYTES:
+                    break
+                if not (self._pending() or poller.poll(0)):
                     break
         if client.want_write():
             client.loop_write()
@@ -230,3 +233,4 @@ class MqttSource:
             self.tally.refuse("too_long", message.payload)
         else:
             self._messages.append(message.payload)
+            self._size += len(message.payload)

@@ -11,7 +11,7 @@ from vedette import clock
 from vedette.contract.errors import SourceLostError
 from vedette.contract.types import Readings
 
-from .descriptor import Gatherer
+from .descriptor import MOST_BYTES, Gatherer
 from .lines import LineParser, Tally
 from .sensor import Arrivals, SensorOptions, no_readings
 
@@ -81,9 +81,11 @@ class UdpSource:
             return no_readings(len(self._channels))
         receive = self._socket.recv
         datagrams: list[bytes] = []
+        size = 0
         try:
-            while len(datagrams) < DATAGRAMS:
+            while len(datagrams) < DATAGRAMS and size < MOST_BYTES:
                 datagrams.append(receive(_DATAGRAM_BYTES))
+                size += len(datagrams[-1])
         except BlockingIOError:
             pass  # all of them
         except OSError as error:
