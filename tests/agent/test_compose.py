@@ -108,6 +108,9 @@ def test_what_is_not_reported_may_be_blurred(tmp_path: Path) -> None:
         ('source = "ftp://a/b"', "source", "unknown scheme"),
         ('source = "udp://127.0.0.1:9000"', "source", "takes pictures"),
         ('model = "nope"', "model", "nope: no such model"),
+        (f'model = "/{"n" * 300}"', "model", "cannot be looked for: found File name too long"),
+        (f'model = "{"n" * 250}"', "model", "cannot be looked for: found File name too long"),
+        ('model = "~nobody-here/m.tflite"', "model", "cannot be looked for"),
         ("steady = {}", "steady", "means nothing for this model"),
     ],
 )
@@ -125,7 +128,9 @@ def test_what_a_model_shows_to_be_wrong_has_file_line_and_key(line: str, key: st
     ("lines", "key"),
     [
         ('[trust]\nkeys = ["/none.pub"]', "trust.keys"),
+        (f'[trust]\nkeys = ["/{"n" * 300}"]', "trust.keys"),
         ('[engine]\ndelegate = "/none.so"', "engine.delegate"),
+        (f'[engine]\ndelegate = "/{"n" * 300}"', "engine.delegate"),
     ],
 )
 def test_a_file_that_is_not_there_is_named_with_its_key(lines: str, key: str, tmp_path: Path) -> None:

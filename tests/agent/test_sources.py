@@ -187,6 +187,8 @@ def test_a_looping_folder_without_one_good_picture_does_not_spin(tmp_path: Path)
         ("file://{}/none.mp4", "no such file"),
         ("images://{}/none", "no such folder"),
         ("{}/empty", "no pictures"),
+        ("{}/" + "n" * 300, "cannot be opened: found File name too long"),
+        ("images://{}/" + "n" * 300, "cannot be opened: found File name too long"),
         ("{}/text.mp4", "no video"),
         ("{}/cut.mp4", "no video"),
     ],

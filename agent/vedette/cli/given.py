@@ -19,13 +19,13 @@ def given_files(paths: Sequence[Path], suffixes: Set[str], noun: str) -> list[Pa
     """
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
         try:
+            if not path.is_dir():
+                files.append(path)
+                continue
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
         except OSError as error:
-            raise UserError("folder cannot be read", where=path, found=error.strerror or str(error)) from None
+            raise UserError("cannot be read", where=path, found=error.strerror or str(error)) from None
         if not inside:
             raise UserError(f"no {noun}", where=path, expected="files named " + ", ".join(sorted(suffixes)))
         files += inside

@@ -46,7 +46,10 @@ def find_delegate(setting: str, options: Mapping[str, str] | None = None, *, whe
             "no such delegate", where=where, expected=f'"{EDGETPU}", or an absolute path to a library',
             found=repr(setting),
         )  # fmt: skip
-    if not path.is_file():
-        raise ConfigError("no such library", where=where, found=setting)
+    try:
+        if not path.is_file():
+            raise ConfigError("no such library", where=where, found=setting)
+    except OSError as error:
+        raise ConfigError("no library", where=f"{where}: {setting}", found=error.strerror or str(error)) from None
     stem = path.name.split(".")[0].removeprefix("lib")
     return Delegate(EDGETPU if stem == EDGETPU else stem, setting, given)

@@ -74,12 +74,17 @@ def find_model(name: str) -> Path:
     """
     if "\0" in name:
         raise ModelError("no such model", where=repr(name), expected="a name without NUL bytes")
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.exists():
-        raise ModelError("no model file", where=path, expected="a regular file", found="a folder, device or pipe")
     file_name = name if name.endswith(SUFFIX) else name + SUFFIX
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        if path.exists():
+            raise ModelError("no model file", where=path, expected="a regular file", found="a folder, device or pipe")
+        Path(file_name).exists()
+    except (OSError, RuntimeError) as error:  # too long, in a folder that is not ours to look into, ~ of nobody
+        found = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError("cannot be looked for", where=name, found=found) from None
     if path.parent != Path():
         raise ModelError("no such model file", where=name)
     folders = model_folders()

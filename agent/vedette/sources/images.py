@@ -48,9 +48,12 @@ class ImagesSource:
 
     def open(self) -> None:
         """Raises `SourceError` when the folder is missing or holds no picture."""
-        if not self._folder.is_dir():
-            raise SourceError("no such folder", where=self._folder)
-        self._files = sorted(f for f in self._folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        try:
+            if not self._folder.is_dir():
+                raise SourceError("no such folder", where=self._folder)
+            self._files = sorted(f for f in self._folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise SourceError("cannot be opened", where=self._folder, found=error.strerror or str(error)) from None
         if not self._files:
             raise SourceError("no pictures", where=self._folder, expected="files named " + ", ".join(sorted(SUFFIXES)))
         self._next = 0

@@ -56,8 +56,14 @@ class VideoFileSource:
 
     def open(self) -> None:
         """Raises `SourceError` when the file is missing or no video, or OpenCV makes no pictures of it."""
-        if not self._path.is_file():
-            raise SourceError("no such file", where=self._path, fix="give a video file, a folder of pictures, or a URL")
+        try:
+            if not self._path.is_file():
+                raise SourceError(
+                    "no such file", where=self._path, fix="give a video file, a folder of pictures, or a URL"
+                )
+            self._path.open("rb").close()  # FFmpeg would not say why it cannot
+        except OSError as error:
+            raise SourceError("cannot be opened", where=self._path, found=error.strerror or str(error)) from None
         capture = self._open()
         if may_be_interlaced(capture):
             refused = no_pictures(capture)

@@ -27,8 +27,11 @@ def load_trust(paths: Sequence[str | Path], *, require: bool = True) -> Trust | 
 
     files: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(path.glob(f"*{SUFFIX}"))
+        try:
+            inside = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else None
+        except OSError as error:
+            raise KeyFileError("cannot be read", where=path, found=error.strerror or str(error)) from None
+        if inside is not None:
             if not inside:
                 raise KeyFileError("no keys", where=path, expected=f"files that end with {SUFFIX}", found="none")
             files += inside
