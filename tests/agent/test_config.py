@@ -208,6 +208,7 @@ BAD_VALUES = [
     ("log_level = 'loud'\n", "v.toml:1: log_level", "'debug'", "'loud'"),
     ("state_dir = ''\n", "v.toml:1: state_dir", "some text", "''"),
     ('state_dir = "a\\u0000b"\n', "v.toml:1: state_dir", "", "a"),
+    ("state_dir = '~/v'\n", "v.toml:1: state_dir", "the whole path", "'~/v'"),
     ("state_dir = 3\n", "v.toml:1: state_dir", "text", "3"),
     ("device = 'a b'\n", "v.toml:1: device", "letters", "'a b'"),
     ("device = ''\n", "v.toml:1: device", "letters", "''"),

@@ -109,6 +109,9 @@ def test_without_a_table_nothing_is_followed() -> None:
         ("[pipeline.door.snapshots]\nmax_files = 9\n",
          "v.toml:4: pipeline.door.snapshots.folder: bad value: expected one, or mqtt = true, for a picture must "
          "go somewhere"),
+        ("[pipeline.door.snapshots]\nfolder = '~/seen'\n",
+         "v.toml:5: pipeline.door.snapshots.folder: bad value: expected the whole path, for ~ is a shell's word, found "
+         "'~/seen'"),
         ("[pipeline.door.track]\nkeep_s = 0\n",
          "v.toml:5: pipeline.door.track.keep_s: bad value: expected number > 0.0, found 0"),
     ],

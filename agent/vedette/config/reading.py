@@ -113,6 +113,10 @@ class _Top(Struct, frozen=True, kw_only=True):
     state_dir: Annotated[str, Meta(pattern=r"^[^\x00]+$")]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    def __post_init__(self) -> None:
+        if self.state_dir.startswith("~"):
+            raise ValueError(f"state_dir: expected the whole path, for ~ is a shell's word, found {self.state_dir!r}")
+
 
 def default_device() -> str:
     """The host name with six hex digits of a hash of the machine id, for every Pi is called ``raspberrypi``."""

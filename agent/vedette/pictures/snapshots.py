@@ -86,6 +86,8 @@ class SnapshotOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def __post_init__(self) -> None:
         if not self.folder and not self.mqtt:
             raise ValueError("folder: expected one, or mqtt = true, for a picture must go somewhere")
+        if self.folder.startswith("~"):
+            raise ValueError(f"folder: expected the whole path, for ~ is a shell's word, found {self.folder!r}")
         for polygon in self.blur_zones:
             check_polygon("blur_zones", polygon)
 
