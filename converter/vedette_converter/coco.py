@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,10 @@ from vedette.contract.labels import is_used
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import Detections, Float32Array
 
-from .pictures import dataset
+from .pictures import dataset, read_picture
 
 LARGE: Final = 96 * 96  # square pixels of a segment: COCO's "large" begins here
+OTHER_SHAPE: Final = 0.02  # of the ratio of the sides: more than rounding a smaller size makes of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +57,118 @@ class AnnotatedPictures:
     class_ids: tuple[int, ...]
     """Every class that the annotations know, whether there is an object of it or not."""
     data: Dataset
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
+    """How many objects were left out of each category that is no label, most first."""
 
 
 def read_annotated(folders: Sequence[Path], labels: Sequence[str]) -> AnnotatedPictures:
     """Folders with ``instances.json`` (COCO's format) and ``images/`` or the pictures beside it.
 
-    Raises `UserError` naming the file where something is missing, or where no category has a label's name.
+    Raises `UserError` naming file and entry where something is missing or no category or object has a label's name, and
+    `PictureError`.
     """
     by_name = {label: number for number, label in enumerate(labels) if is_used(label)}
     pictures: list[AnnotatedPicture] = []
     known: set[int] = set()
+    unlabelled: Counter[str] = Counter()
     for folder in folders:
         file = folder / "instances.json"
         try:
             document = json.loads(file.read_bytes())
-            categories = {c["id"]: by_name[c["name"]] for c in document["categories"] if c["name"] in by_name}
-            objects: dict[int, list[Object]] = {image["id"]: [] for image in document["images"]}
-            for a in document["annotations"]:
-                if a["category_id"] in categories:
-                    x, y, w, h = (float(v) for v in a["bbox"])
-                    crowd = bool(a.get("iscrowd", 0))
-                    item = Object(categories[a["category_id"]], (x, y, w, h), float(a.get("area", w * h)), crowd)
-                    objects[a["image_id"]].append(item)
-            images = [(i["id"], i["file_name"], int(i["width"]), int(i["height"])) for i in document["images"]]
         except OSError as error:
             raise UserError(
                 "annotations cannot be read", where=file, found=error.strerror or str(error),
                 fix="--evaluate takes a folder with instances.json (COCO format) and images/",
             ) from None  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError("annotations are not in COCO's format", where=file, found=repr(error)) from None
-        if not categories:
-            raise UserError("no category has the name of a label", where=file, expected=", ".join(list(by_name)[:5]))
+        except ValueError as error:
+            raise UserError("annotations are no JSON", where=file, found=str(error)) from None
+        found = _Tables(document, file)
+        categories = {c["id"]: str(c["name"]) for c in found.entries("categories", "id", "name")}
+        named = {by_name[name] for name in categories.values() if name in by_name}
+        if not named:
+            raise UserError("no category has the name of a label", where=file, expected=", ".join(list(by_name)[:5]),
+                            found=", ".join(list(categories.values())[:5]))  # fmt: skip
+        images = found.entries("images", "id", "file_name", "width", "height")
+        objects: dict[Any, list[Object]] = {image["id"]: [] for image in images}
+        if len(objects) < len(images):
+            raise UserError("two images have one id", where=file, expected=f"{len(images)} ids", found=len(objects))
+        for number, a in enumerate(found.entries("annotations", "image_id", "category_id", "bbox")):
+            where = f"{file}: annotations[{number}]"
+            for key, others in (("category_id", categories), ("image_id", objects)):
+                if a[key] not in others:
+                    raise UserError(f"{key} is of no entry", where=where, found=repr(a[key]))
+            name = categories[a["category_id"]]
+            if name in by_name:
+                objects[a["image_id"]].append(_object(a, by_name[name], where))
+            else:
+                unlabelled[name] += 1
         root = folder / "images" if (folder / "images").is_dir() else folder
-        for image_id, name, width, height in images:
-            path = root / name
+        for image in images:
+            path = root / str(image["file_name"])
             if not path.is_file():
                 raise UserError("picture missing", where=path, fix=f"{file} names it")
-            pictures.append(AnnotatedPicture(path, width, height, tuple(objects[image_id])))
-        known.update(categories.values())
-    if not pictures:
-        raise UserError("no annotated pictures", where=", ".join(str(folder) for folder in folders))
+            pictures.append(_picture(path, image, tuple(objects[image["id"]]), file))
+        known.update(named)
+    if not any(not item.crowd for picture in pictures for item in picture.objects):
+        raise UserError(
+            "no annotated object of any label", where=", ".join(str(folder) for folder in folders),
+            expected="objects to be found, crowds apart", found=f"{len(pictures)} pictures without one",
+        )  # fmt: skip
     name = " + ".join(folder.name for folder in folders)
-    return AnnotatedPictures(tuple(pictures), tuple(sorted(known)), dataset(name, [p.path for p in pictures]))
+    data = dataset(name, [p.path for p in pictures])
+    return AnnotatedPictures(tuple(pictures), tuple(sorted(known)), data, dict(unlabelled.most_common()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The lists of a COCO document."""
+
+    document: Any
+    file: Path
+
+    def entries(self, name: str, *keys: str) -> list[dict[str, Any]]:
+        """Of one list, each with these keys at least."""
+        listed = self.document.get(name) if isinstance(self.document, dict) else None
+        if not isinstance(listed, list):
+            raise UserError("annotations are not in COCO's format", where=self.file, expected=f"a list {name!r}")
+        for number, entry in enumerate(listed):
+            for key in keys:
+                value = entry.get(key) if isinstance(entry, dict) else None
+                if value is None or (isinstance(value, list | dict) and key != "bbox"):
+                    raise UserError(
+                        "annotations are not in COCO's format", where=f"{self.file}: {name}[{number}]",
+                        expected=f"a value for {key!r}", found="none" if value is None else repr(value)[:80],
+                    )  # fmt: skip
+        return listed
+
+
+def _object(entry: Mapping[str, Any], class_id: int, where: str) -> Object:
+    try:
+        x, y, w, h = (float(v) for v in entry["bbox"])
+        area = float(w * h if entry.get("area") is None else entry["area"])
+    except (TypeError, ValueError):
+        x = y = w = h = area = float("nan")
+    if not (np.isfinite([x, y, area]).all() and 0 <= w < np.inf and 0 <= h < np.inf):
+        raise UserError(
+            "no box", where=where, expected="bbox of x, y, width and height in pixels, the last two not below 0",
+            found=repr(entry["bbox"])[:80],
+        )  # fmt: skip
+    return Object(class_id, (x, y, w, h), area, bool(entry.get("iscrowd", 0)))
+
+
+def _picture(path: Path, entry: Mapping[str, Any], objects: tuple[Object, ...], file: Path) -> AnnotatedPicture:
+    try:
+        width, height = int(entry["width"]), int(entry["height"])
+    except (TypeError, ValueError):
+        width = height = 0
+    high, wide = read_picture(path).shape[:2]
+    # boxes are compared as fractions, so another size does no harm, and another shape does
+    if min(width, height) < 1 or abs(width * high / (wide * height) - 1) > OTHER_SHAPE:
+        raise UserError(
+            "not the picture that was annotated", where=path, expected=f"{entry['width']} x {entry['height']} by {file}",
+            found=f"{wide} x {high}, as its Exif turns it",
+        )  # fmt: skip
+    return AnnotatedPicture(path, width, height, objects)
 
 
 class Evaluated:

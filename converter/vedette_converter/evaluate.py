@@ -150,7 +150,12 @@ def measure_accuracy(pair: Pair, truth: Truth, options: Evaluate, progress: Prog
             for detections in found
         ]
         large[label] = Found(hits[0][0], hits[1][0], hits[0][1])
-    return Accuracy("mAP", truth.data, before.mean_average_precision(), after.mean_average_precision(), interval, large)
+    first, second = before.mean_average_precision(), after.mean_average_precision()
+    blind = first == 0
+    said = f"the float network finds nothing that is annotated in {len(truth.pictures)} pictures: {chance.ASK}"
+    return Accuracy(
+        "mAP", truth.data, first, second, interval, large, doubts=(said,) if blind else (), blind=1.0 if blind else None
+    )
 
 
 def _top_1(pair: Pair, truth: Labelled, options: Evaluate, progress: Progress) -> Accuracy:

@@ -43,8 +43,8 @@ def judge(
     """Every row that the recipe asks for, whether it holds or not. ``size``: of the flatbuffer, bytes.
 
     The rows on accuracy are there where annotated pictures or recordings were given. That the float network sees anything
-    at all is asked of every network but a detector: against one that is blind nothing is lost. A limit that nothing can
-    break is no promise.
+    at all is asked of every network, of a detector that it finds one object: against one that is blind nothing is lost. A
+    limit that nothing can break is no promise.
     """
     rows = []
     if accuracy is not None:

@@ -149,7 +149,13 @@ class Pictures:
 
     def findings(self) -> Sequence[str]:
         """See `Material`."""
-        return ()
+        left = self.truth.unlabelled if isinstance(self.truth, coco.AnnotatedPictures) else {}
+        if not left:
+            return ()
+        named = ", ".join(list(left)[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        return (
+            f"{sum(left.values())} annotated objects are of categories that are no labels, and not judged by: {named}",
+        )
 
     def pair(self, before: Engine, after: Engine) -> Pair:
         """Two engines, to be compared."""

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 import pytest
 from converter_project import BUNDLE, RECIPE, ROOT, Tiny
 from edgetpu_stand_in import stand_in
@@ -107,6 +109,29 @@ def test_a_gate_that_does_not_hold_leaves_nothing(
     assert last.endswith("; make the network better, or promise less: [latency] max_ratio")
     assert list((tmp_path / "out").iterdir()) == []
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize(("box", "blind"), [([10, 9.5, 4.3, 5], False), ([22, 22, 2, 2], True)])
+def test_a_detector_that_finds_nothing_annotated_ships_nothing(
+    box: list[float], blind: bool, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycocotools", reason="pycocotools is part of the converter's extra")
+    quarter = np.kron([[250, 5], [128, 128]], np.ones((24, 24)))[..., None].repeat(3, axis=2)
+    cv2.imwrite(str(tmp_path / "0.png"), quarter)
+    (tmp_path / "instances.json").write_text(json.dumps({
+        "images": [{"id": 0, "file_name": "0.png", "width": 48, "height": 48}],
+        "categories": [{"id": 1, "name": "bright"}, {"id": 2, "name": "cat"}],
+        "annotations": [{"image_id": 0, "category_id": n, "bbox": box} for n in (1, 2)],
+    }))  # fmt: skip
+    code = cli.main([
+        "build", str(tiny.recipe), "--data", str(tiny.pictures), "--source", str(tiny.package), "--evaluate", str(tmp_path),
+        "--out", str(tmp_path / "x.tflite"),
+    ])  # fmt: skip
+    printed, said = capfd.readouterr()
+    assert "1 annotated objects are of categories that are no labels, and not judged by: cat" in printed, said
+    assert ("the float network finds nothing that is annotated in 1 pictures" in printed) is blind
+    assert ("expected float network better than chance" in said) is blind and code == blind, said
+    assert (tmp_path / "x.tflite").exists() is not blind
 
 
 def test_the_gate_names_every_row_that_fails(built: tuple[Measured, Bundle], tiny: Tiny) -> None:

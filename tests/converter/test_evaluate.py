@@ -102,17 +102,47 @@ def test_the_share_of_large_objects_counts_only_the_large_and_the_sure(tmp_path:
     assert coco.share_of_large(truth, found, [2], score=0.5, least_iou=0.5) == (0, 0)
 
 
+def box(**changes: Any) -> dict[str, Any]:
+    return {"image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5], **changes}
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"id": 7, "file_name": "0.png", "width": 400, "height": 200, **changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"categories": [{"id": 1, "name": "unicorn"}]}, "no category has the name of a label"),
-        ({"annotations": 3}, "annotations are not in COCO's format"),
-        ({"images": []}, "annotations are not in COCO's format"),
+        ({"annotations": 3}, "annotations are not in COCO's format: expected a list 'annotations'"),
+        ({"annotations": []}, "no annotated object of any label: .* found 1 pictures without one"),
+        ({"annotations": [box(iscrowd=1)]}, "no annotated object of any label"),
+        ({"annotations": [box(category_id=99)]}, "no annotated object of any label"),
+        (
+            {"annotations": [box(), {"image_id": 7}]},
+            r"annotations\[1\]: .* expected a value for 'category_id', found none",
+        ),
+        ({"annotations": [box(), box(bbox=[0, 0, -1, 5])]}, r"annotations\[1\]: no box: .* found \[0, 0, -1, 5\]"),
+        ({"annotations": [box(bbox=[0, 0, 5])]}, r"annotations\[0\]: no box"),
+        ({"annotations": [box(bbox=[0, 0, 5, float("nan")])]}, "no box"),
+        ({"annotations": [box(image_id=8)]}, r"annotations\[0\]: image_id is of no entry: found 8"),
+        ({"annotations": [box(category_id=4)]}, r"annotations\[0\]: category_id is of no entry: found 4"),
+        ({"images": [{"id": 7, "file_name": "0.png", "width": 400}]}, r"images\[0\]: .* expected a value for 'height'"),
+        ({"images": 2 * [image()]}, "two images have one id"),
+        ({"images": [image(width=200, height=400)]}, "0.png: not the picture that was annotated: .*, found 400 x 200"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         coco.read_annotated([annotated(tmp_path / "a", 1, **changes)], LABELS)
+
+
+def test_what_is_odd_and_harmless_is_read_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    smaller = image(width=201, height=100)  # boxes of a copy half as large
+    entries = [box(bbox=[0, 0, 0, 10], area=None), box(iscrowd=1), box(category_id=99), box(category_id=99)]
+    truth = coco.read_annotated([annotated(tmp_path / "a", 1, images=[smaller], annotations=entries)], LABELS)
+    assert [(item.area, item.crowd) for item in truth.pictures[0].objects] == [(0.0, False), (25.0, True)]
+    assert truth.unlabelled == {"unicorn": 2}
 
 
 def test_missing_annotations_and_pictures_are_named(tmp_path: Path) -> None:
