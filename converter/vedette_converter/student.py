@@ -86,14 +86,15 @@ class Steps:
         if done is not None:
             return done
         batches = samples.batches(options.batch, _augmentation(options.augment), options.seed)
-        fit(
-            model, batches, loss,
-            Schedule(
-                options.epochs, options.learning_rate, options.weight_decay, optimizer=options.optimizer
-            ),
-            name="train", progress=self.progress, checkpoint=step.checkpoint, bfloat16=_bfloat16(samples),
-        )  # fmt: skip
-        step.keep(model)
+        with step.alone():
+            fit(
+                model, batches, loss,
+                Schedule(
+                    options.epochs, options.learning_rate, options.weight_decay, optimizer=options.optimizer
+                ),
+                name="train", progress=self.progress, checkpoint=step.checkpoint, bfloat16=_bfloat16(samples),
+            )  # fmt: skip
+            step.keep(model)
         return model
 
     def prune_and_distil(
@@ -259,12 +260,13 @@ class Steps:
         looks = samples.batches(options.batch, augmentation, options.seed, views=min(options.views, epochs))
         answers = np.mean([self._ask(teacher, looks, augmentation, options.seed) for teacher in teachers], axis=0)
         batches = samples.batches(options.batch, augmentation, options.seed, views=looks.views, answers=answers)
-        fit(
-            student, batches, loss,
-            Schedule(epochs, options.learning_rate, options.weight_decay, rounded=options.rounded), name=name,
-            progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify, bfloat16=_bfloat16(samples),
-        )  # fmt: skip
-        step.keep(student)
+        with step.alone():
+            fit(
+                student, batches, loss,
+                Schedule(epochs, options.learning_rate, options.weight_decay, rounded=options.rounded), name=name,
+                progress=self.progress, checkpoint=step.checkpoint, sparsity=sparsify, bfloat16=_bfloat16(samples),
+            )  # fmt: skip
+            step.keep(student)
         return student
 
     def _ask(

@@ -351,6 +351,27 @@ def test_a_training_that_was_killed_goes_on_with_the_network_out_of_its_file(
     assert epochs == [1, 2, 2, 3]
 
 
+def test_a_second_process_at_the_same_training_is_refused_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, refused = student.fit, []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        def on_epoch(number: int) -> str:
+            with pytest.raises(
+                UserError, match=r"train-.*\.lock: another process is at the same work; wait for it"
+            ) as caught:
+                steps(tmp_path, "softmax").train(plain(), Train(epochs=2, batch=8), some())
+            refused.append(caught.value)
+            return ""
+
+        return fit(*arguments, **options, on_epoch=on_epoch)
+
+    monkeypatch.setattr(student, "fit", watched)
+    steps(tmp_path, "softmax").train(plain(), Train(epochs=2, batch=8), some())
+    assert len(refused) == 2 and [path.suffix for path in sorted(tmp_path.iterdir())] == [".keras"]
+
+
 def test_the_same_network_out_of_its_file_is_found_again(tmp_path: Path) -> None:
     for model in (plain(), network()):
         save_network(model, tmp_path / "kept.keras")

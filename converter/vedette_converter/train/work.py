@@ -7,6 +7,7 @@ one goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import numpy as np
 
 from vedette.contract.errors import UserError
 
+from ..lock import alone
 from ..tensorflow import load_tensorflow
 from .kept import read_network, save_network
 
@@ -71,6 +73,12 @@ class Step:
     def answers(self) -> Path:
         """A teacher's answers: see `vedette_converter.train.answers`."""
         return self.stem.with_suffix(".npz")
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Held while the step is under way: two processes would write one checkpoint. Raises `UserError`."""
+        return alone(
+            self.stem.with_suffix(".lock"), "another process is at the same work", "wait for it, or give another --work"
+        )
 
     def load(self) -> Any | None:
         """The finished network, or None."""
