@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +34,26 @@ def test_a_second_input_is_named_where_a_classifier_is_expected(
     said = capfd.readouterr().err
     assert "--evaluate: there is no decoder for this network's results" in said
     assert "found picture float32[1, 8, 8, 3], more float32[1, 4] and classes float32[1, 3]; leave it out" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_for_what_is_made_on_the_way_is_one_line(
+    tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    picture = tf.keras.Input((8, 8, 3))
+    flat = tf.keras.layers.Flatten()(picture)
+    save_network(tf.keras.Model(picture, tf.keras.layers.Dense(500)(flat)), tmp_path / "net.keras")  # 0.4 MB
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "vedette-test", str(disk)], check=True, capture_output=True
+    )
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    try:
+        code = main(["build", str(tmp_path / "net.keras"), "--data", str(tmp_path / "pictures")])
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert code == 2 and "disk: No space left on device; make room, or let TMPDIR name another folder" in line

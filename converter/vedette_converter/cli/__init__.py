@@ -7,7 +7,9 @@ which returns the exit code.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import cv2
@@ -58,3 +60,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("vedette-convert: interrupted", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # what is written where the user says is named there; what is left are files on the way
+        where = error.filename or tempfile.gettempdir()
+        print(
+            f"vedette-convert: error: {where}: {error.strerror}; make room, or let TMPDIR name another folder",
+            file=sys.stderr,
+        )
+        return 2
