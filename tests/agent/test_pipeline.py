@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from real import DEADLINE_S, wait_for
 
 from vedette import clock
-from vedette.contract.errors import EngineFaultError
+from vedette.contract.errors import EngineFaultError, SourceError
 from vedette.contract.manifest import (
     ClassifyOutput,
     HeatmapOutput,
@@ -36,7 +36,9 @@ from vedette.flow.pipeline import BUFFERS, UNFIT_IN_A_ROW, Pipeline
 from vedette.flow.regions import RegionOptions, Regions
 from vedette.flow.selection import make_filter
 from vedette.flow.stats import PipelineStats
-from vedette.follow.following import Following, Unfollowed
+from vedette.follow.events import Scene, SceneOptions
+from vedette.follow.following import FollowedScene, Following, Unfollowed
+from vedette.follow.track import Tracker, TrackOptions
 from vedette.messages.bodies import BodyWriter
 from vedette.messages.reporter import Audience, NoAudience, Reporter
 from vedette.models.model import Model, ModelSpec
@@ -618,6 +620,33 @@ def test_what_the_gate_skips_is_counted_and_not_inferred() -> None:
     assert [m["frame"]["seq"] for m in run.messages()] == list(range(1, 31, 3))
     assert run.stats.dropped() == {"no_motion": 20}
     assert run.stats.take(clock.now_ns(), 30).unwanted == 20
+
+
+class BreaksOff(FedSource):
+    """A camera that is away after its pictures."""
+
+    live = True
+    endless = True
+
+    def read(self, into: UInt8Array | None) -> Reading | None:
+        reading = super().read(into)
+        if reading is None:
+            raise SourceError("the stream broke off")
+        return reading
+
+
+@pytest.mark.parametrize("why", ["off", "away"])
+def test_who_was_there_is_not_there_for_ever_while_nobody_looks(why: str) -> None:
+    tracker = Tracker(TrackOptions(keep_s=0.2), np.full(len(LABELS), 0.5, np.float32))
+    following = FollowedScene(tracker, Scene(SceneOptions(min_duration_s=0.0, unseen_s=0.0), LABELS, {}, {}))
+    frames = Paced([picture()] * (1000 if why == "off" else 10), 0.05)
+    source = FedSource(frames) if why == "off" else BreaksOff(frames)
+    with Run(detector([0.9], [0]), [], following=following, detections=False, source=source) as run:
+        (began,) = wait_for("a track", run.messages)
+        if why == "off":
+            run.pipeline.enabled.clear()
+        (ended,) = wait_for("its end", run.messages)
+    assert (began["kind"], ended["kind"], ended["track"]) == ("track_began", "track_ended", began["track"])
 
 
 def test_a_pipeline_that_is_off_takes_frames_and_looks_at_none() -> None:

@@ -363,9 +363,12 @@ class Pipeline:
         sample = self.feed.take(IDLE_S, int(PATIENCE * self._infer_ns))
         self.count_passed()
         if sample is None:
+            if self.feed.live and self.feed.status().outcome is not None:
+                self._unseen(clock.now_ns())
             return None
         if not self.enabled.is_set():
             self.stats.drop("disabled")
+            self._unseen(sample.captured_ns)
             return None
         if not self._cap.due(clock.now_ns()):
             self.stats.drop(RATE_CAP)
@@ -378,6 +381,11 @@ class Pipeline:
             self.reporter.hold(sample.scene_ns)
             return None
         return sample
+
+    def _unseen(self, now_ns: int) -> None:
+        """The source is away, or the pipeline off. Told once nothing is under way that the other thread would report."""
+        if self._finished == self._submitted:
+            self.reporter.unseen(now_ns)
 
     def _preprocess(self, sample: Frame | Window, models: Sequence[Model]) -> _Work | None:
         """None for a frame that cannot be used; counted."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import numpy as np
+
 from vedette.contract.types import Anomaly, Classes, Detections, Float32Array, Int32Array, Result, Values
 
 from .events import Event, Scene, SceneState
@@ -27,6 +29,7 @@ class Followed:
 
 
 NOTHING = Followed(None, (), None)
+_NOBODY = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
 
 
 class Following(Protocol):
@@ -48,6 +51,10 @@ class Following(Protocol):
 
     def hold(self, until_ns: int) -> None:
         """Nothing changed until then, and nobody looked."""
+        ...
+
+    def unseen(self, now_ns: int) -> Followed:
+        """Nobody looks: it is as if nothing were there, for what comes and goes."""
         ...
 
     def retune(self, thresholds: Float32Array) -> None:
@@ -78,6 +85,10 @@ class Unfollowed:
 
     def hold(self, until_ns: int) -> None:
         """See `Following`."""
+
+    def unseen(self, now_ns: int) -> Followed:
+        """See `Following`."""
+        return NOTHING
 
     def retune(self, thresholds: Float32Array) -> None:
         """See `Following`."""
@@ -116,6 +127,10 @@ class FollowedScene:
         """See `Following`."""
         self._tracker.hold(until_ns)
 
+    def unseen(self, now_ns: int) -> Followed:
+        """See `Following`."""
+        return self(_NOBODY, now_ns) if self._tracker.watches else NOTHING
+
     def retune(self, thresholds: Float32Array) -> None:
         """See `Following`."""
         self._tracker.retune(thresholds)
@@ -152,6 +167,10 @@ class FollowedSignal:
 
     def hold(self, until_ns: int) -> None:
         """See `Following`."""
+
+    def unseen(self, now_ns: int) -> Followed:
+        """See `Following`. What a sensor said last holds until it says something else."""
+        return NOTHING
 
     def retune(self, thresholds: Float32Array) -> None:
         """See `Following`. What `SteadyOptions` says of scores stays."""

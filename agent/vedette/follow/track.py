@@ -128,6 +128,11 @@ class Tracker:
         return bool(moving[seen].any())
 
     @property
+    def watches(self) -> bool:
+        """Whether there is a track, or what may become one."""
+        return len(self._ints) > 0
+
+    @property
     def last_id(self) -> int:
         """The newest id that was given; 0 for none."""
         return self._last_id

@@ -127,6 +127,12 @@ class Reporter:
         """Nothing moved until then, of the scene's time (`Frame.scene_ns`), and nobody looked. Any thread may call it."""
         self._held_ns = until_ns
 
+    def unseen(self, now_ns: int) -> None:
+        """Nobody looks, for the source is away or the pipeline off: who was there is not known to be there any more."""
+        self._keep_up()
+        self._tell(self._following.unseen(now_ns + self._ahead_ns), now_ns)
+        self.busy = self._following.busy
+
     def __call__(
         self,
         sample: Frame | Window,
@@ -138,13 +144,7 @@ class Reporter:
         the writer's own.
         """
         captured_ns = sample.captured_ns
-        label_filter = self._filter
-        if self._retuned:
-            self._retuned = False
-            self._following.retune(label_filter.thresholds)
-        if self._held_ns:
-            self._following.hold(self._held_ns)
-            self._held_ns = 0
+        label_filter = self._keep_up()
         self._ahead_ns = sample.ahead_ns if isinstance(sample, Frame) else 0
         followed = self._following(result, captured_ns + self._ahead_ns)
         self.busy = self._following.busy
@@ -158,6 +158,17 @@ class Reporter:
     def end(self, now_ns: int) -> None:
         """Nothing more comes: what is open ends."""
         self._tell(self._following.end(now_ns + self._ahead_ns), now_ns)
+
+    def _keep_up(self) -> LabelFilter:
+        """What others asked for since the last sample; what is reported from here on."""
+        label_filter = self._filter
+        if self._retuned:
+            self._retuned = False
+            self._following.retune(label_filter.thresholds)
+        if self._held_ns:
+            self._following.hold(self._held_ns)
+            self._held_ns = 0
+        return label_filter
 
     def _is_due(self, captured_ns: int) -> bool:
         if self._cap.due(captured_ns):
