@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from certificates import issue
 from looking import STATUS, Looker, Terminal, Voice, detections
 from real import Agent, BrokerAddress, Mosquitto, agent_config, needs_mosquitto, run_cli, wait_for, write_pictures
 
@@ -267,3 +268,24 @@ def test_colours_where_there_is_a_terminal(broker: BrokerAddress, voice: Voice) 
         terminal.shows("\x1b[32mready\x1b[0m")
         terminal.type(b"\x03")
         assert terminal.process.wait(20) == 0
+
+
+@needs_mosquitto
+def test_a_broker_that_asks_for_a_certificate_gets_one(authority: Path, tmp_path: Path) -> None:
+    certificate, key = issue(authority, tmp_path, "localhost")
+    lines = (
+        f"certfile {certificate}\nkeyfile {key}\ncafile {authority}/ca.pem\n"
+        "require_certificate true\nallow_anonymous true\n"
+    )
+    with Mosquitto(tmp_path, lines) as mosquitto:
+        where = (f"mqtts://localhost:{mosquitto.port}", "--ca-file", authority / "ca.pem")
+        with Looker("watch", *where, "--cert-file", certificate, "--key-file", key) as watch:
+            wait_for("a watch", lambda: "SUBSCRIBE" in mosquitto.log.read_text())
+            assert watch.end() == 0
+        refused = run_cli("top", "--count", "1", *where)
+    assert refused.returncode == 2 and "certificate" in refused.stderr, refused
+    for options, says in (
+        (("mqtt://a", "--cert-file", "c"), "bad --cert-file: expected mqtts:// beside it"),
+        (("mqtts://a", "--key-file", "k"), "bad --key-file: expected --cert-file beside it"),
+    ):
+        assert says in run_cli("watch", *options).stderr

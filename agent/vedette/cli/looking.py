@@ -24,6 +24,8 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="the password, in a file of its own")
     parser.add_argument("--ca-file", default="", metavar="FILE", help="PEM file of the authority behind mqtts://")
+    parser.add_argument("--cert-file", default="", metavar="FILE", help="own certificate, for brokers that ask for one")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="its private key")
 
 
 def broker_of(arguments: argparse.Namespace) -> Broker:
@@ -31,8 +33,8 @@ def broker_of(arguments: argparse.Namespace) -> Broker:
     from vedette.monitor.address import find_broker
 
     return find_broker(
-        arguments.url, config=arguments.config, root=arguments.root, ca_file=arguments.ca_file,
-        password_file=arguments.password_file,
+        arguments.url, config=arguments.config, root=arguments.root, password_file=arguments.password_file,
+        files={name: getattr(arguments, name) for name in ("ca_file", "cert_file", "key_file")},
     )  # fmt: skip
 
 

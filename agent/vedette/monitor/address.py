@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from vedette.contract.errors import ConfigError
@@ -83,9 +84,12 @@ def checked_root(root: str) -> str:
 
 
 def find_broker(
-    url: str | None, *, config: Path | None, root: str | None, ca_file: str, password_file: Path | None
+    url: str | None, *, config: Path | None, root: str | None, password_file: Path | None, files: Mapping[str, str]
 ) -> Broker:
-    """What the options of a command say together: a URL, or a configuration's broker. Raises `ConfigError`."""
+    """What the options of a command say together: a URL, or a configuration's broker. Raises `ConfigError`.
+
+    ``files``: ``ca_file``, ``cert_file`` and ``key_file``, each empty where it is not given.
+    """
     if config is not None:
         if url is not None:
             raise ConfigError("bad broker", expected="a URL or a configuration", found="both")
@@ -97,10 +101,13 @@ def find_broker(
     else:
         broker = parse_url(DEFAULT if url is None else url)
     options = broker.options
-    if ca_file:
-        if not options.tls:
-            raise ConfigError("bad --ca-file", expected="mqtts:// beside it", found="mqtt://")
-        options = replace(options, ca_file=ca_file)
+    for name, file in files.items():
+        if file and not options.tls:
+            raise ConfigError(f"bad --{name.replace('_', '-')}", expected="mqtts:// beside it", found="mqtt://")
+    given: dict[str, Any] = {name: file for name, file in files.items() if file}
+    if "key_file" in given and not (options.cert_file or "cert_file" in given):
+        raise ConfigError("bad --key-file", expected="--cert-file beside it", found="none", fix="add --cert-file")
+    options = replace(options, **given)
     if password_file is not None:
         if not options.username:
             raise ConfigError(
