@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,23 @@ def test_the_view_fits_the_terminal_and_says_what_holds(task: str, recorded: boo
     happened = {"classify": "8.0 s  abduction -> pendulum (0.80)", "anomaly": "8.0 s  anomaly began, peak 3"}
     if task in happened:
         assert happened[task] in text if recorded else happened[task].split("  ")[1] in text
+
+
+@needs_bundles
+def test_a_label_that_is_cut_does_not_run_into_the_next_one() -> None:
+    now = moment("classify", True)
+    heard = SeenWindows(now.spec)
+    wire = Wire(heard)
+    for at_s, label in enumerate(("abduction", "upright-row", "pendulum"), start=1):
+        wire.event(at_s + 1.0, float(at_s), kind="class_changed", label=label, previous=None, score=0.8)
+        wire.window(at_s + 1.0, classes(label, 0.9))
+    console = Console(width=60, height=24, color_system=None)
+    with console.capture() as shown:
+        console.print(live(dataclasses.replace(now, heard=heard), "mosquitto", 3.0, (60, 24)))
+    [band] = [line for line in shown.get().splitlines() if "holds " in line]
+    words = re.findall(r"[a-z-]+", band)[1:]
+    expected = ("upright-row", "pendulum")
+    assert all(label.startswith(word) for label, word in zip(expected, words, strict=True)), band
 
 
 @needs_bundles

@@ -129,13 +129,15 @@ def _held(page: _Page, once: Round, reached_us: int) -> None:
     """What held when, by the events."""
     changes = [(event.at_us, event.held) for event in once.events if event.at_us is not None]
     ends = [at_us for at_us, _ in changes[1:]] + [reached_us]
+    named = [page.x(at_us) for at_us, held in changes if held is not None] + [WIDTH]
     for (at_us, held), until_us in zip(changes, ends, strict=False):  # without a change there is nothing to end
         left, right = page.x(at_us), page.x(until_us)
         color = INK if held is None else page.color(held)
         if held is not None:
             page.tint(left, right, color)
-            page.write(held, (left + 4, TOP - 8), 0.5, color, most=right - left - 4)
-        cv2.line(page.pixels, (left, TOP - 20), (left, page.bottom), color, 1)
+            page.write(held, (left + 4, TOP - 8), 0.5, color, most=next(x for x in named if x > left) - left - 8)
+        above = 0 if held is None else 20  # a label may reach beyond its own end
+        cv2.line(page.pixels, (left, TOP - above), (left, page.bottom), color, 1)
     if reached_us < page.end_us:
         page.tint(page.x(reached_us), WIDTH - RIGHT, FAINT)
 

@@ -92,7 +92,7 @@ class SensorShow:
             malformed = sum(sensor.malformed.values())
             lines.append(
                 f"readings: {sensor.readings}, {sensor.gaps} gaps, {sensor.late} late, {malformed} malformed"
-                + (f"; {self._speed:g} times as fast as they were made" if self._speed != 1.0 else "")
+                + (f"; {self._speed:g} times as fast as made" if self._speed != 1.0 else "")
             )
         events = list(heard.first.events)
         lines += ["events:" if events else "no events", *(f"  {self._line(event)}" for event in events[:TOLD])]

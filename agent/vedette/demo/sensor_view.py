@@ -221,7 +221,7 @@ def _band(moment: Moment, stretch: _Stretch) -> Text:
             end += 1
         label, span = held[column], end - column
         style = f"black on {moment.color(label)}" if label else DIM
-        text.append(f"{label or '·' * span:<{span}.{span}}", style)
+        text.append(f"{label[: span - 1]:<{span}}" if label else "·" * span, style)  # a space before the next one
         column = end
     return text
 
