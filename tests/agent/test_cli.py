@@ -206,10 +206,13 @@ def test_pictures_that_do_not_fit(classify: list[object], tmp_path: Path, street
     text.write_text("no picture")
     dot = tmp_path / "dot.png"
     cv2.imwrite(str(dot), np.zeros((1, 1, 3), np.uint8))
-    for picture in (text, dot, tmp_path / "none.png", tmp_path):
+    for picture in (text, dot, tmp_path / "none.png"):
         assert str(picture) in mistake("infer", TINY, picture, *classify)
-    outcome = run_cli("infer", TINY, street, text, *classify)
-    assert outcome.returncode == 2 and len(outcome.stderr.splitlines()) == 1
+    outcome = run_cli("infer", TINY, text, street, dot, street, *classify, "--json")
+    assert outcome.returncode == 2
+    for picture, line in zip((text, dot), outcome.stderr.splitlines(), strict=True):
+        assert line.startswith(f"vedette: error: {picture}: ")
+    assert [result["file"] for result in json.loads(outcome.stdout)["results"]] == [str(street)] * 2
 
 
 def test_infer_says_what_it_found(classify: list[object], tmp_path: Path, street: Path) -> None:
@@ -258,6 +261,12 @@ def test_infer_takes_the_pictures_of_a_folder(classify: list[object], tmp_path: 
     (folder / "more.png").mkdir()
     results = document("infer", TINY, folder, folder / "001.png", *classify, "--json")["results"]
     assert [result["file"] for result in results] == [str(folder / f"{n}.png") for n in ("000", "001", "002", "001")]
+    for name in ("IMG_1.HEIC", "IMG_2.HEIC"):
+        (folder / name).touch()
+    outcome = run_cli("infer", TINY, folder, *classify)
+    line = f"vedette: {folder}: left out: IMG_1.HEIC and 1 more; save them as JPEG or PNG\n"
+    assert (outcome.returncode, outcome.stderr) == (0, line)
+    assert "save it as JPEG or PNG" in mistake("infer", TINY, folder / "IMG_1.HEIC", *classify)
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path / 'empty'}: no pictures: expected files named .bmp, .jpeg" in mistake(
         "infer", TINY, tmp_path / "empty", *classify

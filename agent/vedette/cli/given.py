@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Final
@@ -10,10 +11,13 @@ from typing import Final
 from vedette.contract.errors import UserError
 
 VIDEOS: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+UNREAD: Final = frozenset({".avif", ".gif", ".heic", ".heif", ".jxl"})
+"""Pictures whose kind is not read from a folder."""
 
 
 def given_files(paths: Sequence[Path], suffixes: Set[str], noun: str) -> list[Path]:
-    """Of each folder the files with these suffixes, by name, without the folders below; all else as it is.
+    """Of each folder the files with these suffixes, by name, without the folders below; all else as it is. Pictures of
+    another kind in there are told on stderr.
 
     ``noun``: what the files are, for messages. Raises `UserError` where a folder has none.
     """
@@ -23,9 +27,13 @@ def given_files(paths: Sequence[Path], suffixes: Set[str], noun: str) -> list[Pa
             if not path.is_dir():
                 files.append(path)
                 continue
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+            found = sorted(file for file in path.iterdir() if file.is_file())
         except OSError as error:
             raise UserError("cannot be read", where=path, found=error.strerror or str(error)) from None
+        inside = [file for file in found if file.suffix.lower() in suffixes]
+        if left_out := [file.name for file in found if file.suffix.lower() in UNREAD - suffixes]:
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            print(f"vedette: {path}: left out: {left_out[0]}{more}; save them as JPEG or PNG", file=sys.stderr)
         if not inside:
             raise UserError(f"no {noun}", where=path, expected="files named " + ", ".join(sorted(suffixes)))
         files += inside

@@ -139,6 +139,7 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     from rich.markup import escape
     from rich.progress import track
 
+    from vedette.contract.errors import PictureError
     from vedette.contract.types import Detections, Poses, Segments
     from vedette.pictures.drawing import SUFFIXES, draw, read_picture, write_picture
     from vedette.terminal import Console
@@ -151,14 +152,20 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
     pictures = given_files(arguments.files, SUFFIXES, "pictures")
     out: Path | None = arguments.draw
     places = drawn_places(out, pictures) if out is not None else []
-    first = [read_picture(pictures[0])]  # a bad file is found before the model loads
+    first = [read_picture(pictures[0])] if len(pictures) == 1 else []  # found to be bad before the model loads
     finder = _finder(arguments, spec)
     console = Console(stderr=True)
     results: list[dict[str, object]] = []
     doubts: dict[str, None] = {}  # each once, in their order
+    bad = 0
     files = track(pictures, "pictures", console=console, disable=len(pictures) < 20, transient=True)
     for number, file in enumerate(files):
-        pixels = first.pop() if first else read_picture(file)
+        try:
+            pixels = first.pop() if first else read_picture(file)
+        except PictureError as error:  # the others may be good
+            print(f"vedette: error: {error}", file=sys.stderr)
+            bad += 1
+            continue
         finding = finder(pixels)
         if finding.doubt:
             doubts[finding.doubt] = None
@@ -188,7 +195,7 @@ def _on_pictures(arguments: argparse.Namespace, spec: ModelSpec) -> int:
         print(f"vedette: {spec.path}: {doubt}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(finder.document(results)))
-    return 0
+    return 2 if bad else 0
 
 
 def _on_recordings(arguments: argparse.Namespace, spec: ModelSpec, series: SeriesInput) -> int:

@@ -67,7 +67,7 @@ def read_picture(path: Path) -> UInt8Array:
     if pixels is None:
         raise PictureError(
             "no picture", where=path, expected="one of " + ", ".join(sorted(SUFFIXES)) + ", undamaged",
-            found="bytes OpenCV cannot decode",
+            found="bytes OpenCV cannot decode", fix="" if path.suffix.lower() in SUFFIXES else "save it as JPEG or PNG",
         )  # fmt: skip
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS or min(pixels.shape[:2]) < MIN_SIDE:
         raise PictureError(
