@@ -640,6 +640,7 @@ def test_a_demo_that_finds_nothing_says_that_it_leaves_no_picture(tmp_path: Path
     ("options", "part"),
     [
         (["--seconds", "0"], "--seconds"),
+        (["--threads", "0"], "--threads: expected 1 to 64, found 0"),
         (["--source", "/none.mp4"], "no such file"),
         (["--source", "gopher://x"], "unknown scheme"),
     ],

@@ -64,6 +64,8 @@ def execute(arguments: argparse.Namespace) -> int:
     seconds = arguments.seconds if arguments.seconds is not None else SENSOR_S if arguments.sensor else CAMERA_S
     if not 1 <= seconds <= 86400:
         raise UserError("--seconds", expected="1 to 86400", found=f"{seconds:g}")
+    if not 1 <= arguments.threads <= 64:
+        raise UserError("--threads", expected="1 to 64", found=str(arguments.threads))
     for signum in (signal.SIGTERM, signal.SIGHUP):
         # a closed terminal ends the demo as Ctrl-C does: broker and agent are stopped
         signal.signal(signum, signal.default_int_handler)
