@@ -84,6 +84,7 @@ def test_labels_of_zones_must_be_the_models(tmp_path: Path) -> None:
         ("thresholds = { cat = 0.4 }\n", "thresholds"),
         (f'[pipeline.p.zones.yard]\n{TRIANGLE}labels = ["person", "cat"]\n', "zones.yard.labels"),
         ('[pipeline.p.wires.gate]\nline = [[0, 0], [1, 1]]\nlabels = ["cat"]\n', "wires.gate.labels"),
+        ('[pipeline.p.events]\nlabels = ["cat"]\n', "events.labels"),
     ],
 )
 def test_what_is_said_of_a_label_that_is_not_reported_is_refused(extra: str, key: str, tmp_path: Path) -> None:

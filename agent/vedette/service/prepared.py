@@ -152,6 +152,8 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
     known = [label for label in spec.labels if is_used(label)]
     named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
     named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
+    if config.events is not None:
+        named["events.labels"] = config.events.labels
     if config.snapshots is not None:
         named["snapshots.blur_labels"] = config.snapshots.blur_labels
     named.update({f"wires.{wire}.labels": options.labels for wire, options in config.wires.items()})
