@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -25,6 +26,14 @@ COLOUR = RNG.integers(0, 256, (24, 32, 3), np.uint8)
 def save(path: Path, pixels: Any) -> Path:
     assert cv2.imwrite(str(path), pixels)
     return path
+
+
+def test_what_is_no_file_is_no_picture_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(PictureError, match="expected a regular file, found a device or pipe"):
+            read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm"])

@@ -1391,6 +1391,12 @@ def test_nothing_is_asked_about_a_time_where_nothing_could_be_it(tmp_path: Path,
     assert source.tally.untimed == ()
 
 
+def test_a_pipe_is_no_recording_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.csv")
+    with pytest.raises(SourceError, match=r"no recording: expected a regular file, found a pipe; exec:cat /"):
+        sensor(str(tmp_path / "r.csv")).open()
+
+
 @pytest.mark.parametrize("columns", ["x,y,x", "t,x,y,t"])
 def test_columns_that_are_named_twice_are_refused(columns: str) -> None:
     with pytest.raises(SourceError, match=r"columns.*once"):

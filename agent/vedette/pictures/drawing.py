@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ def read_picture(path: Path) -> UInt8Array:
     import imagesize  # an agent that watches a camera reads no files, and the import costs as much as OpenCV's
 
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # reading one may never end
+            raise PictureError("no picture", where=path, expected="a regular file", found="a device or pipe")
+        if status.st_size > MAX_BYTES:
             raise PictureError("picture file too large", where=path, expected=f"at most {MAX_BYTES} bytes")
         data = np.fromfile(path, np.uint8)
     except OSError as error:

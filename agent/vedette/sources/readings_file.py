@@ -83,6 +83,11 @@ class RecordingSource:
         """
         self.close()
         try:
+            if self._path.is_fifo():  # opening one waits for whoever writes to it
+                raise SourceError(
+                    "no recording", where=self._path, expected="a regular file", found="a pipe",
+                    fix=f"exec:cat {self._path} reads one",
+                )  # fmt: skip
             self._file = self._path.open("rb")
             self._identity = _identity(os.fstat(self._file.fileno()))
         except OSError as error:
