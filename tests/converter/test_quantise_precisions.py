@@ -20,11 +20,12 @@ from quantise_networks import (
     sqnr_db,
 )
 
-from vedette.contract.errors import ModelError, PictureError, UserError
+from vedette.contract.errors import FaultError, ModelError, PictureError, UserError
 from vedette.contract.types import TensorSpec
 from vedette.engine import load_runtime
 from vedette_converter import quantise
 from vedette_converter.load.network import Network
+from vedette_converter.quantise import edge_quantizer
 from vedette_converter.quantise.graph import read_graph
 from vedette_converter.quantise.pack import compact
 from vedette_converter.recipe.quantisation import Quantise
@@ -260,6 +261,13 @@ def test_a_part_that_nobody_reads_is_in_integers_too(
     assert unread == ["int8" if precision == "int8" else "int16"], "an LSTM's first step forgets nothing"
     engine_of(made, tmp_path)
     assert sqnr_db(network, made, samples(network, seed=2)) > at_least_db
+
+
+def test_a_state_that_has_no_range_has_a_way_out(tf: Any) -> None:
+    flatbuffer = sourced(recurrent(tf, unroll=True), "flatbuffer").flatbuffer
+    assert flatbuffer is not None
+    with pytest.raises(FaultError, match=r'cannot quantise the network: .*; take precision = "dynamic" or "float16"'):
+        edge_quantizer.integer(flatbuffer, {})
 
 
 # --- options ---------------------------------------------------------------------------------------------------------

@@ -110,7 +110,10 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
             made = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise FaultError("ai-edge-quantizer cannot quantise the network", found=said[:500]) from None
+        raise FaultError(
+            "ai-edge-quantizer cannot quantise the network", found=said[:500],
+            fix='take precision = "dynamic" or "float16"' if statistics is not None else "",
+        ) from None  # fmt: skip
     finally:
         logger.setLevel(before)
     return compact(_with_parts_nobody_reads(bytes(made.quantized_model)))
