@@ -1,10 +1,12 @@
-"""Small files that must survive a power cut: there whole or not at all, and for nobody else to read."""
+"""Files that are there whole or not at all; small ones that must survive a power cut, and are for nobody else to read."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,6 +24,22 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, half: Path | None = None) -> Iterator[Path]:
+    """A name to write to, which takes the file's place at the end, and is gone where anything goes wrong. Raises `OSError`.
+
+    ``half``: that name; by default a hidden one in the same folder.
+    """
+    half = half or path.with_name(f".{path.name}.part")
+    try:
+        yield half
+        half.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a folder that nobody may write to has nothing to be removed
+            half.unlink()
+        raise
 
 
 def try_place(path: Path) -> None:

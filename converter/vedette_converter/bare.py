@@ -18,6 +18,7 @@ import numpy as np
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ImageInput
 from vedette.contract.types import Float32Array, Tensor, TensorSpec
+from vedette.durable import replacing
 from vedette.engine import TfliteEngine, load_runtime
 
 from . import calibrate, quantise
@@ -98,12 +99,10 @@ def convert_bare(
     rows = limits_rows(latency, len(made), max_ratio=None, min_speedup=flags.min_speedup,
                        max_latency_ms=flags.max_latency_ms, max_bytes=flags.max_bytes)  # fmt: skip
     enforce(rows, by_flags=True)
-    half = out.with_name(f".{out.name}.part")
     try:
-        half.write_bytes(made)
-        half.replace(out)
+        with replacing(out) as half:
+            half.write_bytes(made)
     except OSError as error:
-        half.unlink(missing_ok=True)
         raise UserError("network cannot be written", where=out, found=error.strerror or str(error)) from None
     return Converted(
         out, options.precision, len(original), len(made), latency, errors, count, sha256, tuple(runtimes),

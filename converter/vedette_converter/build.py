@@ -20,6 +20,7 @@ from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ImageInput, SeriesInput
 from vedette.contract.types import Float32Array, TensorSpec
+from vedette.durable import replacing
 from vedette.engine import Runtime, TfliteEngine, load_runtime
 
 from . import gate, package, quantise, report
@@ -314,12 +315,10 @@ def _study(file: RecipeFile, inputs: Inputs, network: Network, maker: _Maker) ->
 
 
 def _write(path: Path, flatbuffer: bytes) -> None:
-    half = path.with_name(f".{path.name}.part")
     try:
-        half.write_bytes(flatbuffer)
-        half.replace(path)
+        with replacing(path) as half:
+            half.write_bytes(flatbuffer)
     except OSError as error:
-        half.unlink(missing_ok=True)
         raise UserError("flatbuffer cannot be written", where=path, found=error.strerror or str(error)) from None
 
 

@@ -282,6 +282,8 @@ def test_a_report_is_written_whole_or_refused_by_name(tmp_path: Path) -> None:
     for name, expected in (("r.pdf", r"a name ending in \.html or \.md"), ("none/r.html", "a folder that exists")):
         with pytest.raises(UserError, match=expected):
             report.expect_report(tmp_path / name)
+    with pytest.raises(UserError, match=r"report cannot be written: found File name too long"):
+        report.write_report(tmp_path / f"{'r' * 250}.html", figures)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.md"]
 
 

@@ -15,7 +15,7 @@ from vedette.contract.errors import PictureError
 from vedette.contract.image import MAX_PIXELS, MIN_SIDE, as_bgr
 from vedette.contract.labels import is_used
 from vedette.contract.types import Detections, Float32Array, Poses, Segments, UInt8Array
-from vedette.durable import try_place
+from vedette.durable import replacing, try_place
 
 from .captions import Caption, Rectangle, write_captions
 
@@ -175,12 +175,10 @@ def write_picture(path: Path, pixels: UInt8Array) -> None:
         raise PictureError(
             "cannot be written", where=path, expected=f"what {suffix} can hold", found=size, fix="try .png"
         )
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
+        with replacing(path) as half:
+            half.write_bytes(data.tobytes())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
 
 

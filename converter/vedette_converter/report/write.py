@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from vedette.contract.errors import UserError
+from vedette.durable import replacing, try_place
 
 from ..measured import Measured
 from .extras import Extras
@@ -24,16 +25,18 @@ def expect_report(path: Path) -> None:
         )
     if not path.parent.is_dir() or path.is_dir():
         raise UserError("report cannot be written", where=path, expected="a file in a folder that exists")
+    try:
+        try_place(path)
+    except OSError as error:
+        raise UserError("report cannot be written", where=path, found=error.strerror or str(error)) from None
 
 
 def write_report(path: Path, measured: Measured, extras: Extras | None = None) -> None:
     """``.html``: the page. ``.md``: the table alone. Never half a file. Raises `UserError`."""
     expect_report(path)
     text = page(measured, extras or Extras()) if path.suffix.lower() in _PAGES else markdown(measured) + "\n"
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        temporary.replace(path)
+        with replacing(path) as half:
+            half.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError("report cannot be written", where=path, found=error.strerror or str(error)) from None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vedette.contract.errors import UserError
+from vedette.durable import replacing
 
 from ..tensorflow import load_tensorflow
 
@@ -19,14 +20,11 @@ def save_network(model: Any, path: Path) -> None:
     """Writes ``.keras``. Raises `UserError` where it cannot be written."""
     if path.suffix != ".keras":
         raise UserError("a network's file", where=path, expected="a name that ends in .keras")
-    half = path.with_name(f".{path.stem}.part.keras")
     try:
-        with warnings.catch_warnings():
+        with replacing(path, path.with_name(f".{path.stem}.part.keras")) as half, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Keras and numpy, about one another
             model.save(half)
-        half.replace(path)
     except (OSError, ValueError) as error:
-        half.unlink(missing_ok=True)
         raise UserError("the network cannot be written", where=path, found=_first_line(error)) from None
 
 
@@ -50,15 +48,12 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], what: str) -> None:
 
     Raises `UserError` where it cannot be written.
     """
-    half = path.with_name(f"{path.name}.part")
     try:
-        with half.open("wb") as file:
+        with replacing(path) as half, half.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        half.replace(path)
     except OSError as error:
-        half.unlink(missing_ok=True)
         raise UserError(
             f"{what} cannot be kept", where=path, found=error.strerror or str(error), fix="make room"
         ) from None
