@@ -95,6 +95,16 @@ def test_what_is_said_of_a_label_that_is_not_reported_is_refused(extra: str, key
     assert prepared(camera("p", extra), tmp_path), "without labels every one is reported"
 
 
+@pytest.mark.parametrize("table", [f"zones.yard]\n{TRIANGLE}", "wires.gate]\nline = [[0, 0], [1, 1]]\n"])
+def test_what_events_leave_out_no_zone_or_wire_can_see(table: str, tmp_path: Path) -> None:
+    extra = f'[pipeline.p.{table}labels = ["person", "cat"]\n[pipeline.p.events]\nlabels = '
+    with pytest.raises(ConfigError, match="events leave out") as error:
+        prepared(camera("p", extra + '["person"]\n'), tmp_path)
+    assert error.value.where == f"v.toml: pipeline.p.{table.split(']')[0]}.labels"
+    assert (error.value.expected, error.value.found) == ("one of events.labels, person", "'cat'")
+    assert prepared(camera("p", extra + '["person", "cat"]\n'), tmp_path)
+
+
 def test_what_is_not_reported_may_be_blurred(tmp_path: Path) -> None:
     extra = 'labels = ["dog"]\n[pipeline.p.snapshots]\nfolder = "x"\nblur_labels = ["person"]\n'
     assert prepared(camera("p", extra), tmp_path)

@@ -152,8 +152,8 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
     known = [label for label in spec.labels if is_used(label)]
     named: dict[str, Sequence[str]] = {"labels": config.labels, "thresholds": list(config.thresholds)}
     named.update({f"zones.{zone}.labels": options.labels for zone, options in config.zones.items()})
-    if config.events is not None:
-        named["events.labels"] = config.events.labels
+    followed = config.events.labels if config.events is not None else ()
+    named["events.labels"] = followed
     if config.snapshots is not None:
         named["snapshots.blur_labels"] = config.snapshots.blur_labels
     named.update({f"wires.{wire}.labels": options.labels for wire, options in config.wires.items()})
@@ -172,6 +172,12 @@ def _check_labels(config: PipelineConfig, spec: ModelSpec, at: _At) -> None:
                     "a label that this pipeline does not report", where=at(key), found=repr(label),
                     expected="one of its labels, " + ", ".join(config.labels),
                     fix=f"add it to {at('labels')}, or take it out here",
+                )  # fmt: skip
+            if followed and label not in followed and key.startswith(("zones.", "wires.")):
+                raise ConfigError(
+                    "a label that this pipeline's events leave out", where=at(key), found=repr(label),
+                    expected="one of events.labels, " + ", ".join(followed),
+                    fix=f"add it to {at('events.labels')}, or take it out here",
                 )  # fmt: skip
 
 
