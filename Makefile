@@ -114,6 +114,9 @@ bench-imports: .venv-dev/.ready ## what each import of the agent costs
 bench-planes: .venv-dev/.ready ## a network's input from a camera's planes, against BGR made first (1 min)
 	.venv-dev/bin/python bench/planes.py
 
+bench-batching: .venv-dev/.ready ## batches of several cameras' frames against one after another (2 min)
+	.venv-dev/bin/python bench/batching.py
+
 bench-mlperf: .venv-dev/.ready build/cifar10/.ready ## MLPerf's LoadGen drives the engine, against a bare loop (needs DATA)
 	.venv-dev/bin/python bench/mlperf.py
 
