@@ -45,7 +45,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see the module for the exit code."""
-    return streams.run(lambda: _run(arguments), lambda why: print(f"vedette-convert: error: {why}", file=sys.stderr))
+    try:
+        return streams.run(
+            lambda: _run(arguments), lambda why: print(f"vedette-convert: error: {why}", file=sys.stderr)
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # what is written where the user says is named there; what is left are files on the way
+        where = error.filename or tempfile.gettempdir()
+        print(
+            f"vedette-convert: error: {where}: {error.strerror}; make room, or let TMPDIR name another folder",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -60,13 +73,3 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("vedette-convert: interrupted", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        # what is written where the user says is named there; what is left are files on the way
-        where = error.filename or tempfile.gettempdir()
-        print(
-            f"vedette-convert: error: {where}: {error.strerror}; make room, or let TMPDIR name another folder",
-            file=sys.stderr,
-        )
-        return 2
