@@ -6,6 +6,7 @@ makes of it is seen over MQTT: the status that says so, and the messages that co
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -218,6 +219,7 @@ class SerialPort(Outage):
     def _plug(self) -> None:
         with self._lock:
             self._wire = Wire()
+            os.set_blocking(self._wire.sensor_end, False)
             self._link.symlink_to(self._wire.path)
 
     def _unplug(self) -> None:
@@ -231,7 +233,9 @@ class SerialPort(Outage):
         while not self._ended.wait(0.02):
             with self._lock:
                 if self._wire is not None and not self._silent:
-                    self._wire.send(READING % time.monotonic())
+                    # nobody reads yet: a sensor says it all the same, and whoever waited in a full terminal may not be woken
+                    with contextlib.suppress(BlockingIOError):
+                        self._wire.send(READING % time.monotonic())
 
     def inject(self, fault: str) -> None:
         if fault == "silent":
@@ -359,8 +363,12 @@ class Site:
         for outage in self.outages:
             outage.start()
         self.agent.__enter__()
-        for name in (STEADY, DYING, *(outage.name for outage in self.outages)):
-            self.ear.wait_message(name, 0)
+        try:
+            for name in (STEADY, DYING, *(outage.name for outage in self.outages)):
+                self.ear.wait_message(name, 0)
+        except AssertionError:
+            self.__exit__()
+            raise
         assert self.agent.process is not None
         for outage in self.outages:
             if isinstance(outage, Program):
