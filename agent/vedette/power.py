@@ -14,12 +14,14 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from . import clock
+from .sysfs import matching, number, text
 
 SAMPLE_S: Final = 0.25
 _VCGENCMD_S: Final = 2.0
@@ -113,35 +115,46 @@ def find_meters(root: Path = Path("/"), vcgencmd: str | None = None) -> tuple[li
             refused.append(meter.name)
         else:
             meters.append(meter)
-    return [meter for meter in (*meters, *_pmic(vcgencmd)) if meter.read() is not None], refused
+    return _told_apart([meter for meter in (*meters, *_pmic(vcgencmd)) if meter.read() is not None]), refused
+
+
+def _told_apart(meters: Sequence[Meter]) -> list[Meter]:
+    """Two chips of a kind have one name: from the second on they are numbered."""
+    times: Counter[str] = Counter()
+    found = []
+    for meter in meters:
+        times[meter.name] += 1
+        again = times[meter.name] > 1
+        found.append(replace(meter, name=f"{meter.name} ({times[meter.name]})") if again else meter)
+    return found
 
 
 def _powercap(folder: Path) -> Iterator[tuple[Path, Meter]]:
     """Processors' packages, their memory, and the whole board where it is told; cores are parts of a package."""
-    for zone in _sorted(folder, "*:*"):
-        name, parent = _text(zone / "name"), ""
+    for zone in matching(folder, "*:*"):
+        name, parent = text(zone / "name"), ""
         if zone.name.count(":") > 1:
             if name != "dram":
                 continue
-            parent = _text(folder / zone.name.rpartition(":")[0] / "name")
+            parent = text(folder / zone.name.rpartition(":")[0] / "name")
         file = zone / "energy_uj"
         if file.exists():
-            wraps_at = _number(zone / "max_energy_range_uj")
+            wraps_at = number(zone / "max_energy_range_uj")
             title = " ".join(filter(None, (zone.name.partition(":")[0], parent, name)))
             yield file, Meter(title, _scaled(file, 1e-6), True, wraps_at and wraps_at / 1e6)
 
 
 def _hwmon(folder: Path) -> Iterator[tuple[Path, Meter]]:
-    for chip in _sorted(folder, "hwmon*"):
+    for chip in matching(folder, "hwmon*"):
         if "power_supply" in (chip / "device").resolve().parts:
             continue  # the kernel shows batteries here once more
-        driver = _text(chip / "name") or chip.name
-        for file in _sorted(chip, "energy*_input"):
+        driver = text(chip / "name") or chip.name
+        for file in matching(chip, "energy*_input"):
             yield file, Meter(_labelled(driver, file), _scaled(file, 1e-6), True)
-        for file in _sorted(chip, "power*_input") or _sorted(chip, "power*_average"):
+        for file in matching(chip, "power*_input") or matching(chip, "power*_average"):
             yield file, Meter(_labelled(driver, file), _scaled(file, 1e-6), False)
         if driver == "ina3221":  # a Jetson's rails: volts and amperes by channel, and no product
-            for file in _sorted(chip, "curr*_input"):
+            for file in matching(chip, "curr*_input"):
                 volts = file.with_name(file.name.replace("curr", "in"))
                 if volts.exists():
                     yield file, Meter(_labelled(driver, volts), _product(file, volts, 1e-6), False)
@@ -149,8 +162,8 @@ def _hwmon(folder: Path) -> Iterator[tuple[Path, Meter]]:
 
 def _batteries(folder: Path) -> Iterator[tuple[Path, Meter]]:
     """Those that feed the computer now: one that is charged tells what it is given."""
-    for supply in _sorted(folder, "*"):
-        if (_text(supply / "type"), _text(supply / "status")) != ("Battery", "Discharging"):
+    for supply in matching(folder, "*"):
+        if (text(supply / "type"), text(supply / "status")) != ("Battery", "Discharging"):
             continue
         power, current = supply / "power_now", supply / "current_now"
         if power.exists():
@@ -183,12 +196,12 @@ def read_rails(program: str) -> float | None:
 
 def _labelled(driver: str, file: Path) -> str:
     name = file.name.rpartition("_")[0]
-    return f"{driver} {_text(file.with_name(f'{name}_label')) or name}"
+    return f"{driver} {text(file.with_name(f'{name}_label')) or name}"
 
 
 def _scaled(file: Path, scale: float) -> Callable[[], float | None]:
     def read() -> float | None:
-        value = _number(file)
+        value = number(file)
         return None if value is None else abs(value) * scale
 
     return read
@@ -196,18 +209,11 @@ def _scaled(file: Path, scale: float) -> Callable[[], float | None]:
 
 def _product(current: Path, volts: Path, scale: float) -> Callable[[], float | None]:
     def read() -> float | None:
-        amperes, voltage = _number(current), _number(volts)
+        amperes, voltage = number(current), number(volts)
         # what flows out of a battery is below 0 for some drivers
         return None if amperes is None or voltage is None else abs(amperes * voltage) * scale
 
     return read
-
-
-def _sorted(folder: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(folder.glob(pattern))
-    except OSError:
-        return []
 
 
 def _refuses(file: Path) -> bool:
@@ -218,17 +224,3 @@ def _refuses(file: Path) -> bool:
     except OSError:
         return False  # it is there, and does not answer
     return False
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(_text(file))
-    except ValueError:
-        return None  # it does not answer now, or has gone
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""

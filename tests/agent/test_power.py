@@ -107,6 +107,7 @@ def test_a_jetsons_rails_are_products(tmp_path: Path) -> None:
         ({"name": "power_meter", "power1_average": "90000000"}, {"power_meter power1": 90.0}),
         ({"name": "amd_energy", "energy1_label": "Esocket0", "energy1_input": "7"}, {"amd_energy Esocket0": 7e-6}),
         ({"name": "ltc2947", "power1_input": "garbage"}, {}),
+        ({"name": "ltc2947", "power1_input": "9" * 400}, {}),
         ({"name": "lm75", "temp1_input": "41000", "in0_input": "5000", "curr1_input": "100"}, {}),
         ({"power1_input": "1000000"}, {"hwmon0 power1": 1.0}),
     ],
@@ -128,6 +129,13 @@ def test_a_battery_is_not_found_a_second_time_among_the_chips(tmp_path: Path) ->
     assert names(tmp_path) == ["battery BAT0"]
     (battery / "status").write_text("Full\n")
     assert names(tmp_path) == []
+
+
+def test_two_chips_of_a_kind_are_told_apart(tmp_path: Path) -> None:
+    for chip, watts in (("hwmon0", "1000000"), ("hwmon1", "2000000")):
+        lay(tmp_path / "sys/class/hwmon" / chip, {"name": "ina226", "power1_input": watts})
+    meters, _ = find_meters(tmp_path)
+    assert {meter.name: meter.read() for meter in meters} == {"ina226 power1": 1.0, "ina226 power1 (2)": 2.0}
 
 
 def test_a_raspberry_pi_5_tells_of_its_rails(tmp_path: Path) -> None:
@@ -194,9 +202,9 @@ def test_bench_measures_it(tmp_path: Path) -> None:
     assert row["joules_above_idle_a_run"] * document["runs"] == pytest.approx(
         (row["watts"] - row["idle_watts"]) * seconds
     )
-    begun.unlink()
+    program.write_text('#!/bin/sh\necho "VDD_A current(0)=2.0A"; echo "VDD_V volt(1)=1.0V"\n')
     told = run_cli("bench", "cifar10-resnet8", "--seconds", "0.3", **path)
     assert re.search(
-        r"^energy: [\d.]+ [mµ]J a picture, of which -?[\d.]+ above idle \([\d.]+ W, idle 2.00 W; pmic \(rails\)\)$",
+        r"^energy: [\d.]+ [mµ]J a picture, of which 0.00 above idle \(2.00 W, idle 2.00 W; pmic \(rails\)\)$",
         told.stdout, re.MULTILINE,
     )  # fmt: skip

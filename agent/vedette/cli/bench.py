@@ -169,7 +169,7 @@ def execute(arguments: argparse.Namespace) -> int:
         scale, unit = (1e3, "mJ") if row["joules_a_run"] >= 1e-4 else (1e6, "µJ")
         print(
             f"energy: {row['joules_a_run'] * scale:.2f} {unit} a {what[:-1]}, of which "
-            f"{row['joules_above_idle_a_run'] * scale:.2f} above idle "
+            f"{row['joules_above_idle_a_run'] * scale:z.2f} above idle "
             f"({row['watts']:.2f} W, idle {row['idle_watts']:.2f} W; {row['meter']})"
         )
     if refused:

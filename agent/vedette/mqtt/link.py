@@ -30,7 +30,7 @@ from .notices import Notice, Notices
 from .retry import Retry
 from .suspect import Suspect
 from .topics import Topics
-from .traffic import Lasting, Traffic
+from .traffic import Shared, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Link:
         self._inbox = Inbox(subscriptions, on_alert)
         self._notices = Notices()
         self._suspect = Suspect()
-        self._lasting = Lasting(
+        self._shared = Shared(
             options, topics, outbox, self._notices, self._suspect, on_sent, on_acknowledged, on_alert
         )  # fmt: skip
         self._stop = threading.Event()
@@ -199,7 +199,7 @@ class Link:
 
     def _connect_and_serve(self) -> None:
         will = (self._topics.status, self._will())
-        traffic = Traffic(self._lasting, will, self._inbox.take, self._refuse_filter)
+        traffic = Traffic(self._shared, will, self._inbox.take, self._refuse_filter)
         connection = traffic.connection
         connected = False
         try:

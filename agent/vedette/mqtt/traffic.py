@@ -29,7 +29,7 @@ _FOR_NOW: Final = frozenset({0x80, 0x83, 0x91, _QUOTA})
 
 
 @dataclass(frozen=True, slots=True)
-class Lasting:
+class Shared:
     """What is the same on each connection. The functions: see `Link`."""
 
     options: LinkOptions
@@ -47,19 +47,19 @@ class Traffic:
 
     def __init__(
         self,
-        lasting: Lasting,
+        shared: Shared,
         will: tuple[str, bytes],
         heard: Callable[[Incoming], None],
         unheard: Callable[[str, int], None],
     ) -> None:
         """``will``, ``heard``, ``unheard``: see `Connection`, which is made and not yet connected."""
-        self.connection = Connection(lasting.options, will, self._settled, heard, unheard)
+        self.connection = Connection(shared.options, will, self._settled, heard, unheard)
         self.sent = 0
         """How many of the outbox's messages."""
-        self._lasting = lasting
-        self._outbox = lasting.outbox
-        self._notices = lasting.notices
-        self._suspect = lasting.suspect
+        self._shared = shared
+        self._outbox = shared.outbox
+        self._notices = shared.notices
+        self._suspect = shared.suspect
         self._in_flight: dict[int, Entry] = {}  # by message id
         self._awaited: dict[int, tuple[Notice, int]] = {}  # by message id, and since when; oldest first
         self._settled_ns = 0  # when an acknowledgement last came, or nothing was awaited
@@ -148,11 +148,11 @@ class Traffic:
         return True
 
     def _send(self, entry: Entry) -> bool:
-        lasting, connection = self._lasting, self.connection
+        shared, connection = self._shared, self.connection
         age_s = (clock.now_ns() - entry.captured_ns) / 1e9
-        replay = age_s > lasting.options.replay_age_s or self._outbox.is_replay(entry.key)
-        payload = render(entry, lasting.topics, replay=replay)
-        topic = lasting.topics.stream(entry.key.stream)
+        replay = age_s > shared.options.replay_age_s or self._outbox.is_replay(entry.key)
+        payload = render(entry, shared.topics, replay=replay)
+        topic = shared.topics.stream(entry.key.stream)
         if not connection.fits(topic, payload):
             self._outbox.reject([entry.key], "too_large")
             self._complain(
@@ -167,7 +167,7 @@ class Traffic:
         self._in_flight[mid] = entry
         self.sent += 1
         if entry.boot == clock.boot_id():
-            lasting.on_sent(entry.key, entry.captured_ns, sent_ns)
+            shared.on_sent(entry.key, entry.captured_ns, sent_ns)
         return True
 
     def _settled(self, mid: int, reason: int) -> None:
@@ -195,7 +195,7 @@ class Traffic:
         self._useful = True
         self._outbox.accept([entry.key])
         if entry.boot == clock.boot_id():  # or how long it took cannot be told
-            self._lasting.on_acknowledged(entry.key, entry.captured_ns)
+            self._shared.on_acknowledged(entry.key, entry.captured_ns)
 
     def _put_off(self, reason: int) -> None:
         """What is in flight waits in the outbox for another connection, later: its order and its ids stay as they are."""
@@ -207,7 +207,7 @@ class Traffic:
         key = self._suspect.ended([entry.key for entry in self._in_flight.values()], others=bool(self._awaited))
         if key is not None:
             self._outbox.reject([key], "ends the connection")
-            self._lasting.on_alert(
+            self._shared.on_alert(
                 f"{'/'.join(key.stream)}, seq {key.seq}: the broker ends the connection each time it is sent, and takes "
                 "others; given up, and counted as rejected"
             )
@@ -216,4 +216,4 @@ class Traffic:
         """Once a connection: each message would fill the log, and the ledger counts them."""
         if kind not in self._complained:
             self._complained.add(kind)
-            self._lasting.on_alert(text)
+            self._shared.on_alert(text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vedette import clock
+from vedette.sysfs import matching, number
 
 _THERMAL: Final = Path("/sys/class/thermal")
 PLATFORM: Final = Path("/sys/devices/platform")
@@ -96,10 +97,8 @@ def _temperature_c() -> float | None:
 
 def celsius(file: Path) -> float | None:
     """What a file of a thermal zone says, in thousandths of a degree."""
-    try:
-        return int(file.read_text()) / 1000
-    except (OSError, ValueError, OverflowError):
-        return None  # a zone that is switched off answers with an error, or has gone
+    value = number(file)  # a zone that is switched off answers with an error
+    return None if value is None else value / 1000
 
 
 def throttled_words(bits: int) -> list[str]:
@@ -147,11 +146,3 @@ def _count(folder: Path) -> int | None:
         return sum(1 for _ in folder.iterdir())
     except OSError:
         return None
-
-
-def matching(folder: Path, pattern: str) -> list[Path]:
-    """What there is; nothing where nobody can look."""
-    try:
-        return list(folder.glob(pattern))
-    except OSError:
-        return []

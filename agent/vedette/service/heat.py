@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from vedette.flow.governor import Heat
+from vedette.sysfs import matching, text
 
-from .health import PLATFORM, THROTTLED_FILES, celsius, matching, read_throttled, throttled_words
+from .health import PLATFORM, THROTTLED_FILES, celsius, read_throttled, throttled_words
 
 MARGIN: Final = 3.0  # degrees Celsius below the point from which on the kernel slows the processor down
 PI_CELSIUS: Final = 80.0
@@ -32,7 +33,7 @@ class Thermometer:
         self._flags = matching(root / PLATFORM.relative_to("/"), THROTTLED_FILES)
         self._zones = [
             (zone / "temp", limit)
-            for zone in sorted(matching(root / "sys/class/thermal", "thermal_zone*"))
+            for zone in matching(root / "sys/class/thermal", "thermal_zone*")
             if (limit := max_celsius or _limit(zone, root)) is not None
         ]
 
@@ -49,17 +50,10 @@ def _limit(zone: Path, root: Path) -> float | None:
     """What a zone bears; None where nobody says it."""
     trips = []
     for kind in matching(zone, "trip_point_*_type"):
-        if _text(kind) == "passive":
+        if text(kind) == "passive":
             trip = celsius(kind.with_name(kind.name.removesuffix("type") + "temp"))
             if trip is not None and PLAUSIBLE[0] <= trip <= PLAUSIBLE[1]:
                 trips.append(trip)
     if trips:
         return min(trips) - MARGIN
-    return PI_CELSIUS if "raspberrypi," in _text(root / "proc/device-tree/compatible") else None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8", "replace").strip(" \n\t\0")
-    except OSError:
-        return ""
+    return PI_CELSIUS if "raspberrypi," in text(root / "proc/device-tree/compatible") else None
