@@ -45,15 +45,16 @@ def row(outbox: MemoryOutbox, stream: Stream = DOOR) -> LedgerRow:
 
 
 class Linked:
-    """A link and its outbox, and what it told."""
+    """A link and its outbox, and what it told. ``before_serving``: is called on each connection, as the agent publishes then
+    what is retained; the first may be there before anything else is."""
 
-    def __init__(self, port: int, **options: Any) -> None:
+    def __init__(self, port: int, before_serving: Callable[[Link], object] = lambda link: None, **options: Any) -> None:
         self.outbox = MemoryOutbox(EPOCH, max_messages=100_000, max_bytes=10**9)
         self.alerts: list[str] = []
         self.acknowledged: list[Key] = []
         self.senders: list[str] = []  # names of threads
         self.connected = threading.Semaphore(0)
-        self.before_serving: Callable[[], object] = lambda: None
+        self._before_serving = before_serving
         self.link = Link(
             LinkOptions(**{"host": LOOPBACK, "port": port, "client_id": "vedette-dev-1", **options}),
             TOPICS, self.outbox, will=lambda: b'{"state":"lost"}', on_connected=self._connected,
@@ -63,7 +64,7 @@ class Linked:
 
     def _connected(self) -> None:
         self.connected.release()
-        self.before_serving()
+        self._before_serving(self.link)
 
     def __enter__(self) -> Linked:
         self.link.start()
@@ -277,8 +278,8 @@ def test_an_agent_that_never_connected_goes_on_trying_and_connects_when_the_brok
 def test_a_broker_killed_in_mid_stream_loses_nothing_and_ids_are_sent_again_as_replay(tmp_path: Path) -> None:
     count, kills = 3000, 2
     with Mosquitto(tmp_path) as mosquitto, Subscriber(mosquitto.port) as subscriber:
-        linked = Linked(mosquitto.port, replay_age_s=3600.0)
-        linked.before_serving = subscriber.wait_subscribed  # so that it hears all that is sent again
+        # so that it hears all that is sent again
+        linked = Linked(mosquitto.port, lambda link: subscriber.wait_subscribed(), replay_age_s=3600.0)
         acknowledged_before: set[int] = set()
         with linked:
             linked.wait_connected()

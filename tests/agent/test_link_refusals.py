@@ -12,7 +12,7 @@ from strict_broker import HANG_UP, SILENCE, Published, StrictBroker
 from test_link import DOOR, GATE, TOPICS, Linked, put, row, seqs
 
 from vedette.contract.errors import BrokerRefusedError
-from vedette.mqtt import LinkOptions
+from vedette.mqtt import Link, LinkOptions
 from vedette.mqtt.connection import RESERVED_WINDOW, try_connection
 from vedette.mqtt.notices import MAX_BYTES
 
@@ -23,9 +23,9 @@ def is_large(published: Published) -> bool:
     return len(published.payload) > 2000
 
 
-def tell(linked: Linked) -> None:
+def tell(link: Link) -> None:
     """As the agent does on each connection."""
-    linked.before_serving = lambda: linked.link.publish(TOPICS.status, b"{}", qos=1, retain=True)
+    link.publish(TOPICS.status, b"{}", qos=1, retain=True)
 
 
 @needs_mosquitto
@@ -53,9 +53,8 @@ def test_a_message_at_which_mosquitto_hangs_up_is_found_and_the_rest_goes_on(tmp
     with (
         Mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 2000\n") as mosquitto,
         Subscriber(mosquitto.port) as subscriber,
-        Linked(mosquitto.port, protocol="3.1.1") as linked,
+        Linked(mosquitto.port, tell, protocol="3.1.1") as linked,
     ):
-        tell(linked)
         linked.link._retry.pause_s = lambda: 0.1  # type: ignore[method-assign]
         linked.wait_connected()
         put(linked.outbox, 1)
@@ -69,8 +68,10 @@ def test_a_message_at_which_mosquitto_hangs_up_is_found_and_the_rest_goes_on(tmp
 
 @pytest.mark.parametrize("reason", [0x80, 0x83, 0x91])
 def test_a_message_that_is_refused_for_now_each_time_it_is_sent_is_found(reason: int) -> None:
-    with StrictBroker(lambda published: reason if is_large(published) else 0) as broker, Linked(broker.port) as linked:
-        tell(linked)
+    with (
+        StrictBroker(lambda published: reason if is_large(published) else 0) as broker,
+        Linked(broker.port, tell) as linked,
+    ):
         linked.link._retry.pause_s = lambda: 0.1  # type: ignore[method-assign]
         linked.wait_connected()
         put(linked.outbox, 1, extra=LARGE)
@@ -86,8 +87,7 @@ def test_a_broker_that_hangs_up_at_every_message_costs_none() -> None:
     def answer(published: Published) -> int:
         return 0 if published.topic == TOPICS.status or allowed.is_set() else HANG_UP
 
-    with StrictBroker(answer) as broker, Linked(broker.port, protocol="3.1.1") as linked:
-        tell(linked)
+    with StrictBroker(answer) as broker, Linked(broker.port, tell, protocol="3.1.1") as linked:
         linked.link._retry.pause_s = lambda: 0.02  # type: ignore[method-assign]
         put(linked.outbox, 5)
         wait_for("connections", lambda: broker.connections >= 40, 60)
@@ -107,8 +107,7 @@ def test_connections_that_break_while_one_message_is_on_its_way_cost_none() -> N
         left[0] -= 1
         return HANG_UP if left[0] > 0 else 0
 
-    with StrictBroker(answer) as broker, Linked(broker.port) as linked:
-        tell(linked)
+    with StrictBroker(answer) as broker, Linked(broker.port, tell) as linked:
         linked.link._retry.pause_s = lambda: 0.02  # type: ignore[method-assign]
         put(linked.outbox, 1)
         linked.wait_empty()
@@ -122,8 +121,7 @@ def test_a_quota_costs_no_message() -> None:
     def answer(published: Published) -> int:
         return 0x97 if published.topic != TOPICS.status and full.is_set() else 0
 
-    with StrictBroker(answer) as broker, Linked(broker.port) as linked:
-        tell(linked)
+    with StrictBroker(answer) as broker, Linked(broker.port, tell) as linked:
         put(linked.outbox, 50)
         wait_for("connections", lambda: broker.connections >= 3)
         assert row(linked.outbox).waiting == 50
@@ -138,13 +136,14 @@ def test_a_quota_costs_no_message() -> None:
 
 @pytest.mark.parametrize("receive_maximum", [1, 2, 3, RESERVED_WINDOW, RESERVED_WINDOW + 1, 9])
 def test_a_small_receive_maximum_is_kept(receive_maximum: int) -> None:
-    with StrictBroker(receive_maximum=receive_maximum, delay_s=0.002) as broker, Linked(broker.port) as linked:
+    def connected(link: Link) -> None:
+        for number in range(12):
+            link.publish(f"vedette/dev-1/{number}/state", b"{}", qos=1, retain=True)
 
-        def connected() -> None:
-            for number in range(12):
-                linked.link.publish(f"vedette/dev-1/{number}/state", b"{}", qos=1, retain=True)
-
-        linked.before_serving = connected
+    with (
+        StrictBroker(receive_maximum=receive_maximum, delay_s=0.002) as broker,
+        Linked(broker.port, connected) as linked,
+    ):
         put(linked.outbox, 50)
         linked.wait_empty()
         wait_for("what is retained", lambda: len(broker.topics("/state")) == 12)
@@ -222,8 +221,10 @@ def test_an_answer_outlives_the_connection() -> None:
 def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vedette.mqtt.traffic.PUBACK_TIMEOUT_S", 0.5)
 
-    with StrictBroker(lambda published: SILENCE if published.retain else 0) as broker, Linked(broker.port) as linked:
-        tell(linked)
+    with (
+        StrictBroker(lambda published: SILENCE if published.retain else 0) as broker,
+        Linked(broker.port, tell) as linked,
+    ):
         stop = threading.Event()
 
         def append() -> None:
@@ -242,15 +243,13 @@ def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest
 
 def test_a_fault_of_ours_on_a_connection_is_told_and_the_link_comes_back() -> None:
     faults = [OSError(24, "Too many open files"), RuntimeError("unheard of")]
+
+    def connected(link: Link) -> None:
+        if faults:
+            raise faults.pop(0)
+
     with StrictBroker() as broker:
-        linked = Linked(broker.port)
-
-        def connected() -> None:
-            if faults:
-                raise faults.pop(0)
-
-        linked.before_serving = connected
-        with linked:
+        with Linked(broker.port, connected) as linked:
             put(linked.outbox, 3)
             linked.wait_empty()
         assert broker.connections == 3
