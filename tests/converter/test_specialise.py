@@ -85,6 +85,7 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
         monkeypatch.setattr(lessons, name, value)
     monkeypatch.setattr(judging, "ROUNDS", 20)
     monkeypatch.setattr(judging, "LOOKS", 2)
+    monkeypatch.setattr(judging, "CALIBRATION", 32)
     asked = ["--speedup", "1.5", "--size", "300x300", "--most", "70", "--json"]
     out = tmp_path / "yard.tflite"
     assert main(arguments(tmp_path, *asked, source=coco_package)) == 0
