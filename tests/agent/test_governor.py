@@ -163,7 +163,8 @@ def test_who_is_held_back_gets_time_by_weight_and_who_wants_less_gets_it(share: 
     rates = divide(share, wants, floor)
     by_weight = {name: rate * wants[name].cost_s / wants[name].weight for name, rate in rates.items()}
     held = [by_weight[name] for name, rate in rates.items() if rate < wants[name].fps * (1 - 1e-6)]
-    floors = max(floor * want.cost_s / want.weight for want in wants.values())  # what each has before the rest is divided
+    # what each has before the rest is divided
+    floors = max(floor * want.cost_s / want.weight for want in wants.values())
     assert not held or max(held) - min(held) <= max(held) * 1e-4 + floors
     assert not held or all(level <= max(held) * (1 + 1e-4) + floors for level in by_weight.values())
 
