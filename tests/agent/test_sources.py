@@ -584,12 +584,21 @@ def test_an_rtsp_camera_shows_its_first_key_frame(rtsp: None) -> None:
         assert (first.pixels != second.pixels).any(), "the frame that was grabbed ahead is given once"
 
 
-def test_a_wrong_rtsp_password_is_a_loss_and_not_repeated(rtsp: None) -> None:
+@pytest.mark.parametrize(
+    ("who", "path", "said"),
+    [
+        ("", "live", "401 Unauthorized; put the camera's user name and password into the URL"),
+        ("admin:wrong@", "live", "401 Unauthorized; look at the user name, the password and the path"),
+        (f"admin:{SECRET}@", "nowhere", "404 Not Found; look up the path"),
+    ],
+)
+def test_why_a_real_rtsp_server_has_no_stream_is_said(rtsp: None, who: str, path: str, said: str) -> None:
     port = free_port()
-    source = make_source(SourceOptions(f"rtsp://admin:wrong-{SECRET}@{LOOPBACK}:{port}/live", open_timeout_s=5.0))
-    with RtspServer(port), pytest.raises(SourceLostError) as caught:
-        source.open()
-    assert SECRET not in str(caught.value)
+    with RtspServer(port):
+        source = make_source(SourceOptions(f"rtsp://{who}{LOOPBACK}:{port}/{path}", open_timeout_s=10.0))
+        with pytest.raises(SourceLostError) as caught:
+            source.open()
+    assert f"cannot be opened: found {said}" in str(caught.value) and SECRET not in str(caught.value)
 
 
 def test_ffmpegs_options_do_not_leak_from_one_capture_into_the_next(camera: CameraServer) -> None:

@@ -18,6 +18,7 @@ from vedette.contract.errors import SourceLostError, SourceStalledError
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Outcome, Source, SourceOptions, make_source
 from vedette.sources import stream as stream_module
+from vedette.sources.answer import NO_STREAM, why_no_stream
 from vedette.sources.stream import StreamSource
 from vedette.sources.supervise import BACKOFF_MAX_S, BACKOFF_MIN_S, SourceThread
 
@@ -189,3 +190,99 @@ def test_a_pause_is_from_the_beginning_of_one_try_to_that_of_the_next(monkeypatc
     thread._thread.join(DEADLINE_S)
     assert pauses.seconds[:4] == [BACKOFF_MIN_S, 2 * BACKOFF_MIN_S, BACKOFF_MAX_S, BACKOFF_MAX_S]
     assert pauses.seconds[5:] == [BACKOFF_MAX_S - 1.0, BACKOFF_MIN_S]
+
+
+# why there is no stream
+
+
+@contextlib.contextmanager
+def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[int]:
+    """A server that sends these parts to whoever connects, whatever was asked, and hangs up."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        connection.recv(4096)
+                        for part in parts:
+                            connection.sendall(part)
+                            time.sleep(pause_s)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("url", "answer", "said"),
+    [
+        (
+            "http://{}/x",
+            "HTTP/1.1 401 Unauthorized",
+            "found 401 Unauthorized; put the camera's user name and password into",
+        ),
+        (
+            "http://a:b@{}/x",
+            "HTTP/1.1 401 Unauthorized",
+            "found 401 Unauthorized; look at the user name, the password and",
+        ),
+        ("http://a:b@{}/x", "HTTP/1.0 403", "found 403; look at the user name, the password and the path"),
+        (
+            "http://{}/x?pwd=" + SECRET,
+            "HTTP/1.1 404 Not Found",
+            "found 404 Not Found; look up the path of the camera's",
+        ),
+        ("http://{}", "HTTP/1.1 503 Too Many Users", "found 503 Too Many Users"),
+        ("http://{}", "HTTP/1.1 503 \x1b[31m\nx", r"found 503 \x1b[31m"),
+        (
+            "http://{}",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8",
+            "found text/html, which is no stream;",
+        ),
+        ("http://{}", "HTTP/1.1 200 OK\r\ncontent-type: video/x", "found no stream there"),
+        ("http://{}", "HTTP/1.1 302 Found", "found no stream there"),
+        (
+            "rtsp://{}/x",
+            "RTSP/1.0 401 Unauthorized",
+            "found 401 Unauthorized; put the camera's user name and password into",
+        ),
+        ("rtsp://a:b@{}/x", "RTSP/1.0 404 Stream Not Found", "found 404 Stream Not Found; look up the path of the"),
+        ("rtsp://{}/x", "RTSP/1.0 two hundred", "found no stream there"),
+        ("rtsp://{}/x", "SSH-2.0-OpenSSH_9.2", "found no stream there"),
+        ("rtsp://{}/x", "RTSP/1.0", "found no stream there"),
+        ("rtsp://{}/x", "RTSP/1.0 200 OK\r\n" + "x: y\r\n" * 100_000, "found no stream there"),
+    ],
+)
+def test_why_a_camera_has_no_stream_is_said(url: str, answer: str, said: str) -> None:
+    with answering(f"{answer}\r\n\r\n".encode("latin-1")) as port:
+        source = make_source(SourceOptions(url.format(f"{LOOPBACK}:{port}"), open_timeout_s=2.0))
+        with pytest.raises(SourceLostError) as caught:
+            source.open()
+    assert f": cannot be opened: {said}" in str(caught.value)
+    assert "\n" not in str(caught.value) and SECRET not in str(caught.value)
+
+
+def test_an_answer_that_never_ends_is_not_waited_for() -> None:
+    with answering(*[b"x"] * 50, pause_s=0.1) as port:
+        begun = time.monotonic()
+        assert why_no_stream(f"http://{LOOPBACK}:{port}/", 0.3) == NO_STREAM
+        assert time.monotonic() - begun < 3.0
+
+
+def test_a_server_that_has_gone_has_no_reasons() -> None:
+    assert why_no_stream(f"rtsp://{LOOPBACK}:{free_port()}/", 0.3) == NO_STREAM
+
+
+def test_a_server_without_tls_is_said_to_have_none() -> None:
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        found, _ = why_no_stream(f"https://{LOOPBACK}:{port}/", 2.0)
+    assert found.startswith("no stream there (") and "SSL" in found
+
+
+def test_a_proxy_is_not_gone_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    with answering(b"HTTP/1.1 404 Not Found\r\n\r\n") as port:
+        assert why_no_stream(f"http://{LOOPBACK}:{port}/", 2.0) == NO_STREAM

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from typing import Final
-from urllib.parse import urlsplit
 
 import cv2
 
 from vedette.contract.errors import SourceLostError, SourceStalledError
 from vedette.contract.types import UInt8Array
 
+from .answer import ask, why_no_stream
 from .base import Reading
 from .capture import open_capture, retrieve
 from .interlaced import REFUSED, may_be_interlaced, no_pictures
 from .registry import SourceOptions, masked_url
 
-PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # unless the URL says another one
 ANSWER_S: Final = 2.5
 """For a connection, and for the first byte. Linux asks a host that is silent again after 1, 3 and 7 s: two short tries find
 a camera that is back sooner than a long one does."""
@@ -73,7 +70,8 @@ class StreamSource:
         )
         if self._capture is None:
             self._was_silent = time.monotonic() - begun >= ANSWER_S
-            raise SourceLostError("cannot be opened", where=masked_url(options.url), found="no stream there")
+            why = why_no_stream(options.url, min(ANSWER_S, options.open_timeout_s))
+            raise SourceLostError("cannot be opened", where=masked_url(options.url), found=why.found, fix=why.fix)
         if may_be_interlaced(self._capture) and no_pictures(self._capture):
             raise SourceLostError(where=masked_url(options.url), **REFUSED)
         if self._rtsp:
@@ -129,28 +127,3 @@ class StreamSource:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
-
-
-def ask(url: str, timeout_s: float) -> None:
-    """Whether whoever listens there answers, whatever it is: OpenCV takes long to find out, and keeps the reason to itself.
-
-    ``timeout_s``: for the connection, and again for an answer; of TLS the connection is enough. Raises `SourceLostError`.
-    """
-    parts = urlsplit(url)
-    scheme, host = parts.scheme.lower(), parts.hostname or ""
-    if scheme.startswith("http") and os.environ.get("http_proxy"):
-        return  # FFmpeg talks to the proxy, who may reach what this computer does not
-    port = parts.port or PORTS[scheme]
-    try:
-        with socket.create_connection((host, port), timeout_s) as connection:
-            # neither needs a password, and a refusal is an answer
-            if scheme == "rtsp":
-                connection.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n")
-                connection.recv(1)
-            elif scheme == "http":
-                connection.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-                connection.recv(1)
-    except TimeoutError:
-        raise SourceLostError("does not answer", where=masked_url(url), found=f"silence for {timeout_s:g} s") from None
-    except OSError as error:
-        raise SourceLostError("cannot be reached", where=masked_url(url), found=error.strerror or str(error)) from None
