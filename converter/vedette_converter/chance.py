@@ -10,7 +10,6 @@ Measurement 20, 1960). Under that hypothesis hits are binomial, and a one-sided 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, lgamma, log
 from typing import Final
 
 import numpy as np
@@ -67,15 +66,9 @@ def doubts_unlabelled(answers: NDArray[np.int64], labels: Sequence[str]) -> list
 
 def at_least(hits: int, count: int, share: float) -> float:
     """The probability of ``hits`` or more among ``count`` that each are one with probability ``share``, 0..1."""
-    if hits <= 0 or share >= 1:
-        return 1.0
-    if share <= 0:
-        return 0.0
-    chosen = lgamma(count + 1)
-    return min(1.0, sum(
-        exp(chosen - lgamma(k + 1) - lgamma(count - k + 1) + k * log(share) + (count - k) * log(1 - share))
-        for k in range(hits, count + 1)
-    ))  # fmt: skip
+    from scipy.stats import binom
+
+    return float(binom.sf(hits - 1, count, share))
 
 
 def _quoted(answers: NDArray[np.int64], labels: Sequence[str]) -> str:

@@ -10,10 +10,9 @@ Where ways are drawn, p is by Phipson and Smyth, Statistical Applications in Gen
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import factorial, prod
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from ..chance import LEVEL
 
 MOST: Final = 5000  # ways that are all tried; where there are more, so many are drawn
 SEED: Final = 1  # of the draw
-_SAME: Final = 1e-9  # relative: sums of the same numbers in another order
 ASK: Final = (
     "are mean, std and layout of [input] those it was trained with, and the labels in the network's order, or "
     "[output] offset and scale those of its values?"
@@ -92,37 +90,23 @@ def _labels(truth: Ids, recording: Ids) -> tuple[NDArray[np.int64], Ids]:
 
 def _dealt(labels: NDArray[np.int64], figure: Callable[[NDArray[np.int64]], Numbers]) -> float | None:
     """The share of deals of ``labels`` whose ``figure``, of (deals, recordings), is at least the true one's."""
-    count = len(labels)
-    ways = factorial(count) // prod(factorial(int(n)) for n in np.bincount(labels))
+    ways = factorial(len(labels)) // prod(factorial(int(n)) for n in np.bincount(labels))
     if ways * LEVEL < 1:
         return None
-    exact = ways <= MOST
-    rng = np.random.default_rng(SEED)
-    dealt = _deals(np.bincount(labels)) if exact else (rng.permutation(labels) for _ in range(MOST))
-    return _at_least(figure(np.array(list(dealt))), float(figure(labels[None])[0]), exact)
-
-
-def _deals(counts: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Every way to deal so many of each label, once."""
-    if not counts.any():
-        yield []
-    for label in np.flatnonzero(counts):
-        left = counts.copy()
-        left[label] -= 1
-        yield from ([int(label), *rest] for rest in _deals(left))
+    return _share("pairings", labels, lambda dealt, axis: figure(np.moveaxis(dealt, axis, -1)))
 
 
 def _swapped(won: Numbers) -> float:
     """The share of all ways to swap winners and losers whose sum is at least that of ``won``; (recordings,)."""
-    exact = 2 ** len(won) <= MOST
-    rng = np.random.default_rng(SEED)
-    signs = np.array(
-        list(itertools.product((1, -1), repeat=len(won))) if exact else rng.choice((1, -1), (MOST, len(won)))
-    )
-    return _at_least(signs @ won, float(won.sum()), exact)
+    return _share("samples", won, lambda swapped, axis: swapped.sum(axis=axis))
 
 
-def _at_least(figures: Numbers, true: float, exact: bool) -> float:
-    """The true way is one of those that were all tried; where they were drawn, it is added."""
-    as_good = int((figures >= true - _SAME * max(1.0, float(np.abs(figures).max()))).sum())
-    return as_good / len(figures) if exact else (as_good + 1) / (len(figures) + 1)
+def _share(kind: str, values: Any, figure: Callable[[Any, int], Numbers]) -> float:
+    """Of all ways that `scipy.stats.permutation_test` knows as this kind, those whose figure is at least the true one's."""
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (values,), figure, permutation_type=kind, alternative="greater", n_resamples=MOST, vectorized=True,
+        rng=np.random.default_rng(SEED),
+    )  # fmt: skip
+    return float(found.pvalue)
