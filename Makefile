@@ -40,8 +40,8 @@ contracts: .venv-dev/.ready ## import-linter: who may know whom
 	.venv-dev/bin/lint-imports
 
 # agents are started hundreds of times: each would compile everything anew where an environment forbids keeping it
-unit: .venv-dev/.ready ## pytest, on three processes: many tests wait, for a broker, a guest or an agent
-	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 3 --durations 25
+unit: .venv-dev/.ready ## pytest, on four processes: many tests wait, for a broker, a guest or an agent
+	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 4 --durations 25
 
 # what the predecessor of LiteRT must still run: the contract, the engine and the shipped bundle, without LiteRT
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
