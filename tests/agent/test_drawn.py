@@ -60,7 +60,11 @@ def test_a_folder_that_bears_the_pictures_name(tmp_path: Path) -> None:
     [
         (("bench", TINY, "--tune", "--seconds", "3600", "--state-dir", "/proc/none"), "the result cannot be kept"),
         (("bench", TINY, "--seconds", "3600", "--plot", "{}/none/x.png"), "x.png: cannot be written"),
-        (("bench", TINY, "--seconds", "3600", "--plot", "{}"), "Is a directory"),
+        (("bench", TINY, "--seconds", "3600", "--plot", "{}"), "cannot be written: expected a name ending in"),
+        (
+            ("bench", TINY, "--seconds", "3600", "--plot", "{}/x.gif"),
+            "x.gif: cannot be written: expected a name ending in",
+        ),
         (("demo", "--seconds", "3600", "--picture", "{}/none/x.jpg"), "x.jpg: cannot be written"),
         (("demo", "--sensor", "--seconds", "3600", "--picture", "{}/x.txt"), "x.txt: cannot be written"),
         (("infer", BUNDLE, "{}/none.png", "--draw", "{}/file/o"), "--draw: expected a folder that can be written to"),

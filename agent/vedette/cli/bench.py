@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--runtime", choices=("auto", "litert", "tflite-runtime"), default="auto")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="the times of all stages together as a picture (PNG)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the times of all stages together as a picture")
     parser.add_argument("--tune", action="store_true", help="find out how many threads are best, and keep it")
     parser.add_argument("--state-dir", metavar="FOLDER", help="where --tune keeps it (default: the agent's own)")
     add_plain_arguments(parser)
@@ -73,6 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from vedette.contract.errors import UserError
     from vedette.flow.stats import percentile
     from vedette.models.model import load_model, read_model
+    from vedette.pictures.drawing import check_place, write_picture
     from vedette.power import Stretch, find_meters
     from vedette.service.health import pss_bytes
     from vedette.terminal import Console
@@ -86,7 +87,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.state_dir is not None and not arguments.tune:
         raise UserError("--state-dir", expected="--tune beside it", found="none")
     if arguments.plot is not None:
-        _check_plot(arguments.plot)
+        check_place(arguments.plot)
     cv2.setNumThreads(1)
     spec = read_model(arguments.model, plain_model(arguments))
     if arguments.tune:
@@ -146,8 +147,11 @@ def execute(arguments: argparse.Namespace) -> int:
         "energy": energy,
     }
     if arguments.plot is not None:
+        from vedette.pictures.latency_plot import plot_latency
+
         subtitle = f"{description.runtime}, {description.delegate}, threads {description.threads}; {len(total)} runs"
-        _plot(arguments.plot, total, f"{spec.name} {spec.version}: preprocess, infer, decode", subtitle)
+        title = f"{spec.name} {spec.version}: preprocess, infer, decode"
+        write_picture(arguments.plot, plot_latency(total, title, subtitle))
     if arguments.json:
         print(json.dumps(document))
         return 0
@@ -191,35 +195,6 @@ def _energy(idle: Stretch, busy: Stretch, runs: int) -> list[dict[str, Any]]:
         for taken in busy.taken()
         if taken.meter in idle_watts
     ]
-
-
-def _check_plot(path: Path) -> None:
-    """Raises `PictureError` where the plot could not be written."""
-    import os
-
-    from vedette.contract.errors import PictureError
-    from vedette.durable import try_place
-
-    if os.access(path, os.W_OK) and not path.is_dir():
-        return  # a file, a device or a pipe that is there is written over
-    try:
-        try_place(path)
-    except OSError as error:
-        raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
-
-
-def _plot(path: Path, times_ms: list[float], title: str, subtitle: str) -> None:
-    import cv2
-
-    from vedette.contract.errors import PictureError
-    from vedette.pictures.latency_plot import plot_latency
-
-    done, data = cv2.imencode(".png", plot_latency(times_ms, title, subtitle))
-    assert done
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise PictureError("cannot be written", where=path, found=error.strerror or str(error)) from None
 
 
 def _sample(spec: ModelSpec) -> tuple[UInt8Array | Float32Array, str]:
