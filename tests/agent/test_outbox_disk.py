@@ -443,6 +443,22 @@ def test_on_a_full_disk_memory_is_bounded(mount: Mount, opened: Opener) -> None:
     assert (row.dropped_ranges[0].first, row.dropped_ranges[-1].last) == (11, left[0].seq - 1)
 
 
+def test_what_is_written_after_a_transaction_that_failed_can_be_read_after_the_start(
+    tmp_path: Path, opened: Opener
+) -> None:
+    """The first transaction of a boot says how its messages are dated; where it failed, the next one has to."""
+    _, outbox = opened(tmp_path, "always")
+    limit = outbox._store._writer.execute  # type: ignore[attr-defined]
+    limit("PRAGMA max_page_count = 1")  # of as many pages as there are
+    keys = put(outbox, 1, size=60_000)
+    assert "full" in outbox.problems()["disk"]
+    limit("PRAGMA max_page_count = 1000000")
+    outbox.end()
+    assert not outbox.problems()
+    _, outbox = opened(tmp_path, "always")
+    assert [key for key, _ in drain(outbox)] == keys
+
+
 @contextmanager
 def slow(outbox: Outbox, folder: Path) -> Iterator[None]:
     """All so far is written; from now on a transaction takes as long as this: somebody else is writing into the file."""

@@ -160,6 +160,7 @@ class Store:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self.passed_over: set[int] = set()
+        self._promised: dict[str, int] = {}  # ids of boots whose rows no transaction has written yet
         try:
             with _Explained():
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -295,21 +296,20 @@ class Store:
         for number, known in self.boots.items():
             if known.boot == boot:
                 return number
-        number = max(self.boots, default=0) + 1
-        self.boots[number] = Boot(boot, 0, False)
-        return number
+        return self._promised.setdefault(boot, max((*self.boots, *self._promised.values()), default=0) + 1)
 
     def write(self, change: Change) -> None:
         """All of it or nothing, and on the medium when this returns. Raises `BrokenFileError`, `DiskError`."""
         assert self._writer is not None
         run = self._writer
+        boots = {self.boot_number(boot.boot): boot for boot in change.boots}
         with _Explained():
             run.execute("BEGIN IMMEDIATE")
             try:
-                for boot in change.boots:
-                    number = self.boot_number(boot.boot)
-                    self.boots[number] = boot
-                    run.execute("INSERT OR REPLACE INTO boots VALUES (?, ?, ?, ?)", (number, *boot))
+                run.executemany(
+                    "INSERT OR REPLACE INTO boots VALUES (?, ?, ?, ?)",
+                    [(number, *boot) for number, boot in boots.items()],
+                )
                 run.executemany("DELETE FROM messages WHERE number BETWEEN ? AND ?", spans(change.gone))
                 run.executemany("DELETE FROM accounts WHERE id = ?", [(number,) for number in change.forgotten])
                 run.executemany("DELETE FROM boots WHERE id = ?", [(number,) for number in change.forgotten_boots])
@@ -328,6 +328,9 @@ class Store:
                     run.execute("ROLLBACK")
                 raise
         self.state = change.state
+        self.boots.update(boots)
+        for boot in change.boots:
+            self._promised.pop(boot.boot, None)
         for number in change.forgotten_boots:
             del self.boots[number]
 
