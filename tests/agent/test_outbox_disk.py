@@ -516,6 +516,43 @@ def test_on_a_read_only_disk_it_starts_in_memory_and_takes_the_file_over_once_it
     assert after.number == epoch.number + 1
 
 
+@contextmanager
+def kept_away(folder: Path) -> Iterator[None]:
+    """The outbox's file cannot be opened."""
+    file, elsewhere = folder / "outbox.sqlite", folder / "elsewhere"
+    file.rename(elsewhere)
+    file.mkdir()
+    yield
+    file.rmdir()
+    elsewhere.rename(file)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_what_was_sent_before_the_file_was_taken_over_comes_once_and_keeps_nothing_back(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch, released: bool
+) -> None:
+    monkeypatch.setattr("vedette.outbox.disk.RETRY_S", 0.1)
+    monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 20_000)
+    _, outbox = opened(tmp_path)
+    keys = put(outbox, 300)
+    outbox.end()
+    with kept_away(tmp_path):
+        _, outbox = opened(tmp_path)
+        keys += put(outbox, 10)
+        sent = [entry.key for entry in outbox.batch(10, 0)]
+        if released:
+            outbox.release()
+    wait_for("the file to be taken over", lambda: not outbox.problems())
+    keys += put(outbox, 200)
+    with outbox._writing:  # type: ignore[attr-defined]
+        outbox._flush(everything=True)  # type: ignore[attr-defined]
+    outbox.release()
+    got = [key for key, _ in drain(outbox)]
+    assert len(got) == len(set(got)) and set(got) == set(keys) and got[:10] == sent
+    assert rows(outbox)[1, DOOR].acknowledged == 300
+    assert outbox.depth().messages == 0
+
+
 # a file that is broken
 
 

@@ -318,7 +318,7 @@ class DiskOutbox:
                 number += 1
                 item.number = number
             self._core.next_number = number + 1
-            self._backlog.begin(found.count, found.highest + 1)
+            self._backlog.begin(found.count, found.highest + 1, in_flight=any(self._core.in_flight()))
             self._changed.notify_all()
         self._tell_lost(store, len(found.bad))
 

@@ -34,6 +34,7 @@ class PagedBacklog:
         self.doubted = False
         self._after = 0  # they have higher numbers than this one
         self._before = 1  # and lower ones than this
+        self._apart = False  # numbers between theirs and those of ``recent`` are in memory, or in flight
 
     def __len__(self) -> int:
         return len(self._front) + self.outside + len(self._recent)
@@ -43,9 +44,11 @@ class PagedBacklog:
             return True
         return self.outside > 0 and not self.doubted and self._has(key, self._after, self._before)
 
-    def begin(self, count: int, before: int) -> None:
-        """``count`` messages are in the file, all with lower numbers than ``before``, and all older than what is here."""
+    def begin(self, count: int, before: int, *, in_flight: bool) -> None:
+        """``count`` messages are in the file, all with lower numbers than ``before``, and all older than what is here.
+        ``in_flight``: whether messages are that have higher ones."""
         self.outside, self._after, self._before = count, 0, before
+        self._apart = in_flight or len(self._front) > 0
 
     @property
     def span(self) -> tuple[int, int]:
@@ -64,7 +67,8 @@ class PagedBacklog:
 
     def page_out(self) -> None:
         """Leaves the oldest of ``recent`` to the file, as far as they are in it, until the rest is small enough."""
-        while self._recent_bytes > RESIDENT_BYTES and not self.doubted:
+        self._apart = self._apart and self.outside > 0
+        while self._recent_bytes > RESIDENT_BYTES and not (self.doubted or self._apart):
             item = self._recent.pop()
             if item is None:
                 return
