@@ -553,6 +553,23 @@ def test_what_was_sent_before_the_file_was_taken_over_comes_once_and_keeps_nothi
     assert outbox.depth().messages == 0
 
 
+def test_what_is_taken_over_while_connected_is_a_replay(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited before; its age alone, by another boot's clock, might say otherwise."""
+    monkeypatch.setattr("vedette.outbox.disk.RETRY_S", 0.1)
+    _, outbox = opened(tmp_path)
+    [old] = put(outbox, 1)
+    outbox.end()
+    with kept_away(tmp_path):
+        _, outbox = opened(tmp_path)
+        outbox.mark_replay()
+    wait_for("the file to be taken over", lambda: not outbox.problems())
+    [new] = put(outbox, 1)
+    assert [entry.key for entry in outbox.batch(2, 0)] == [old, new]
+    assert [outbox.is_replay(key) for key in (old, new)] == [True, False]
+
+
 # a file that is broken
 
 

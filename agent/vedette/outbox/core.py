@@ -179,7 +179,8 @@ class Core:
         return account
 
     def take_over(self, account: Account, waiting_bytes: int) -> None:
-        """One of an earlier epoch, whose ``account.waiting`` messages the backlog has."""
+        """One of an earlier epoch, whose ``account.waiting`` messages the backlog has: none of them is news."""
+        account.replay_until = account.last
         self._accounts[account.epoch, account.stream] = account
         self._bytes += waiting_bytes
 
