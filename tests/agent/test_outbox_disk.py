@@ -570,6 +570,30 @@ def test_what_is_taken_over_while_connected_is_a_replay(
     assert [outbox.is_replay(key) for key in (old, new)] == [True, False]
 
 
+def test_what_an_epoch_that_the_file_never_knew_lost_is_told_at_whichever_attempt_the_disk_takes_it(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.disk.RETRY_S", 0.1)
+    _, outbox = opened(tmp_path)
+    put(outbox, 1)
+    outbox.end()
+    epoch, outbox = opened(tmp_path, "memory")
+    put(outbox, 3)
+    epoch.end(outbox.ledger())
+    outbox.end()
+    (tmp_path / "outbox.tally").unlink()
+    (tmp_path / "outbox.tally").mkdir()  # the file can be written, and this cannot
+    _, outbox = opened(tmp_path)
+    assert outbox.problems()
+    (tmp_path / "outbox.tally").rmdir()
+    wait_for("the disk to be used again", lambda: not outbox.problems())
+    account = rows(outbox)
+    assert {key: (row.waiting, row.lost_at_crash) for key, row in account.items()} == {
+        (1, DOOR): (1, 0),
+        (2, DOOR): (0, 3),
+    }
+
+
 # a file that is broken
 
 

@@ -292,10 +292,11 @@ class DiskOutbox:
 
     def _attach(self, store: Store) -> None:
         """Takes over what is in the file, and begins this epoch in it. The caller has ``_writing``, or is the first."""
-        kept_before = store.state.kept
         try:
             found = recovered(store, read_tally(self._folder, store.state.generation), self._boot)
             with self._changed:
+                if store.state.kept != self._core.epoch:  # else an attempt to begin it failed half-way
+                    self._lost = tuple(row for row in self._lost if row.epoch > store.state.kept)
                 change = self._draft.first(self._core, store, found)
             store.write(change)
             tally = None
@@ -309,7 +310,6 @@ class DiskOutbox:
             raise
         with self._changed:
             self._store = store
-            self._lost = tuple(row for row in self._lost if row.epoch > kept_before)
             for account in found.accounts:
                 self._core.take_over(account, found.bytes[account.number])
             self._draft.begin(self._core, store, found, tally)
