@@ -236,6 +236,9 @@ def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[int]:
             "found 404 Not Found; look up the path of the camera's",
         ),
         ("http://{}", "HTTP/1.1 503 Too Many Users", "found 503 Too Many Users"),
+        # a refusal's page, or a redirection's, is not what was asked for
+        ("http://{}", "HTTP/1.1 503 Busy\r\nContent-Type: text/html", "found 503 Busy"),
+        ("http://{}", "HTTP/1.1 302 Found\r\nContent-Type: text/html", "found no stream there"),
         ("http://{}", "HTTP/1.1 503 \x1b[31m\nx", r"found 503 \x1b[31m"),
         (
             "http://{}",

@@ -20,7 +20,7 @@ from vedette.contract.errors import SourceLostError
 from .registry import masked_url
 
 PORTS: Final = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}  # unless the URL says another one
-_REFUSALS: Final = 400  # and above
+_REDIRECTIONS, _REFUSALS = 300, 400  # and above
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _STREAMS: Final = ("multipart/", "video/", "image/", "application/")  # pages are text
 _MAX_HEAD: Final = 16384  # bytes of an answer that are read
@@ -82,9 +82,11 @@ def why_no_stream(url: str, timeout_s: float) -> Why:
         return Why(answer, "look at the user name, the password and the path")
     if status == _NOT_FOUND:
         return Why(answer, "look up the path of the camera's stream in its manual")
-    if kind and not kind.startswith(_STREAMS):
+    if status >= _REFUSALS:
+        return Why(answer)
+    if status < _REDIRECTIONS and kind and not kind.startswith(_STREAMS):
         return Why(f"{kind}, which is no stream", "look up the path of the camera's stream in its manual")
-    return NO_STREAM if status < _REFUSALS else Why(answer)
+    return NO_STREAM
 
 
 def _is_asked_of_a_proxy(parts: SplitResult) -> bool:
