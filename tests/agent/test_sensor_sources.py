@@ -1149,6 +1149,13 @@ def test_a_recording_that_is_shorter_than_a_window_is_refused(tmp_path: Path, lo
         sensor(str(path), loop=loop, window_s=1.28).open()
 
 
+def test_a_reading_that_is_late_does_not_make_a_recording_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("t,x,y\n" + "".join(f"{n / 100 - (n % 20 == 19) * 0.015:.3f},{n},{-n}\n" for n in range(200)))
+    with closing(sensor(str(path), window_s=1.9)) as source:
+        source.open()
+
+
 def test_a_recording_of_gaps_alone_is_refused_and_the_unit_of_its_times_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     options: dict[str, Any] = {"rate_hz": 50.0, "window_s": 0.4, "max_gap_s": 0.1}

@@ -15,6 +15,7 @@ from vedette import clock
 from vedette.contract.errors import SourceError
 from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
 from vedette.contract.types import Int64Array, Readings
+from vedette.contract.window import CLOCK_BACK_NS
 
 from .lines import LineCutter, LineParser, Parsed, Tally, shown
 from .sensor import SensorOptions, as_readings, no_readings
@@ -129,6 +130,7 @@ class RecordingSource:
         )  # fmt: skip
         needed_ns = self._options.window_s * ENOUGH * 1e9
         gap_ns = int(self._options.max_gap_s * 1e9)
+        back_ns = max(CLOCK_BACK_NS, gap_ns)
         longest_ns = begun_ns = last_ns = count = gaps = step_ns = 0
         rest.open()
         try:
@@ -137,13 +139,15 @@ class RecordingSource:
                 if readings is None:
                     break
                 for time_ns in readings.times_ns.tolist():
-                    if not count or time_ns < last_ns:
+                    count += 1
+                    if count == 1 or last_ns - time_ns > back_ns:
                         begun_ns = time_ns  # its clock was set back: a window begins anew
+                    elif time_ns <= last_ns:
+                        continue  # late, and left out
                     elif gap_ns and time_ns - last_ns > gap_ns:
                         begun_ns, gaps, step_ns = time_ns, gaps + 1, time_ns - last_ns
                     last_ns = time_ns
                     longest_ns = max(longest_ns, last_ns - begun_ns)
-                    count += 1
         finally:
             rest.close()
         if longest_ns < needed_ns:
