@@ -46,6 +46,12 @@ def test_shapes() -> None:
     assert Wires([]).crossed(at((0.5, 0.5)), at((0.5, 0.5))).shape == (1, 0)
 
 
+def test_whoever_the_frames_edge_cuts_off_is_in_the_zone_that_reaches_it() -> None:
+    whole = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+    assert inside(whole, (0.5, 0.0), (0.5, 1.0), (0.5, 1.003), (0.0, 0.5), (1.0, 0.5)) == [True] * 5
+    assert inside(SQUARE, (0.5, 1.0), (0.5, 1.003)) == [False] * 2
+
+
 UNIT = st.floats(0, 1)
 POINTS = st.lists(st.tuples(UNIT, UNIT), min_size=1, max_size=20)
 

@@ -15,6 +15,7 @@ Float64Array: TypeAlias = NDArray[np.float64]
 
 MIN_AREA: Final = 1e-6  # of the frame; a thousandth of its width by a thousandth of its height
 MIN_LENGTH: Final = 1e-3  # of a wire, in fractions of the frame
+LAST: Final = float(np.nextafter(1.0, 0.0))  # inside a zone that reaches the frame's lower or right edge, 1.0 is not
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Point = tuple[Fraction, Fraction]
@@ -79,10 +80,11 @@ def check_polygon(key: str, polygon: Sequence[Point]) -> None:
 
 
 def anchors(boxes: Float32Array, point: Anchor) -> Float64Array:
-    """(n, 2) float64: the point of each box (n, 4) that stands for the object."""
+    """(n, 2) float64: the point of each box (n, 4) that stands for the object, in the frame: of whoever its edge cuts off
+    filtered boxes reach a little beyond."""
     x = (boxes[:, 0].astype(np.float64) + boxes[:, 2]) / 2
     y = boxes[:, 3] if point == "bottom" else (boxes[:, 1].astype(np.float64) + boxes[:, 3]) / 2
-    return np.stack((x, y), axis=1)
+    return np.asarray(np.clip(np.stack((x, y), axis=1), 0.0, 1.0), np.float64)
 
 
 class Zones:
@@ -106,7 +108,7 @@ class Zones:
         found = np.zeros((len(boxes), len(self._zones)), np.bool_)
         if not len(boxes):
             return found
-        points = {point: anchors(boxes, point) for point in {zone[0] for zone in self._zones}}
+        points = {point: np.minimum(anchors(boxes, point), LAST) for point in {zone[0] for zone in self._zones}}
         for index, (point, begin, end) in enumerate(self._zones):
             x, y = points[point][:, :1], points[point][:, 1:]
             spans = (begin[:, 1] > y) != (end[:, 1] > y)
