@@ -123,6 +123,18 @@ def test_past_its_ends_or_along_it_is_no_crossing() -> None:
     assert crossed(UPWARDS, (0.4, 0.5), (0.4, 0.5)) == [0]
 
 
+@pytest.mark.parametrize("y", [0.1, 0.9])
+def test_past_its_very_end_is_a_crossing_in_either_direction(y: float) -> None:
+    line = ((0.5, float(np.float32(0.9))), (0.5, float(np.float32(0.1))))
+    assert crossed(line, (0.4, y), (0.6, y), (0.4, y)) == [1, -1]
+    assert crossed((line[1], line[0]), (0.4, y), (0.6, y), (0.4, y)) == [-1, 1]
+
+
+def test_a_wire_to_the_frames_edge_is_crossed_by_whoever_that_cuts_off() -> None:
+    for y in (1.0, 1.003):
+        assert crossed(((0.5, 1.0), (0.5, 0.0)), (0.4, y), (0.6, y), (0.4, y)) == [1, -1]
+
+
 def test_standing_on_it_for_a_while_counts_once() -> None:
     assert sum(crossed(UPWARDS, (0.4, 0.5), (0.5, 0.5), (0.5, 0.5), (0.5, 0.6), (0.6, 0.6))) == 1
     assert sum(crossed(UPWARDS, (0.4, 0.5), (0.5, 0.5), (0.5, 0.6), (0.4, 0.6))) == 0

@@ -149,9 +149,9 @@ class Wires:
         first, second = self._lines[:, 0], self._lines[:, 1]
         # y grows downwards: seen along the line, the right side is where the cross product is positive
         was, now = _cross(second - first, start - first) >= 0, _cross(second - first, stop - first) >= 0
-        # and the wire's ends are on either side of the path
+        # and the wire's ends are on either side of the path, or one is upon it, whichever way it goes
         step = stop - start
-        between = (_cross(step, first - start) >= 0) != (_cross(step, second - start) >= 0)
+        between = np.sign(_cross(step, first - start)) != np.sign(_cross(step, second - start))
         return np.where((was != now) & between, np.where(now, 1, -1), 0).astype(np.int8)
 
 
