@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vedette.contract.errors import ModelError
 from vedette.contract.manifest import ClassifyOutput
 from vedette.contract.tflite_metadata import Normalization, read_normalization
+from vedette.contract.types import TensorSpec
 from vedette.models.model import PlainModel, load_model, read_model
+from vedette.models.spec import input_from
 
 DATA = Path(__file__).parent / "data"
 CARRYING = (DATA / "tiny-metadata.tflite").read_bytes()
@@ -52,3 +56,29 @@ def test_labels_and_normalisation_are_used_without_options() -> None:
     model.preprocess(np.full((16, 16, 3), 255, np.uint8))
     assert (model._inputs[0] == 2.0).all()
     model.engine.close()
+
+
+def three_for_one() -> bytes:
+    """The same file, its one mean and one std three each: floats are vectors of a count and what follows."""
+    changed = CARRYING
+    for value in (127.5, 63.75):
+        changed = changed.replace(struct.pack("<If", 1, value), struct.pack("<If", 3, value))
+    return changed
+
+
+def test_a_normalisation_of_more_channels_than_the_input_has_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "grey.tflite"
+    path.write_bytes(three_for_one())
+    spec = read_model(str(path), PlainModel(output=ClassifyOutput()))
+    with pytest.raises(
+        ModelError, match=r"metadata does not fit input tensor grey .*1 values for gray, found 3.*--mean"
+    ):
+        input_from(TensorSpec("grey", (1, 16, 16, 1), np.dtype(np.float32)), spec)
+
+
+def test_a_scale_that_is_none_is_one_line() -> None:
+    spec = read_model(
+        str(DATA / "tiny-uint8.tflite"), PlainModel(output=ClassifyOutput(), labels_file=DATA / "tiny-labels.txt")
+    )
+    with pytest.raises(ModelError, match="quantisation does not fit input tensor"):
+        input_from(TensorSpec("dark", (1, 16, 16, 3), np.dtype(np.uint8), 1e-30), spec)

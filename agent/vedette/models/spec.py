@@ -213,10 +213,12 @@ def input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
             "input tensor is no picture", where=spec.path, expected="shape [1, height, width, 1|3]", found=str(tensor)
         )
     color: Literal["gray", "rgb"] = "gray" if shape[3] == 1 else "rgb"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     stated = read_normalization(spec.path.read_bytes())
     if stated is not None and (tensor.quantised or tensor.dtype != np.uint8):
-        return ImageInput(height=shape[1], width=shape[2], color=color, mean=stated.mean, std=stated.std)
-    if tensor.dtype in (np.float32, np.int16) or (tensor.dtype == np.int8 and not tensor.quantised):
+        mean, std = stated.mean, stated.std
+    elif tensor.dtype in (np.float32, np.int16) or (tensor.dtype == np.int8 and not tensor.quantised):
         advice = "--mean 127.5 --std 127.5 for -1..1, --mean 0 --std 255 for 0..1"
         if tensor.dtype != np.float32 and not tensor.quantised:
             advice = "--mean 0 --std 1 for pixels as they are, --mean 128 --std 1 for pixel - 128"
@@ -224,13 +226,18 @@ def input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
             f"takes {tensor.dtype.name} pixels, and nobody knows in which range", where=spec.path, expected="mean and std",
             fix=f"give them: --size {shape[2]}x{shape[1]} and {advice} (in a config: [pipeline.NAME.plain])",
         )  # fmt: skip
-    if not tensor.quantised:
-        return ImageInput(height=shape[1], width=shape[2], color=color)
-    # the quantisation maps 0..255 over the tensor's whole range: raw = pixel for uint8, pixel - 128 for int8
-    low = float(np.iinfo(tensor.dtype.name).min - tensor.zero_point) * tensor.scale
-    return ImageInput(
-        height=shape[1], width=shape[2], color=color, mean=(-low / tensor.scale,), std=(1 / tensor.scale,)
-    )
+    elif tensor.quantised:
+        # the quantisation maps 0..255 over the tensor's whole range: raw = pixel for uint8, pixel - 128 for int8
+        low = float(np.iinfo(tensor.dtype.name).min - tensor.zero_point) * tensor.scale
+        mean, std = (-low / tensor.scale,), (1 / tensor.scale,)
+    try:
+        return ImageInput(height=shape[1], width=shape[2], color=color, mean=mean, std=std)
+    except ValueError as error:
+        raise ModelError(
+            f"its {'metadata' if stated else 'quantisation'} does not fit input tensor {tensor}", where=spec.path,
+            found=str(error), fix=f"give --size {shape[2]}x{shape[1]}, --mean and --std (in a config: "
+            "[pipeline.NAME.plain])",
+        ) from None  # fmt: skip
 
 
 def read_network(spec: ModelSpec) -> bytes:
