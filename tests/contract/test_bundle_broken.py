@@ -240,7 +240,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "anchors beyond memory": (
         edited(lambda m: m.update(task="detect", output={
             "decoder": "ssd", "anchors": {"feature_maps": [[1_000_000, 1_000_000]]}})),
-        "feature_maps: expected at most 1000000 cells",
+        "feature_maps: expected at most 1000000 anchors",
     ),
     "flatbuffer_bytes of another file": (edited(put(100, "flatbuffer_bytes")), "$.flatbuffer_bytes"),
     "labels twice": (fake_parts(labels_txt=b"ash\nelm\nash\n").bytes(), "labels.txt:3: duplicate label"),

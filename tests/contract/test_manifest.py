@@ -131,7 +131,12 @@ def ssd(**changes: object) -> dict[str, object]:
         ("output", ssd(aspect_ratios=[0.0]), "aspect_ratios: expected numbers from 0.01 to 100"),
         ("output", ssd(min_scale=0.9, max_scale=0.2), "min_scale: expected at most max_scale 0.2, found 0.9"),
         ("output", ssd(feature_maps=[]), "$.output.anchors.feature_maps"),
-        ("output", ssd(feature_maps=[[1000, 1001]]), "feature_maps: expected at most 1000000 cells, found 1001000"),
+        ("output", ssd(feature_maps=[[1000, 400]]), "feature_maps: expected at most 1000000 anchors, found 1200000"),
+        (
+            "output",
+            ssd(feature_maps=[[500, 500], [1, 5]], reduce_boxes_in_lowest_layer=False),
+            "feature_maps: expected at most 1000000 anchors, found 1500030",
+        ),
         ("output", {**ssd(), "box_scale": [0, 1, 1, 1]}, "box_scale: expected numbers from 0.001 to 1000"),
         ("output", {**ssd(), "box_scale": [1, 1, 1]}, "$.output.box_scale"),
         ("input", {"kind": "image", "height": 0, "width": 4}, "$.input.height"),

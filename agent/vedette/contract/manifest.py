@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 FORMAT: Final = 1  # the version of this very structure; another one is refused
-MAX_CELLS: Final = 1_000_000  # over all feature maps: 16 MB of anchors at one a cell; real heads have some thousands
+MAX_VALUES: Final = 1_000_000  # in a window: 4 MB
+MAX_ANCHORS: Final = 1_000_000  # over all feature maps: 16 MB; real heads have some thousands
 
 # "$" alone also stands before a last newline
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
@@ -112,9 +113,9 @@ class SeriesInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
                 raise ValueError(f"{name}: expected finite numbers, found {list(values)}")
         if not all(v > 0 for v in self.std):
             raise ValueError(f"std: expected numbers above 0, found {list(self.std)}")
-        if self.length * len(names) > MAX_CELLS:
+        if self.length * len(names) > MAX_VALUES:
             found = self.length * len(names)
-            raise ValueError(f"length: expected at most {MAX_CELLS} values in a window, found {found}")
+            raise ValueError(f"length: expected at most {MAX_VALUES} values in a window, found {found}")
 
 
 class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,9 +139,11 @@ class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The finest map gets three anchors only: scale 0.1 at ratio 1, and its own scale at ratios 2 and 0.5."""
 
     def __post_init__(self) -> None:
-        cells = sum(rows * columns for rows, columns in self.feature_maps)
-        if cells > MAX_CELLS:
-            raise ValueError(f"feature_maps: expected at most {MAX_CELLS} cells, found {cells}")
+        each = [len(self.aspect_ratios) + (self.interpolated_scale_aspect_ratio > 0)] * len(self.feature_maps)
+        each[0] = 3 if self.reduce_boxes_in_lowest_layer else each[0]
+        found = sum(rows * columns * n for (rows, columns), n in zip(self.feature_maps, each, strict=True))
+        if found > MAX_ANCHORS:
+            raise ValueError(f"feature_maps: expected at most {MAX_ANCHORS} anchors, found {found}")
         if not all(0.01 <= ratio <= 100 for ratio in self.aspect_ratios):
             raise ValueError(f"aspect_ratios: expected numbers from 0.01 to 100, found {list(self.aspect_ratios)}")
         if self.min_scale > self.max_scale:
