@@ -262,6 +262,25 @@ def test_a_reader_that_has_gone_ends_it_quietly(broker: BrokerAddress, voice: Vo
         process.stderr.close()
 
 
+def test_a_closed_terminal_ends_it_unless_it_was_begun_with_nohup(broker: BrokerAddress, voice: Voice) -> None:
+    with voice:
+        voice.say("vedette/eye/status", STATUS, retain=True)
+        for nohup in ([], ["nohup"]):
+            process = subprocess.Popen(
+                [*nohup, sys.executable, "-m", "vedette", "watch", url(broker.port)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            with process:
+                assert process.stdout is not None
+                assert b"ready" in process.stdout.readline()
+                process.send_signal(signal.SIGHUP)
+                if nohup:
+                    voice.say("vedette/eye/door/detections", detections(1))
+                    assert b"detections" in process.stdout.readline()
+                    process.terminate()
+                assert process.wait(30) == 0
+
+
 def test_colours_where_there_is_a_terminal(broker: BrokerAddress, voice: Voice) -> None:
     with voice, Terminal("watch", url(broker.port)) as terminal:
         voice.say("vedette/eye/status", STATUS, retain=True)

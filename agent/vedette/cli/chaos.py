@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import signal
 from pathlib import Path
+
+from .looking import end_as_ctrl_c
 
 HELP = "break things around an agent, and see what it makes of it"
 DESCRIPTION = (
@@ -51,8 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if not 1 <= arguments.seconds <= 7 * 86400:
         raise UserError("--seconds", expected="1 to 604800", found=f"{arguments.seconds:g}")
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)  # broker and agent are stopped, as with Ctrl-C
+    end_as_ctrl_c()  # broker and agent are stopped
     outcome = perform(
         arguments.config,
         seconds=arguments.seconds,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import time
 from pathlib import Path
+
+from .looking import end_as_ctrl_c
 
 HELP = "watch a shipped model on a shipped clip or recording, through a real broker"
 DESCRIPTION = (
@@ -66,9 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UserError("--seconds", expected="1 to 86400", found=f"{seconds:g}")
     if not 1 <= arguments.threads <= 64:
         raise UserError("--threads", expected="1 to 64", found=str(arguments.threads))
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        # a closed terminal ends the demo as Ctrl-C does: broker and agent are stopped
-        signal.signal(signum, signal.default_int_handler)
+    end_as_ctrl_c()  # broker and agent are stopped
     if arguments.picture is not None:
         from vedette.pictures.drawing import check_place
 

@@ -39,6 +39,7 @@ def broker_of(arguments: argparse.Namespace) -> Broker:
 
 
 def end_as_ctrl_c() -> None:
-    """SIGTERM and a closed terminal end the command as Ctrl-C does: that is how one ends looking."""
+    """SIGTERM and a closed terminal end the command as Ctrl-C does; what is ignored from the start (nohup) stays so."""
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.default_int_handler)
