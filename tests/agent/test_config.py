@@ -276,6 +276,13 @@ def test_a_bad_value_in_a_source(source: str, key: str, found: str) -> None:
     assert found in str(error)
 
 
+@pytest.mark.parametrize(("url", "expected"), [("", "some text"), ("a\\u0000b", "some text"), ("a" * 2049, "<= 2048")])
+def test_a_source_in_one_word_is_checked_as_its_table_is(url: str, expected: str) -> None:
+    error = refused(f'[pipeline.door]\nmodel = "m"\nsource = "{url}"\n')
+    assert (error.problem, error.where) == ("bad value", "v.toml:3: pipeline.door.source")
+    assert expected in str(error.expected)
+
+
 @pytest.mark.parametrize(
     ("text", "where", "expected"),
     [

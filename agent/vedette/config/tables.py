@@ -26,6 +26,7 @@ Identifier = Annotated[str, Meta(pattern=mqtt_text.NAME)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
 Score = Annotated[float, Meta(ge=0.0, le=1.0)]
 FileName = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+Url = Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=2048)]
 
 
 class MqttConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,7 +119,7 @@ class HomeAssistantConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class SourceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[pipeline.NAME.source]"""
 
-    url: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=2048)]
+    url: Url
     loop: bool = False
     pace: Literal["native", "max"] = "native"
     fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
@@ -155,7 +156,7 @@ class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class PipelineConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[pipeline.NAME]"""
 
-    source: SourceConfig | str
+    source: SourceConfig | Url
     model: Annotated[str, Meta(pattern=r"^[^\x00]+$", max_length=1024)]
     labels: list[str] = []
     threshold: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
