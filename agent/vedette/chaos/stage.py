@@ -64,7 +64,7 @@ def set_stage(path: Path, *, own_broker: bool) -> Iterator[Stage]:
     Raises `UserError` for what the user can mend.
     """
     config = load_config(path)
-    document = tomllib.loads(path.read_text())
+    document = tomllib.loads(path.read_text("utf-8"))
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vedette-chaos-")))
         disk = opened.enter_context(state_disk(folder / "state"))
@@ -103,7 +103,7 @@ def set_stage(path: Path, *, own_broker: bool) -> Iterator[Stage]:
         }
         staged = folder / "vedette.toml"
         rest = {"device": device, "state_dir": str(disk.folder), "mqtt": mqtt, "intervals": INTERVALS}
-        staged.write_text(write_toml({**kept, **rest, "pipeline": pipelines}))
+        staged.write_text(write_toml({**kept, **rest, "pipeline": pipelines}), "utf-8")
         staged.chmod(0o600)
         load_config(staged)  # what we have made of it is still one
         yield Stage(
