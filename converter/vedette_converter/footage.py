@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vedette.contract.errors import PictureError
-from vedette.contract.image import as_bgr
+from vedette.contract.image import as_bgr, refuse_name
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import UInt8Array
 
@@ -81,6 +81,7 @@ def read_footage(path: Path, most: int) -> Footage:
             "frames cannot be read", where=path, expected="a clip, or a folder of pictures",
             found=error.strerror or str(error),
         ) from None  # fmt: skip
+    refuse_name(path)
     capture = cv2.VideoCapture(str(path))
     count = 0
     while capture.isOpened() and capture.grab():  # what a container says of its length is often wrong

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from vedette.contract.errors import PictureError
+from vedette.contract.image import refuse_name
 
 VIDEOS: Final = frozenset({".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
@@ -22,6 +23,7 @@ def frames_of(video: Path, count: int) -> Iterator[Path]:
 
     Raises `PictureError` where the file is no video.
     """
+    refuse_name(video)
     with tempfile.TemporaryDirectory(prefix="vedette-frames-") as folder:
         target = Path(folder) / video.stem
         target.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 from camera import CameraServer, Pusher
 from real import CLIP, DEADLINE_S, wait_for, write_pictures
 
-from vedette.contract.errors import SourceError, SourceLostError
+from vedette.contract.errors import PictureError, SourceError, SourceLostError
 from vedette.contract.types import Frame, UInt8Array
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Grabber, Outcome, Slot, Source, SourceOptions, make_source, masked_url
@@ -201,6 +202,12 @@ def test_what_can_never_be_opened_is_said_at_the_start(tmp_path: Path, clip: Pat
     with pytest.raises(SourceError, match=problem) as caught:
         grabber.start()
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_video_whose_name_is_no_utf8_is_refused_before_opencv_dies_of_it(tmp_path: Path, clip: Path) -> None:
+    named = clip.rename(tmp_path / os.fsdecode(b"\xff.mp4"))
+    with pytest.raises(PictureError, match="a video's name is no UTF-8; give it another name"):
+        make_source(SourceOptions(str(named))).open()
 
 
 @pytest.mark.parametrize(("url", "device"), [("0", "0"), ("/dev/video12", "12")])

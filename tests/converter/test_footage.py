@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from vedette.contract.errors import PictureError
 from vedette_converter.footage import read_footage, split
+from vedette_converter.video import frames_of
 
 
 @pytest.fixture
@@ -65,6 +67,12 @@ def test_what_is_no_clip_is_named(tmp_path: Path, clip: Path) -> None:
     broken.write_bytes(b"no video at all" * 100)
     with pytest.raises(PictureError, match=r"broken\.mp4: no clip that can be decoded"):
         read_footage(broken, 10)
+    named = tmp_path / os.fsdecode(b"\xff.mp4")
+    named.write_bytes(clip.read_bytes())
+    with pytest.raises(PictureError, match="a video's name is no UTF-8"):
+        read_footage(named, 10)
+    with pytest.raises(PictureError, match="a video's name is no UTF-8"), frames_of(named, 10):
+        pass
     frames = read_footage(clip, 100)
     clip.write_bytes(clip.read_bytes()[:6000])
     with pytest.raises(PictureError, match="the clip ends early"):

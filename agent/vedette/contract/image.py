@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import cv2
@@ -112,6 +113,14 @@ def refuse_small(width: int, height: int) -> None:
         raise PictureError(
             "picture too small", expected=f"at least {MIN_SIDE}x{MIN_SIDE} pixels", found=f"{width}x{height}"
         )
+
+
+def refuse_name(video: Path) -> None:
+    """Raises `PictureError` for a name that is no UTF-8: given one, OpenCV ends the program by SIGSEGV."""
+    try:
+        str(video).encode()
+    except UnicodeEncodeError:
+        raise PictureError("a video's name is no UTF-8", where=video, fix="give it another name") from None
 
 
 class ImagePreprocessor:

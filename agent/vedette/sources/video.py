@@ -10,6 +10,7 @@ from typing import Final
 import cv2
 
 from vedette.contract.errors import SourceError
+from vedette.contract.image import refuse_name
 from vedette.contract.types import UInt8Array
 
 from .base import Pace, Reading
@@ -55,7 +56,8 @@ class VideoFileSource:
         return self._undecodable
 
     def open(self) -> None:
-        """Raises `SourceError` when the file is missing or no video, or OpenCV makes no pictures of it."""
+        """Raises `SourceError` when the file is missing or no video, or OpenCV makes no pictures of it;
+        `PictureError` for a name that OpenCV cannot be told."""
         try:
             if not self._path.is_file():
                 raise SourceError(
@@ -64,6 +66,7 @@ class VideoFileSource:
             self._path.open("rb").close()  # FFmpeg would not say why it cannot
         except OSError as error:
             raise SourceError("cannot be opened", where=self._path, found=error.strerror or str(error)) from None
+        refuse_name(self._path)
         capture = self._open()
         if may_be_interlaced(capture):
             refused = no_pictures(capture)
