@@ -15,7 +15,7 @@ from series_project import Project, write_csv
 
 from vedette.contract import golden
 from vedette.contract.bundle import Bundle, open_bundle
-from vedette.contract.manifest import AnomalyOutput, RegressOutput, SeriesInput
+from vedette.contract.manifest import AnomalyOutput, ClassifyOutput, RegressOutput, SeriesInput
 from vedette.contract.types import Anomaly
 from vedette.engine import TfliteEngine, load_runtime, run_self_test
 from vedette_converter import cli, package, report
@@ -74,6 +74,20 @@ def test_motions_of_a_person_never_seen_are_told_apart(motions: Built) -> None:
     assert first.data.count == accuracy.data.count == 4 * 11  # four recordings of 200 samples, 32 every 16
     assert last.metrics[0].name.startswith("share of the ")
     assert bundle.manifest.task == "classify" and bundle.labels == ("slow", "fast")
+
+
+def test_the_best_class_counts_whatever_score_the_device_tells_it_from(motions: Built, tmp_path: Path) -> None:
+    project, usual, _ = motions
+    recipe = project.edit("top_k = 2", "top_k = 2\nscore_threshold = 0.999", "surest.toml")
+    inputs = Inputs(
+        project.data, annotated=(project.data,), training=project.data, out=tmp_path / "b.tflite",
+        work=project.folder / "work",
+    )  # fmt: skip
+    measured, bundle = build(read_recipe(recipe), inputs)
+    assert measured.accuracy is not None and usual.accuracy is not None
+    assert measured.accuracy.before == usual.accuracy.before and measured.accuracy.more == usual.accuracy.more
+    assert measured.agreement == usual.agreement
+    assert isinstance(bundle.manifest.output, ClassifyOutput) and bundle.manifest.output.score_threshold == 0.999
 
 
 def test_what_is_in_the_manifest_was_found_without_the_person_who_is_judged(motions: Built) -> None:

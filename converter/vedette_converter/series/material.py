@@ -225,11 +225,14 @@ class Recorded:
             found.append("the threshold was found on recordings that are taken to be normal and not learned from")
         return found
 
-    def _subject(self, engine: Engine) -> Subject:
-        return Subject(engine, self.input, self.output, self.labels[1], score_threshold=None)
+    def _subject(self, engine: Engine, *, every_score: bool = False) -> Subject:
+        """``every_score``: the best class is told whatever its score, as top-1 has it."""
+        least = 0.0 if every_score and isinstance(self.output, ClassifyOutput) else None
+        return Subject(engine, self.input, self.output, self.labels[1], score_threshold=least)
 
     def _judge(self, before: Engine, after: Engine) -> Judge:
-        return Judge(self._subject(before), self._subject(after), self.output, self.recipe.evaluate)
+        first, second = (self._subject(engine, every_score=True) for engine in (before, after))
+        return Judge(first, second, self.output, self.recipe.evaluate)
 
     def _agreement_name(self, agreement: Agreement) -> str:
         if isinstance(self.output, ClassifyOutput):
