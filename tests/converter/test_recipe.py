@@ -118,6 +118,14 @@ def test_a_mistake_in_a_recipe_of_recordings_is_named(
     assert expected in refusal(tmp_path, text.replace(old, new))
 
 
+def test_a_network_that_was_trained_elsewhere_is_not_normalised_by_other_data(tmp_path: Path) -> None:
+    text = WATCH.read_text()
+    untrained = text[: text.index("[train]")] + text[text.index("[quantise]") :]
+    assert 'series: normalise: expected "given" without [train], and in [input] the mean' in refusal(
+        tmp_path, untrained
+    )
+
+
 def test_the_page_speaks_of_tables_and_not_of_classes() -> None:
     assert "| `channels` | a list of tables of `name`, `unit` |" in page() and "<class" not in page()
 

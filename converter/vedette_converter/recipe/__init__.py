@@ -196,6 +196,11 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         stated = (spec.mean, spec.std) != ((0.0,), (1.0,))
         if stated and self.series.normalise == "auto":
             raise ValueError('series: normalise: expected "given" where [input] states mean or std, found "auto"')
+        if self.train is None and self.series.normalise == "auto":
+            raise ValueError(
+                'series: normalise: expected "given" without [train], and in [input] the mean and std that the network was '
+                'trained with (none: readings as they are), found "auto"'
+            )
         if self.series.judged and not self.series.group:
             raise ValueError("series: group: expected text, where judged names groups, found none")
         if any(step is not None and step.augment != Augment() for step in (self.train, self.distil)):

@@ -28,7 +28,8 @@ class Series(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     normalise: Literal["auto", "given"] = "auto"
     """``auto``: each channel's mean and standard deviation over the training recordings take the place of ``[input]
-    mean`` and ``std``, and stand in the manifest. ``given``: those of ``[input]``."""
+    mean`` and ``std``, and stand in the manifest. ``given``: those of ``[input]``, which a network that is not trained
+    here (``[train]``) was trained with."""
     group: Annotated[str, Meta(max_length=8)] = ""
     """Recordings whose files' names are alike before this text belong together: ``-`` makes one group, such as a
     person's, of ``p07-left.csv`` and ``p07-right.csv``. Empty: each recording by itself."""
