@@ -128,6 +128,14 @@ def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
         recordings.read(array, NAMES, "time")
 
 
+def test_hidden_copies_are_no_recordings(tmp_path: Path) -> None:
+    for name in ("a.csv", ".ipynb_checkpoints/a-checkpoint.csv", "._a.csv"):
+        write_csv(tmp_path / "own" / name, "x,y", np.zeros((4, 2)))
+    assert [one.path.name for one in recordings.list_recordings(tmp_path / "own", "")] == ["a.csv"]
+    (tmp_path / "own" / "a.csv").unlink()
+    assert not recordings.holds_recordings(tmp_path / "own")
+
+
 def test_groups_are_what_stands_before_the_separator(tmp_path: Path) -> None:
     for name in ("run/p1-left.csv", "run/p1-right.csv", "walk/p2.csv"):
         write_csv(tmp_path / name, "x,y", np.zeros((4, 2)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,23 +46,29 @@ class Read:
 
 def holds_recordings(path: Path) -> bool:
     """Whether a folder holds ``.csv`` or ``.ndjson`` files, right in it or below."""
-    return path.is_dir() and any(file.suffix.lower() in OF_SENSORS for file in path.rglob("*"))
+    return path.is_dir() and any(file.suffix.lower() in OF_SENSORS for file in _seen(path))
 
 
 def list_recordings(folder: Path, group: str) -> list[Recording]:
     """Every recording in a folder and the folders below it, by path. ``group``: see `vedette_converter.recipe.series`.
 
+    Hidden files and folders, in which editors and systems keep copies, are left.
     Raises `ReadingsError` where there are none.
     """
     try:
         if not folder.is_dir():
             raise NotADirectoryError(20, "No such folder")
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = sorted(path for path in _seen(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
     except OSError as error:
         raise ReadingsError("folder cannot be read", where=folder, found=error.strerror or str(error)) from None
     if not found:
         raise ReadingsError("no recordings", where=folder, expected=_NEEDED)
     return [Recording(path, _group(path, folder, group)) for path in found]
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """Everything below it that is not hidden."""
+    return (path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def list_labelled(folder: Path, labels: Sequence[str], group: str) -> list[Recording]:
