@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from .recipe.training import ZooSource
 from .report.samples import Look, sample_pictures
 from .subject import Subject
 from .train import data as training_data
-from .train.data import Samples
+from .train.data import Labelled, Samples
 from .zoo.network import as_network
 from .zoo.resnet import resnet
 
@@ -98,11 +99,7 @@ class Pictures:
 
     def training(self, network: Network, progress: Progress) -> Samples:
         """See `Material`."""
-        recipe = self.recipe
-        needs = recipe.train is not None or (recipe.distil is not None and recipe.distil.label_weight > 0)
-        needs = needs or (recipe.prune is not None and recipe.prune.criterion == "taylor")
-        labels = self.labels[1]
-        listed = training_data.list_labelled(self.train, labels) if needs else training_data.list_unlabelled(self.train)
+        listed = _learned(self.recipe, self.train, self.labels[1])
         return training_data.decode(listed, self.input, progress.begin("decode", len(listed.files)))
 
     def settled(self, engine: Engine, progress: Progress) -> Pictures:
@@ -171,7 +168,28 @@ def read_pictures(file: RecipeFile, data: Path, annotated: Sequence[Path], train
     recipe = file.recipe
     labels = read_labels(file)
     chosen = calibrate.choose(data, recipe.quantise.pictures, recipe.quantise.seed)
-    return Pictures(file, data, train or data, labels, chosen, _truth(recipe, annotated, labels[1]))
+    truth = _truth(recipe, annotated, labels[1])
+    if recipe.trains and isinstance(truth, Labelled):
+        _expect_apart(truth.files, _learned(recipe, train or data, labels[1]).files)
+    return Pictures(file, data, train or data, labels, chosen, truth)
+
+
+def _learned(recipe: Recipe, folder: Path, labels: tuple[str, ...]) -> Labelled:
+    needs = recipe.train is not None or (recipe.distil is not None and recipe.distil.label_weight > 0)
+    needs = needs or (recipe.prune is not None and recipe.prune.criterion == "taylor")
+    return training_data.list_labelled(folder, labels) if needs else training_data.list_unlabelled(folder)
+
+
+def _expect_apart(judged: Sequence[Path], learned: Sequence[Path]) -> None:
+    """By content: a copy under another name is the same picture."""
+    digest: Callable[[Path], str] = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()  # noqa: E731
+    known = {digest(path): path for path in learned}
+    both = [(path, known[found]) for path in judged if (found := digest(path)) in known]
+    if both:
+        raise UserError(
+            "is learned from, so nothing can be judged by it", where=both[0][0], expected="another picture",
+            found=f"the same in --train: {both[0][1]}, one of {len(both)} such", fix="give --evaluate pictures of its own",
+        )  # fmt: skip
 
 
 def read_labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,16 @@ def test_what_only_the_reference_kernels_lack_is_said_and_shipped(
     assert set(bundle.manifest.tolerances) == set(measured.verdicts) == {"xnnpack", "builtin"}
     (said,) = [line for line in measured.findings if "reference kernels" in line]
     assert op in said and "\\n" not in said and ".tflite" not in said and "\n" not in said
+
+
+def test_pictures_that_are_learned_from_judge_nothing(project: Path, tmp_path: Path) -> None:
+    test = tmp_path / "test"
+    shutil.copytree(project / "test", test)
+    shutil.copy(project / "pictures" / "left" / "00.png", test / "left" / "copy.png")
+    given = inputs(project, annotated=(test,), out=tmp_path / "made.tflite", work=tmp_path)
+    with pytest.raises(UserError, match=r"left/copy\.png: is learned from, so nothing can be judged by it") as caught:
+        build(read_recipe(project / "lights.toml"), given)
+    assert "pictures/left/00.png, one of 1 such" in caught.value.line() and not (tmp_path / "made.tflite").exists()
 
 
 def steps(tmp_path: Path, activation: Any = "none") -> Steps:
