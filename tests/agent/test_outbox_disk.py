@@ -323,6 +323,29 @@ def test_a_kill_takes_nothing_with_always_and_is_told_to_the_number_with_spill(
         outbox.end()
 
 
+def test_what_is_acknowledged_while_it_is_written_is_not_lost_by_a_kill(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vedette.outbox.draft.SPILL_S", 60.0)
+    _, outbox = opened(tmp_path)
+    [key] = put(outbox, 1)  # its account is written, and it is not
+    store = outbox._store  # type: ignore[attr-defined]
+    write = store.write
+
+    def acknowledged(change: object) -> None:
+        assert [entry.key for entry in outbox.batch(1, 0)] == [key]
+        outbox.accept([key])
+        write(change)
+
+    monkeypatch.setattr(store, "write", acknowledged)
+    with outbox._writing:  # type: ignore[attr-defined]
+        outbox._flush(everything=True)  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    _, outbox = opened(as_left(outbox, tmp_path, tmp_path / "killed"))
+    row = rows(outbox)[1, DOOR]
+    assert (row.last, row.waiting, row.lost_at_crash) == (1, 1, 0), "it is sent once more"
+
+
 def test_a_kill_before_the_first_message_loses_nothing_and_says_nothing(tmp_path: Path, opened: Opener) -> None:
     _, outbox = opened(tmp_path / "state")
     copy = as_left(outbox, tmp_path / "state", tmp_path / "copy")

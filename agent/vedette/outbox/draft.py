@@ -144,6 +144,7 @@ class Draft:
             come.append(item)
         boots = self._boots_to_write(store, come, now)
         own = self._durable != "memory"
+        self._dirty.update(item.account for item in come)  # each may be settled while it is written
         if self.closed:  # a lease that was not used up is given back
             self._dirty.update(account for account in core.accounts() if account.lease != account.last)
         accounts = [account for account in self._dirty if own or account.epoch != core.epoch]
