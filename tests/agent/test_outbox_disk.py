@@ -153,8 +153,11 @@ def test_memory_delivers_what_a_file_still_has_and_writes_nothing_more(tmp_path:
     outbox.end()
     _, outbox = opened(tmp_path, "memory")
     new = put(outbox, 2)
+    draft, later = outbox._draft, clock.now_ns() + 10**11  # type: ignore[attr-defined]
+    assert not draft.due(later), "the card is spared"
     assert [entry.key for entry in outbox.batch(2, 0)] == keys[:2]
     outbox.accept(keys[:2])
+    assert draft.due(later)
     outbox.end()
     _, outbox = opened(tmp_path, "memory")
     assert [key for key, _ in drain(outbox)] == keys[2:]

@@ -74,7 +74,7 @@ class DiskOutbox:
         self._writing = threading.Lock()
         # under _changed
         self._changed = threading.Condition()
-        self._draft = Draft(durable, max_memory_bytes)
+        self._draft = Draft(epoch, durable, max_memory_bytes)
         self._backlog = PagedBacklog(self._read, self._has)
         self._core = Core(epoch, bounds, self._backlog, self._draft.settled)
         self._store: Store | None = None

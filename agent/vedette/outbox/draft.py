@@ -41,7 +41,8 @@ class Draft:
     ``synced``: whether the wall clock was at the last `append`. ``closed``: there will be no other.
     """
 
-    def __init__(self, durable: Durable, max_memory_bytes: int) -> None:
+    def __init__(self, epoch: int, durable: Durable, max_memory_bytes: int) -> None:
+        self._epoch = epoch
         self._durable = durable
         self._max_memory_bytes = max_memory_bytes
         self._boot = clock.boot_id()
@@ -82,7 +83,8 @@ class Draft:
 
     def touched(self, account: Account) -> None:
         """Its numbers have changed."""
-        self._dirty.add(account)
+        if self._durable != "memory" or account.epoch != self._epoch:
+            self._dirty.add(account)
         if self._tally is not None:
             self._tally.note(account)
 
@@ -143,16 +145,16 @@ class Draft:
                 break
             come.append(item)
         boots = self._boots_to_write(store, come, now)
-        own = self._durable != "memory"
         self._dirty.update(item.account for item in come)  # each may be settled while it is written
         if self.closed:  # a lease that was not used up is given back
-            self._dirty.update(account for account in core.accounts() if account.lease != account.last)
-        accounts = [account for account in self._dirty if own or account.epoch != core.epoch]
-        leases = [(account, self._lease(core, account)) for account in accounts]
+            for account in core.accounts():
+                if account.lease != account.last:
+                    self.touched(account)
+        leases = [(account, self._lease(core, account)) for account in self._dirty]
         gone, self._gone, self._dirty = self._gone, [], set()
         for item in come:
             item.place = Place.WRITING
-        for account in accounts:
+        for account, _ in leases:
             self.number(account)
             account.stale = (account.stale[0], 0)
             self._note(account)
@@ -246,7 +248,7 @@ class Draft:
         for account in core.accounts():
             if account not in found.accounts:
                 self.number(account)
-                self._dirty.add(account)
+                self.touched(account)
         self._boots.update({boot.boot: boot for boot in store.boots.values()})
 
     def start_over(self, core: Core, items: Sequence[Item]) -> None:
