@@ -161,6 +161,15 @@ def test_epochs_that_are_not_counted_do_not_repeat_and_follow_one_another(
     assert next_epoch(tmp_path / "last", [DOOR], filed=high).number > high
 
 
+def test_an_epoch_that_is_not_counted_follows_one_of_the_same_day_that_was_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    numbers = [next_epoch(folder, [DOOR], filed=7).number]  # nobody knows the last one
+    (folder / "epoch.new").symlink_to("/dev/full")
+    for _ in range(20):
+        numbers.append(next_epoch(folder, [DOOR], on_alert=lambda why: None).number)
+    assert numbers[0] >= UNCOUNTED_FROM and all(number > numbers[0] for number in numbers[1:])
+
+
 @needs_root
 @pytest.mark.parametrize("options", ["ro", "full"])
 def test_a_disk_that_takes_nothing_gives_an_epoch_that_is_not_counted_and_kept_once_it_does(

@@ -106,7 +106,7 @@ def next_epoch(
         except OSError as error:
             if error.errno not in _PASSING:
                 raise
-            number = _uncounted(filed or 0)
+            number = _uncounted(max(filed or 0, previous.epoch if previous is not None else 0))
             on_alert(f"{path}: {error.strerror}: the epoch cannot be counted, and {number} stands for it")
     except OSError as error:
         raise StateError(
