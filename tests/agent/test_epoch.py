@@ -192,6 +192,18 @@ def test_a_disk_that_takes_nothing_gives_an_epoch_that_is_not_counted_and_kept_o
     assert next_epoch(folder, [DOOR]).number == epoch.number + 1
 
 
+def test_an_end_that_was_noted_is_not_unsaid_by_keeping_the_epoch(tmp_path: Path) -> None:
+    (tmp_path / "epoch.new").symlink_to("/dev/full")
+    epoch = next_epoch(tmp_path, [DOOR], on_alert=lambda why: None)
+    (tmp_path / "epoch.new").unlink()
+    outbox = MemoryOutbox(epoch.number, max_messages=10, max_bytes=10**6)
+    outbox.append(DOOR, 0, "synced", b"{}")
+    epoch.end(outbox.ledger())
+    epoch.keep()  # as an outbox does that gets at its file in the last moment
+    [row] = next_epoch(tmp_path, [DOOR]).lost
+    assert (row.last, row.lost_at_crash) == (1, 1)
+
+
 def test_a_folder_that_is_a_file_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     with pytest.raises(StateError, match="state folder cannot be used"):

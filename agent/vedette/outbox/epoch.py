@@ -75,6 +75,7 @@ class Epoch:
         unsettled = [row for row in rows if row.epoch == self.number or row.waiting]
         try:
             _write(self._path, _Record(self.number, _pairs(self._streams), unsettled))
+            self.kept = True
         except OSError as error:
             log.warning("%s: the epoch's end cannot be noted: %s", self._path, error.strerror or error)
 
