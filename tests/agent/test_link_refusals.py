@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from pathlib import Path
 
@@ -216,6 +218,24 @@ def test_an_answer_outlives_the_connection() -> None:
     linked = Linked(1)  # where nobody listens
     assert linked.link.publish("vedette/dev-1/reply/2", b"done", qos=1, retain=False, lasting=True)
     linked.link.stop()
+
+
+def test_an_answer_outlives_a_connection_that_breaks_as_it_is_sent() -> None:
+    with StrictBroker() as broker:
+
+        def connected(link: Link) -> None:
+            if broker.connections > 1:
+                return
+            [peer] = broker._peers
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.shutdown(socket.SHUT_RD)  # whoever reads there closes it then, and RST takes FIN's place
+            wait_for("the end", lambda: not broker._peers)
+            for number in range(3):
+                assert link.publish(f"vedette/dev-1/reply/{number}", b"done", qos=1, retain=False, lasting=True)
+
+        with Linked(broker.port, connected):
+            wait_for("the answers", lambda: len(broker.published) >= 3)
+        assert [one.topic[-1] for one in broker.published] == ["0", "1", "2"]
 
 
 def test_notices_that_nobody_acknowledges_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

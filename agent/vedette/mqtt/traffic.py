@@ -111,8 +111,11 @@ class Traffic:
                 )
                 continue
             mid = connection.publish(notice.topic, notice.payload, qos=notice.qos, retain=notice.retain)
-            if mid is not None and notice.qos:
-                self._awaited[mid] = notice, clock.now_ns()
+            if notice.qos:
+                self._awaited[mid or 0] = notice, clock.now_ns()  # 0 is nobody's: it goes where the unacknowledged go
+            if mid is None:
+                connection.closed = True
+                return
 
     def send_entries(self, limit: int) -> bool:
         """Of the outbox, at most so many, and no more than the window has room for. False where others may be left."""
