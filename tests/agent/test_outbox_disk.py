@@ -620,6 +620,23 @@ def test_what_an_epoch_that_the_file_never_knew_lost_is_told_at_whichever_attemp
     }
 
 
+def test_a_disk_that_cannot_be_read_is_a_problem_and_one_line_in_the_log(
+    tmp_path: Path, opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, outbox = opened(tmp_path)
+    keys = put(outbox, 3)
+    outbox.end()
+    _, outbox = opened(tmp_path)
+    reader = outbox._store._reader  # type: ignore[attr-defined]
+    reader.set_progress_handler(lambda: 1, 1)  # SQLite gives every statement up, as it does on a medium that fails
+    assert [list(outbox.batch(10, 0)) for _ in range(20)] == [[]] * 20
+    assert "cannot be read now" in outbox.problems()["disk reads"]
+    assert len(caplog.records) == 1
+    reader.set_progress_handler(None, 0)
+    assert [key for key, _ in drain(outbox)] == keys
+    assert not outbox.problems()
+
+
 # a file that is broken
 
 

@@ -82,6 +82,7 @@ class DiskOutbox:
         self._pending: list[Item] = []  # held until a transaction
         self._tried_ns = now_ns()
         self._failing = ""
+        self._unread = ""
         self._broken = ""
         self._listener: Callable[[], None] = lambda: None
         self._stop = threading.Event()
@@ -174,7 +175,8 @@ class DiskOutbox:
     def problems(self) -> Mapping[str, str]:
         """See `Outbox.problems`."""
         with self._changed:
-            return {"disk": f"outbox: {self._failing}"} if self._failing else {}
+            found = {"disk": self._failing, "disk reads": self._unread}
+            return {key: f"outbox: {why}" for key, why in found.items() if why}
 
     def close(self) -> None:
         """See `Outbox.close`."""
@@ -309,7 +311,7 @@ class DiskOutbox:
             store.close()
             raise
         with self._changed:
-            self._store = store
+            self._store, self._unread = store, ""
             for account in found.accounts:
                 self._core.take_over(account, found.bytes[account.number])
             self._draft.begin(self._core, store, found, tally)
@@ -388,11 +390,14 @@ class DiskOutbox:
         try:
             rows = store.read(after, before, limit)
         except DiskError as error:
-            log.warning("outbox: %s cannot be read now: %s", store.path, error)
+            if not self._unread:
+                log.warning("outbox: %s cannot be read now: %s", store.path, error)
+            self._unread = f"what waits in {store.path} cannot be read now: {error}"
             return []
         except BrokenFileError as error:
             self._broken = str(error)
             return []
+        self._unread = ""
         self._backlog.doubted = not rows
         synced = self._draft.synced
         return [
