@@ -132,6 +132,17 @@ def test_only_so_many_broken_files_are_kept(tmp_path: Path) -> None:
     }
 
 
+def test_the_broken_file_of_just_now_is_kept_however_old_it_is(tmp_path: Path) -> None:
+    for _ in range(KEPT + 1):
+        (tmp_path / "epoch.json").write_text("newer")
+        next_epoch(tmp_path, [])
+    (tmp_path / "epoch.json").write_text("older")
+    os.utime(tmp_path / "epoch.json", (0, 0))  # by a clock that was not set yet
+    next_epoch(tmp_path, [])
+    kept = [file.read_text() for file in tmp_path.glob("epoch.json.broken-*")]
+    assert sorted(kept) == ["newer"] * (KEPT - 1) + ["older"]
+
+
 def test_a_file_that_is_gone_while_others_show_that_it_was_there_is_not_guessed(tmp_path: Path) -> None:
     other = tmp_path / "outbox.sqlite"
     other.touch()

@@ -25,7 +25,8 @@ def put_aside(path: Path, *companions: str) -> Path:
         companion = path.with_name(path.name + suffix)
         if companion.exists():
             companion.rename(new.with_name(new.name + suffix))
-    for old in aside(path, *companions)[:-KEPT]:
+    others = [file for file in aside(path, *companions) if file != new]  # this one may be older than they, and stays
+    for old in others[: 1 - KEPT]:
         for suffix in ("", *companions):
             old.with_name(old.name + suffix).unlink(missing_ok=True)
     return new
