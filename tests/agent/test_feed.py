@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from vedette.contract.errors import SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings, Window
 from vedette.flow.feed import WINDOWS, WindowFeed
-from vedette.sources import Outcome
+from vedette.sources import Outcome, SensorOptions, SensorSource, make_sensor_source
 from vedette.sources.lines import Tally
 
 SPEC = SeriesInput(channels=(Channel(name="x"), Channel(name="y")), length=4, stride=2)
@@ -61,7 +63,7 @@ def readings(first: int, count: int) -> Readings:
 class Fed:
     """A feed and what was said of its source."""
 
-    def __init__(self, source: Scripted, *, stride: int | None = None, spec: SeriesInput = SPEC) -> None:
+    def __init__(self, source: SensorSource, *, stride: int | None = None, spec: SeriesInput = SPEC) -> None:
         self.outcomes: list[Outcome | None] = []
         self.feed = WindowFeed(
             source, spec, name="pump", stride=stride, stall_timeout_s=60,
@@ -123,6 +125,21 @@ def test_windows_that_nobody_can_take_any_more_are_counted(live: bool) -> None:
 def test_the_stride_may_be_another_than_the_models() -> None:
     with Fed(Scripted([readings(0, 10), None], live=False, endless=False), stride=1) as fed:
         assert fed.firsts() == list(range(7))
+
+
+@pytest.mark.parametrize(("pace", "rate"), [("max", ""), ("native", "?rate=1000"), ("max", "?rate=1000")])
+def test_a_recording_that_begins_again_begins_its_windows_anew(
+    tmp_path: Path, pace: Literal["native", "max"], rate: str
+) -> None:
+    """However short it is: less than a clock is set back by."""
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(7)))
+    url = f"csv://{tmp_path / 'a.csv'}{rate}"
+    source = make_sensor_source(SensorOptions(url, ("x", "y"), pace=pace, loop=True))
+    with Fed(source) as fed:
+        windows = [fed.feed.take(DEADLINE_S) for _ in range(6)]
+        assert [int(window.values[0, 0]) for window in windows if isinstance(window, Window)] == [0, 2, 0, 2, 0, 2]
+        counts = fed.feed.counts
+        assert (counts.late, counts.gaps, counts.clock_back) == (0, 0, 0)
 
 
 def test_no_window_spans_a_loss() -> None:

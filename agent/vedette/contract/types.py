@@ -98,13 +98,15 @@ class Readings:
 
     ``values``: (n, channels) float32, in the sensor's units, finite. ``times_ns``: (n,) int64, nanoseconds: by the
     sensor's own clock where ``timed`` (any zero, it may jump or run backwards), else CLOCK_BOOTTIME of arrival.
-    ``arrived_ns``: CLOCK_BOOTTIME when the last of them was complete in memory.
+    ``arrived_ns``: CLOCK_BOOTTIME when the last of them was complete in memory. ``anew``: they continue nothing, as those
+    of a recording that begins again.
     """
 
     values: Float32Array
     times_ns: Int64Array
     arrived_ns: int
     timed: bool
+    anew: bool = False
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.times_ns.shape != self.values.shape[:1]:

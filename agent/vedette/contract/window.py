@@ -189,6 +189,8 @@ class WindowBuilder:
         windows: list[Window] = []
         if not n:
             return windows
+        if readings.anew:
+            self.reset()
         self._readings += n
         resampler = self._resampler if readings.timed else None
         for begin, end, anew in self._runs(times_ns, readings.timed):

@@ -58,6 +58,7 @@ class RecordingSource:
         self._cutter: LineCutter
         self._pending: Readings = no_readings(len(options.channels))
         self._count = 0  # readings since the file's begin
+        self._again = False  # what comes next is the first of a file that begins again
         self._first_ns = 0  # time of the reading that was due at _begun_ns, CLOCK_BOOTTIME
         self._begun_ns = 0
         self._last_ns: int | None = None
@@ -207,7 +208,8 @@ class RecordingSource:
             if not self._count and not len(parsed) and self.tally.total() > refused:
                 self._complain()
             if len(parsed):
-                readings = self._timed(parsed)
+                readings = replace(self._timed(parsed), anew=self._again)
+                self._again = False
                 self._count += len(parsed)
                 return readings
             if data:
@@ -216,6 +218,7 @@ class RecordingSource:
                 return None
             if not self._count:
                 raise SourceError("not one reading", where=self._path)
+            self._again = True
             if self._is_replaced():
                 log.info("%s: another file than before is read from now on", self._path)
                 self.open()
@@ -256,7 +259,7 @@ class RecordingSource:
         count = int(np.argmax(held)) if held.any() else len(times)
         self._pending = Readings(readings.values[count:], times[count:], now, True)
         self._last_ns = int(times[count - 1])
-        return Readings(readings.values[:count], times[:count], now, True)
+        return Readings(readings.values[:count], times[:count], now, True, readings.anew)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
