@@ -347,6 +347,20 @@ def test_a_device_that_sends_rubbish_is_stalled_and_the_rubbish_is_told(wire: Wi
         assert "expected x, y, found" in heard.listener.status().why
 
 
+def test_a_device_that_ends_no_line_is_stalled_and_what_it_sent_is_told(wire: Wire) -> None:
+    with Heard(sensor(f"serial://{wire.path}"), stall_timeout_s=0.2) as heard:
+
+        def told() -> bool:
+            wire.send(b"1.5,2.5\r")
+            return "(cut off): expected x, y, found" in heard.listener.status().why
+
+        wait_for("what it sent", told)
+        status = heard.listener.status()
+        assert status.outcome is Outcome.STALLED
+        assert "end each line with \\n" in status.why
+        assert status.problems["cut_off"].startswith("1.5,2.5\\r")
+
+
 def test_without_pyserial_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "serial", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'vedette\[serial\]'"):
@@ -577,6 +591,13 @@ def test_a_program_that_hangs_is_stalled_and_begun_again() -> None:
         heard.wait(2)
         assert Outcome.STALLED in heard.said
         assert heard.listener.status().reopened >= 1
+
+
+def test_a_program_that_ends_no_line_is_stalled_and_what_it_printed_is_told() -> None:
+    code = "import time; print([1, 2], end=' ', flush=True); time.sleep(600)"
+    with Heard(sensor(python(code)), stall_timeout_s=0.5) as heard:
+        wait_for("what it printed", lambda: "(cut off): expected x, y, found '[1, 2] '" in heard.listener.status().why)
+        assert heard.outcome() is Outcome.STALLED
 
 
 def test_a_program_that_complains_without_end_does_not_fill_the_log(

@@ -106,6 +106,7 @@ class ProgramSource:
         if process is None:
             return
         self._at_exit.detach()
+        self._stream.broken()
         signal_group(process, signal.SIGTERM)
         try:
             exit_of(process, TERMINATE_S)

@@ -68,7 +68,6 @@ class SerialSource:
         data, end = self._drain()
         if data or not end:
             return self._stream.take(data)  # an end is there the next time, too
-        self._stream.broken()
         raise SourceLostError("broke off", where=self._device, found=end)
 
     def close(self) -> None:
@@ -76,6 +75,7 @@ class SerialSource:
         if self._port is not None:
             self._port.close()
             self._port = None
+            self._stream.broken()
 
     def _drain(self) -> tuple[bytes, str]:
         """All that has come; a terminal gives 4095 bytes at a time, however much it holds. And why no more will come."""

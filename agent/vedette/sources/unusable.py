@@ -53,4 +53,6 @@ def advice(reason: str, example: str, channels: int) -> str:
     if reason == "bad_time" and (match := re.search(r"\d{11,}", example)):
         unit = "milliseconds" if len(match[0]) <= 13 else "microseconds" if len(match[0]) <= 16 else "nanoseconds"
         return f"t is in seconds: is it in {unit} here?"
+    if reason in ("cut_off", "too_long") and "\\r" in example:
+        return "end each line with \\n, or \\r\\n"
     return "t is a number, in seconds, or text with date and time, in ISO 8601" if reason == "bad_time" else ""
