@@ -16,7 +16,7 @@ from vedette import clock
 from vedette.contract.errors import SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings, Window
-from vedette.flow.feed import WINDOWS, WindowFeed
+from vedette.flow.feed import WINDOWS, WindowFeed, stop_all
 from vedette.sources import Outcome, SensorOptions, SensorSource, make_sensor_source
 from vedette.sources.lines import Tally
 
@@ -106,6 +106,29 @@ def test_a_live_sensor_drops_the_oldest_windows_and_counts_them() -> None:
         first = fed.feed.take(DEADLINE_S)
         assert isinstance(first, Window) and int(first.values[0, 0]) == WINDOWS * SPEC.stride
         assert first.seq == WINDOWS + 1, "dropped ones are counted in seq"
+
+
+def test_feeds_are_stopped_together() -> None:
+    """The first sensor is silent until the second one is stopped."""
+    reading, stopped = threading.Event(), threading.Event()
+    heard: list[bool] = []
+
+    class Silent(Scripted):
+        def read(self, timeout_s: float) -> Readings | None:
+            reading.set()
+            heard.append(stopped.wait(DEADLINE_S / 2))
+            return None
+
+    class Other(Scripted):
+        def close(self) -> None:
+            stopped.set()
+
+    feeds = [Fed(kind([], live=True, endless=True)).feed for kind in (Silent, Other)]
+    for feed in feeds:
+        feed.start()
+    assert reading.wait(DEADLINE_S)
+    stop_all(feeds, DEADLINE_S)
+    assert heard == [True]
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from vedette import clock
@@ -71,6 +71,15 @@ class Feed(Protocol):
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends it; whoever waits in `take` is woken."""
         ...
+
+
+def stop_all(feeds: Sequence[Feed], timeout_s: float) -> None:
+    """Ends them all, and waits for so long together: many cameras may be silent at the same moment."""
+    deadline_ns = clock.now_ns() + int(timeout_s * 1e9)
+    for feed in feeds:
+        feed.stop(0.0)
+    for feed in feeds:
+        feed.stop(max(0.0, (deadline_ns - clock.now_ns()) / 1e9))
 
 
 class FrameFeed:

@@ -30,6 +30,7 @@ from vedette.contract.errors import UserError, VedetteError
 from vedette.contract.types import Frame, Result
 from vedette.delivery import Key, Outbox, Stream
 from vedette.engine import SelfTest
+from vedette.flow.feed import stop_all
 from vedette.flow.governor import Governor, Heat
 from vedette.flow.pipeline import Pipeline
 from vedette.follow.following import Followed, State
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 GOVERN_S: Final = 1.0
 RELOAD_S: Final = 1.0  # how long a reload may hold a stop up; a model that is being proved is left alone
+SOURCES_S: Final = 1.0  # for sources that are about to say something, at a stop
 FLUSH_S: Final = 4.0  # at a clean stop; systemd's stop timeout must be longer
 HANG_S: Final = 20.0  # a pipeline that has not finished a turn for so long hangs, where systemd names no watchdog time
 
@@ -403,8 +405,7 @@ class Service:
         """In order: no more frames, no more results, then everything that waits, then goodbye."""
         self._notifier.send(STOPPING="1")
         self._reload.stop(RELOAD_S)
-        for pipeline in self._pipelines:
-            pipeline.feed.stop(1.0)
+        stop_all([pipeline.feed for pipeline in self._pipelines], SOURCES_S)
         for pipeline in self._pipelines:
             pipeline.stop(2.0)
         self._lanes.stop(1.0)
