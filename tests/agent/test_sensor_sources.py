@@ -586,6 +586,34 @@ def test_a_program_goes_with_all_that_it_started(tmp_path: Path) -> None:
     wait_for("both to be gone", lambda: not alive(leader) and not alive(child))
 
 
+ENDS_MEANWHILE = """
+import sys, threading, time
+from pathlib import Path
+from vedette.sources import SensorOptions, make_sensor_source
+source = make_sensor_source(SensorOptions(sys.argv[1], ("x", "y")))
+source.open()
+while not len(source.read(0.1)):
+    pass
+threading.Thread(target=source.close, daemon=True).start()
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_program_goes_with_an_agent_that_ends_while_it_is_asked_to(tmp_path: Path) -> None:
+    asked, pid = tmp_path / "asked", tmp_path / "pid"
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1]).touch())\n"
+        "pathlib.Path(sys.argv[2]).write_text(str(os.getpid()))\n"
+        "print([1, 2])\n"
+        "while True: time.sleep(600)\n"
+    )
+    url = python(code, asked, pid)
+    subprocess.run([sys.executable, "-c", ENDS_MEANWHILE, url, asked], check=True, timeout=DEADLINE_S)
+    assert not alive(int(pid.read_text()))
+
+
 def test_a_program_that_hangs_is_stalled_and_begun_again() -> None:
     with Heard(sensor(python("print([1, 2]); import time; time.sleep(600)")), stall_timeout_s=0.5) as heard:
         heard.wait(2)

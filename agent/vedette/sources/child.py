@@ -103,14 +103,14 @@ class CameraChild:
 
     def close(self) -> None:
         """Ends the program and its process group. Calling it again does nothing."""
-        if self._end.detach() is None:
+        if not self._end.alive:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGINT)  # rpicam-vid then lets go of the camera in good order
         try:
             _exit_of(self._process.pid, STOP_S)
-        finally:  # with no descriptor left to wait with, it ends at once
-            _kill(self._process)
+        finally:  # with no descriptor left to wait with, it ends at once; so it does where this process ends meanwhile
+            self._end()
             os.close(self._lines)
 
     def _wait(self, deadline_s: float) -> set[int]:

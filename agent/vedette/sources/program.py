@@ -105,13 +105,12 @@ class ProgramSource:
         process, self._process = self._process, None
         if process is None:
             return
-        self._at_exit.detach()
         self._stream.broken()
         signal_group(process, signal.SIGTERM)
         try:
             exit_of(process, TERMINATE_S)
-        finally:  # with no descriptor left to wait with, it ends at once
-            end_group(process)
+        finally:  # with no descriptor left to wait with, it ends at once; so it does where this process ends meanwhile
+            self._at_exit()
         self._complaints.flush()
 
     def _hear_complaints(self) -> bool:
