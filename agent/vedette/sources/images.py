@@ -20,7 +20,7 @@ DEFAULT_FPS: Final = 1.0
 
 
 class ImagesSource:
-    """See `vedette.sources.base.Source`. A picture that cannot be read is logged, counted and passed over."""
+    """See `vedette.sources.base.Source`. A picture that cannot be read is logged once, counted and passed over."""
 
     def __init__(self, folder: Path, options: SourceOptions) -> None:
         self._folder = folder
@@ -30,6 +30,7 @@ class ImagesSource:
         self._pace = Pace(0.0)
         self._good_since_start = 0
         self._undecodable = 0
+        self._told: set[Path] = set()  # those that the log has
 
     @property
     def live(self) -> bool:
@@ -77,7 +78,9 @@ class ImagesSource:
                 pixels = read_picture(path)
             except PictureError as error:
                 self._undecodable += 1
-                log.warning("picture passed over: %s", error)
+                if path not in self._told:
+                    self._told.add(path)
+                    log.warning("picture passed over: %s", error)
                 continue
             self._good_since_start += 1
             return Reading(pixels, time.perf_counter_ns() - begun, None if self.live else self._pace.elapsed_ns)
