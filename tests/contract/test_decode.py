@@ -347,7 +347,7 @@ def test_raw_scores_are_judged_as_if_they_had_been_made_real(
     ties = [float(real) for _, real in reals if 0 <= real <= 1]
     steps = [k * scale for k in range(int(1 / scale))]
     threshold = data.draw(st.one_of(st.floats(0, 1), *(st.sampled_from(v) for v in (ties, steps) if v)))
-    wanted = sorted((column, float(real)) for column, real in reals if real >= np.float32(threshold))
+    wanted = sorted((column, min(float(real), 1.0)) for column, real in reals if real >= np.float32(threshold))
     assert passing(raw, scale, zero, threshold, "none") == wanted
 
 
@@ -402,6 +402,15 @@ def test_boxes_that_are_no_numbers_are_no_detections() -> None:
     found = ssd(boxes, logits, SsdOutput(anchors=DENSE))
     assert len(found) == 1
     assert np.isfinite(found.boxes).all()
+
+
+@pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
+def test_scores_are_from_0_to_1_whatever_the_network_says(activation: Any) -> None:
+    raw = np.full((1, 4, 2), -np.inf, np.float32)
+    raw[0, 0], raw[0, 1, 0], raw[0, 2] = 7.5, np.inf, np.nan
+    found = ssd(np.zeros((1, 4, 4), np.float32), raw, SsdOutput(anchors=DENSE, activation=activation, background=False))
+    assert len(found)
+    assert ((found.scores > 0) & (found.scores <= 1)).all()
 
 
 def test_no_detection_is_an_empty_result() -> None:
@@ -514,6 +523,11 @@ def test_the_best_are_kept_when_there_are_too_many() -> None:
     tensors = rows((9, 0.99), (0, 0.6), (1, 0.9), (2, 0.7))
     found = make_decoder(PostprocessOutput(max_detections=2), postprocess_specs(4), 3)(tensors)
     assert found.class_ids.tolist() == [1, 2]
+
+
+def test_a_score_beyond_1_is_1() -> None:
+    found = make_decoder(PostprocessOutput(), postprocess_specs(3), 3)(rows((0, 7.5), (1, math.inf), (2, math.nan)))
+    assert found.scores.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("count", [-1, -1e9, math.nan, -math.inf])

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..manifest import PostprocessOutput
 from ..types import Detections, Tensor, TensorSpec
-from ._tensors import expect_shape, pick
+from ._tensors import expect_shape, pick, to_score
 
 
 class PostprocessDecoder:
@@ -46,7 +46,7 @@ class PostprocessDecoder:
         # the op fills its slots from the front; NaN and negative counts are a broken network's, and mean none
         slots = len(outputs[spec.scores].reshape(-1))
         n = int(np.clip(np.nan_to_num(outputs[spec.count].reshape(-1)[0], nan=0.0), 0, slots))
-        scores = outputs[spec.scores].reshape(-1)[:n].astype(np.float32)
+        scores = to_score(outputs[spec.scores].reshape(-1)[:n], "none")
         boxes = outputs[spec.boxes].reshape(-1, 4)[:n].astype(np.float32)[:, [1, 0, 3, 2]]
         classes = outputs[spec.classes].reshape(-1)[:n].astype(np.float32) + np.float32(spec.class_offset)
         chosen = scores >= self._threshold

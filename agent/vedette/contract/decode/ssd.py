@@ -23,7 +23,7 @@ from ..boxes import nms, nms_of_few
 from ..errors import ModelError
 from ..manifest import SsdAnchors, SsdOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, sigmoid
+from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, to_score
 
 FEW: Final = 32  # values that may pass; so many are looked at one by one, without a call of numpy for each step
 _COLUMNS: Final = np.arange(4)
@@ -108,7 +108,8 @@ class SsdDecoder:
             anchors, columns = np.divmod(hits, self._columns)
         else:
             real = self._score_tensor.to_real(raw).reshape(-1, self._columns)
-            exp = np.exp(real - real.max(axis=1, keepdims=True))
+            with np.errstate(invalid="ignore"):  # infinity less itself: NaN, which passes no threshold
+                exp = np.exp(real - real.max(axis=1, keepdims=True))
             probabilities = exp / exp.sum(axis=1, keepdims=True)
             anchors, columns = np.nonzero(probabilities >= self._threshold)
             if self._background:
@@ -209,9 +210,7 @@ class SsdDecoder:
         return function(np.repeat(tensor.to_real(every)[:, None], 4, axis=1))
 
     def _activate(self, real: Float32Array) -> Float32Array:
-        if self._activation == "none":
-            return real
-        return sigmoid(real)
+        return to_score(real, self._activation)
 
     def _to_raw(self, score: float) -> Any:
         """A raw value, in the tensor's own dtype, that is at most a little below the least one whose score passes."""
