@@ -360,11 +360,30 @@ def test_a_network_that_gives_no_numbers_has_not_found_nothing(engine: SmallEngi
     assert run.pipeline.news() == [], "it is said once"
 
 
+@pytest.mark.parametrize(
+    ("numbers", "odd"), [([24.0, 2.0, -3.0], "24"), ([-0.7, -3.0, 0.2], "-3"), ([0.2, 9.5, -8.0], "9.5")]
+)
+def test_a_classifier_that_leaves_an_activation_to_be_done_has_no_scores(numbers: list[float], odd: str) -> None:
+    def run(output: OutputSpec) -> Run:
+        return Run(SmallEngine([np.array([numbers], np.float32)]), [picture()] * 3, output=output).to_the_end()
+
+    as_they_are = run(ClassifyOutput())
+    assert as_they_are.messages() == [] and as_they_are.stats.dropped() == {"no_score": 3}
+    [(key, text)] = as_they_are.pipeline.news()
+    assert key == "no_score" and f"gives {odd} where a score is from 0 to 1" in text and "softmax" in text
+    done = run(ClassifyOutput(activation="softmax"))
+    assert len(done.messages()) == 3 and done.stats.dropped() == {}
+
+
 def test_a_network_of_numbers_that_are_small_has_found_nothing() -> None:
     run = Run(SmallEngine([np.array([[-np.inf, 0.1, 0.2]], np.float32)]), [picture()] * 3, output=ClassifyOutput())
     run.to_the_end()
     assert [m["classes"] for m in run.messages()] == [[], [], []] and run.stats.dropped() == {}
     assert run.pipeline.news() == []
+    trained_on_0_and_1 = Run(
+        SmallEngine([np.array([[1.2, -0.3, 0.1]], np.float32)]), [picture()], output=ClassifyOutput()
+    )
+    assert len(trained_on_0_and_1.to_the_end().messages()) == 1
 
 
 def test_what_was_found_of_numbers_is_reported_beside_what_is_none() -> None:

@@ -49,7 +49,7 @@ class Finder:
 
     def __call__(self, sample: UInt8Array | Window) -> Finding:
         """``sample``: a picture, (height, width, 3) uint8 BGR, or a window. Raises `ModelError` where the network gives no
-        numbers, which would look like nothing found."""
+        numbers, which would look like nothing found, or no scores."""
         views: Sequence[UInt8Array | Window] = (sample,)
         if self._regions is not None and not isinstance(sample, Window):
             views = self._regions.views(sample)
@@ -67,7 +67,7 @@ class Finder:
             doubts += [self.model.doubt] if self.model.doubt is not None else []
             spans = [span + (b - a) / 1e6 for span, (a, b) in zip(spans, itertools.pairwise(stamps), strict=True)]
         for doubt in doubts:
-            if doubt.reason == "no_number":
+            if doubt.broken:
                 raise ModelError(doubt.why, where=self.model.spec.path)
         result = found[0]
         if self._regions is not None and not isinstance(sample, Window) and isinstance(result, Detections):

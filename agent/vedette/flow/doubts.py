@@ -23,7 +23,7 @@ class Doubts:
 
         ``doubts``: one and more, each of another view of the sample.
         """
-        broken = [doubt for doubt in doubts if doubt.reason == "no_number"]
+        broken = [doubt for doubt in doubts if doubt.broken]
         for doubt in broken[:1] or doubts:
             self._stats.drop(doubt.reason, doubt.count)
             self._why[doubt.reason] = doubt.why

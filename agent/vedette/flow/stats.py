@@ -40,6 +40,7 @@ UNWANTED: Final = frozenset(
         "unfit_frame",
         "unfit_window",
         "no_number",
+        "no_score",
         "frozen",
         "stopped",
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from vedette.contract import golden
 from vedette.contract.boxes import with_area
-from vedette.contract.decode import Decoder, PostprocessDecoder, SegmentDecoder, make_decoder
+from vedette.contract.decode import ClassifyDecoder, Decoder, PostprocessDecoder, SegmentDecoder, make_decoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
 from vedette.contract.image import ImagePreprocessor, Placement
 from vedette.contract.labels import is_used
@@ -76,12 +76,18 @@ _COUNTABLE = (Detections, Classes, Poses, Segments)  # of any number of things, 
 class Doubt:
     """Why a result says less than the network gave.
 
-    ``no_number``: it is empty, and not because nothing is there; ``no_label``: ``count`` things are left out of it.
+    ``no_number``: it is empty, and not because nothing is there; ``no_score``: its scores are none; ``no_label``: ``count``
+    things are left out of it.
     """
 
-    reason: Literal["no_number", "no_label"]
+    reason: Literal["no_number", "no_score", "no_label"]
     count: int
     why: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether there is no result at all."""
+        return self.reason != "no_label"
 
 
 class Model:
@@ -182,6 +188,11 @@ class Model:
                 "no_label", len(decoder.unlabelled), f"labels do not fit the network: it found class "
                 f"{decoder.unlabelled[0]:g}, counted from 0, and there are {len(self.spec.labels)} labels; give the labels "
                 "file that belongs to this model, with ??? for what is not to be reported",
+            )  # fmt: skip
+        if isinstance(decoder, ClassifyDecoder) and decoder.no_score is not None:
+            return Doubt(
+                "no_score", 1, f"the network gives {decoder.no_score:.3g} where a score is from 0 to 1, so an activation is "
+                "left to be done; say which: softmax, or sigmoid (--activation, or activation in the output options)",
             )  # fmt: skip
         if not isinstance(result, _COUNTABLE) or len(result):
             return None

@@ -111,4 +111,4 @@ _LABELLED: Final = {
     "regress": "a value",
 }  # fmt: skip
 
-__all__ = ["Decoder", "PostprocessDecoder", "SegmentDecoder", "make_decoder"]
+__all__ = ["ClassifyDecoder", "Decoder", "PostprocessDecoder", "SegmentDecoder", "make_decoder"]

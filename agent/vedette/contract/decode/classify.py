@@ -21,6 +21,9 @@ class ClassifyDecoder:
         self._activation = spec.activation
         self._top_k = min(spec.top_k, self._tensor.shape[1])
         self._threshold = score_threshold
+        self.no_score: float | None = None
+        """Of what the network said last, the number furthest outside 0..1, where it was taken for a score as it is and no
+        rounding explains it; None for none."""
 
     @property
     def classes(self) -> int:
@@ -36,6 +39,11 @@ class ClassifyDecoder:
             scores = exp / exp.sum()
         elif self._activation == "sigmoid":
             scores = sigmoid(scores)
+        else:
+            # minus infinity is what cannot be
+            low, high = float(scores.min(where=scores > -np.inf, initial=0.0)), float(scores.max())
+            furthest = high if high - 1.0 > -low else low
+            self.no_score = furthest if abs(furthest - 0.5) > 1.0 else None
         best = np.argsort(-scores, kind="stable")[: self._top_k]
         best = best[scores[best] >= self._threshold]
         return Classes(scores[best].astype(np.float32), best.astype(np.int32))
