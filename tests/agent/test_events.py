@@ -23,6 +23,12 @@ START_NS = 7_000_000_000
 INSTANT = SceneOptions(min_duration_s=0.0, debounce_s=0.0)
 
 
+def boxes_at(actors: list[tuple[float, float]]) -> np.ndarray:
+    """(n, 4) by the x of their centre, and their size."""
+    rows = [(x - size / 2, 0.5 - size / 2, x + size / 2, 0.5 + size / 2) for x, size in actors]
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
 class Stage:
     """A scene whose actors are moved by hand, ten frames a second."""
 
@@ -30,7 +36,7 @@ class Stage:
         zones, wires = {"yard": YARD} if zones is None else zones, {"gate": GATE} if wires is None else wires
         self.scene = Scene(options, LABELS, zones, wires)
         self.now_ns = START_NS
-        self.began: dict[int, int] = {}
+        self.began: dict[int, tuple[int, float]] = {}
         self.last: dict[int, tuple[float, float, int, int, float]] = {}
         self.events: list[Event] = []
         self.states: list[SceneState] = []
@@ -42,7 +48,7 @@ class Stage:
         for _ in range(frames):
             self.now_ns += 100_000_000
             for track, x in actors:
-                self.began.setdefault(track, self.now_ns)
+                self.began.setdefault(track, (self.now_ns, x))
                 self.last[track] = (x, size, class_id, self.now_ns, score)
             change = self._update(())
         return change
@@ -76,12 +82,11 @@ class Stage:
         return Tracks(
             ids=np.array(ids, np.int32),
             class_ids=np.array([row[2] for row in rows], np.int32),
-            boxes=np.array([(x - s / 2, 0.5 - s / 2, x + s / 2, 0.5 + s / 2) for x, s, *_ in rows], np.float32).reshape(
-                -1, 4
-            ),
+            boxes=boxes_at([(x, size) for x, size, *_ in rows]),
+            firsts=boxes_at([(self.began[track][1], row[1]) for track, row in zip(ids, rows, strict=True)]),
             velocities=np.zeros((len(rows), 2), np.float32),
             scores=np.array([row[4] for row in rows], np.float32),
-            began_ns=np.array([self.began[track] for track in ids], np.int64),
+            began_ns=np.array([self.began[track][0] for track in ids], np.int64),
             seen_ns=np.array([row[3] for row in rows], np.int64),
             seen=np.array([row[3] == self.now_ns for row in rows], np.bool_),
         )
@@ -389,6 +394,25 @@ def test_whatever_comes_every_end_follows_its_beginning_and_the_counts_are_those
         check(scene.end())
         assert not open_tracks and not open_zones
         assert scene.end() == SceneChange((), None)
+
+
+@pytest.mark.parametrize("min_hits", [1, 2, 3])
+def test_what_is_crossed_before_it_is_a_track_counts_too(min_hits: int) -> None:
+    tracker = Tracker(TrackOptions(min_hits=min_hits))
+    scene = Scene(INSTANT, LABELS, {}, {"gate": GATE})
+    events: list[Event] = []
+    for frame in range(8):  # who stands behind goes first, so that rows move up; the other one drives through the gate
+        stays = boxes_at([(0.9, 0.1)] * (frame < 2))
+        found = np.concatenate((stays, boxes_at([(0.42 + 0.1 * frame, 0.3)] * (frame < 5))))
+        now_ns = START_NS + frame * 10**9
+        ids = np.array([0] * len(stays) + [2] * (len(found) - len(stays)), np.int32)
+        tracked = tracker.update(Detections(found, np.full(len(found), 0.9, np.float32), ids), now_ns)
+        events += scene.update(tracked, now_ns).events
+    events += scene.end().events
+    assert [event.direction for event in events if event.kind == "wire_crossed" and event.label == "car"] == ["in"]
+    [car] = [event for event in events if event.kind == "track_ended" and event.label == "car"]
+    assert car.path is not None and car.path.first == pytest.approx((0.42, 0.5))
+    assert car.path.length == pytest.approx(car.path.last[0] - 0.42, abs=0.02)
 
 
 KINDS = st.lists(st.sampled_from(SCENE_KINDS), unique=True)

@@ -201,14 +201,14 @@ class Scene:
     def _crossed(self, before: Sequence[_Object | None], live: Tracks) -> list[list[int]]:
         if not len(self._wires) or not len(live):
             return [[] for _ in before]
-        last = [live.boxes[row] if known is None else known.box for row, known in enumerate(before)]
+        last = [live.firsts[row] if known is None else known.box for row, known in enumerate(before)]
         return self._wires.crossed(np.asarray(last, np.float32), live.boxes).tolist()  # type: ignore[no-any-return]
 
     def _meet(self, live: Tracks, row: int, box: Sequence[float]) -> _Object:
-        centre = _centre(box)
+        first = _centre(live.firsts[row].tolist())
         known = _Object(
             int(live.ids[row]), self._labels[live.class_ids[row]], int(live.began_ns[row]), int(live.seen_ns[row]),
-            _box(box), centre, waypoint=centre, inside=[False] * len(self._zones),
+            _box(box), first, waypoint=first, inside=[False] * len(self._zones),
             presences=[_Presence() for _ in self._zone_names],
         )  # fmt: skip
         self._objects[known.id] = known

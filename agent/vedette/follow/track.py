@@ -63,7 +63,8 @@ class TrackOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 @dataclass(frozen=True, slots=True)
 class Tracks:
     """Tracks, each a row: ``ids`` (k,) int32 from 1; ``class_ids`` (k,) int32; ``boxes`` (k, 4) float32, filtered, as
-    fractions of the frame, and as predicted where the track was not seen; ``velocities`` (k, 2) float32, of the centre,
+    fractions of the frame, and as predicted where the track was not seen; ``firsts`` (k, 4) float32, the box of the first
+    detection; ``velocities`` (k, 2) float32, of the centre,
     frames' widths and heights a second; ``scores`` (k,) float32, of the last detection; ``began_ns``, ``seen_ns`` (k,)
     int64, CLOCK_BOOTTIME of the first and the last detection, the latter later by what was held (`Tracker.hold`);
     ``seen`` (k,) bool, whether this very frame showed it."""
@@ -71,6 +72,7 @@ class Tracks:
     ids: Int32Array
     class_ids: Int32Array
     boxes: Float32Array
+    firsts: Float32Array
     velocities: Float32Array
     scores: Float32Array
     began_ns: Int64Array
@@ -119,6 +121,7 @@ class Tracker:
         self._ints: Int64Array = np.empty((0, 6), np.int64)
         self._reals: Float64Array = np.empty((5, 0, 4))
         self._scores: Float32Array = np.empty(0, np.float32)
+        self._firsts: Float32Array = np.empty((0, 4), np.float32)
 
     @property
     def busy(self) -> bool:
@@ -262,6 +265,7 @@ class Tracker:
         self._ints = np.concatenate((self._ints, ints))
         self._reals = np.concatenate((self._reals, reals), axis=1)
         self._scores = np.concatenate((self._scores, found.scores[new]))
+        self._firsts = np.concatenate((self._firsts, found.boxes[new]))
 
     def _confirm(self) -> Int32Array:
         """Gives ids to those seen often enough; which."""
@@ -293,6 +297,7 @@ class Tracker:
         self._ints = self._ints[rows]
         self._reals = self._reals[:, rows]
         self._scores = self._scores[rows]
+        self._firsts = self._firsts[rows]
 
     def _rows(self, rows: NDArray[np.bool_]) -> Tracks:
         ints, reals = self._ints[rows], self._reals[:, rows]
@@ -301,6 +306,7 @@ class Tracker:
             ids=ints[:, _ID].astype(np.int32),
             class_ids=ints[:, _CLASS].astype(np.int32),
             boxes=np.concatenate((centre - half, centre + half), axis=1).astype(np.float32),
+            firsts=self._firsts[rows],
             velocities=reals[_SPEED, :, :2].astype(np.float32),
             scores=self._scores[rows],
             began_ns=ints[:, _BEGAN],
