@@ -408,7 +408,10 @@ def test_measurements_that_are_none_are_one_line(tmp_path: Path, measured: bytes
 def test_show_of_a_plain_model(classify: list[object]) -> None:
     answer = document("show", TINY, *classify, "--json")
     assert answer["bundle"] is False and answer["name"] == TINY.stem
-    assert "plain model" in good("show", TINY, *classify).stdout
+    text = good("show", TINY, *classify).stdout
+    assert "plain model" in text and "as its own tensor says" in text and answer["input"] is None
+    stated = ("show", TINY, *classify, "--size", "1x16")
+    assert document(*stated, "--json")["input"]["height"] == 16 and "1x16 rgb, stretch" in good(*stated).stdout
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ EXAMPLES = """examples:
   vedette show coco-ssdlite-mobilenet-v2
   vedette show coco-ssdlite-mobilenet-v2 --json | jq .evaluation
 
---json prints one object: path, bytes, sha256, bundle, name, version, labels, input, output, and for a bundle its
-manifest's fields, members (bytes by name) and measurements. Without MODEL: an object with a list `models`.
+--json prints one object: path, bytes, sha256, bundle, name, version, labels, input (null where its own tensor says it),
+output, and for a bundle its manifest's fields, members (bytes by name) and measurements. Without MODEL: an object with
+a list `models`.
 """
 
 
@@ -68,7 +69,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "name": spec.name,
         "version": spec.version,
         "labels": list(spec.labels),
-        "input": msgspec.to_builtins(spec.input),
+        "input": msgspec.to_builtins(spec.input) if spec.input_stated else None,
         "output": msgspec.to_builtins(spec.output),
     }
     bundle = spec.bundle
@@ -84,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("size", f"{spec.path.stat().st_size / 1e6:.2f} MB")
     table.add_row("sha256", spec.sha256)
-    table.add_row("input", _input(spec.input))
+    table.add_row("input", _input(spec.input) if spec.input_stated else "as its own tensor says")
     if isinstance(spec.input, SeriesInput):
         channels = [f"{channel.name}{f' ({channel.unit})' if channel.unit else ''}" for channel in spec.input.channels]
         table.add_row("channels", escape(f"{len(channels)}: {', '.join(channels)}"))

@@ -14,7 +14,7 @@ from vedette.contract.decode import ClassifyDecoder, Decoder, PostprocessDecoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
 from vedette.contract.image import ImagePreprocessor, Placement
 from vedette.contract.labels import is_used
-from vedette.contract.manifest import ImageInput, InputSpec, SeriesInput
+from vedette.contract.manifest import InputSpec, SeriesInput
 from vedette.contract.planes import in_bgr
 from vedette.contract.types import (
     Classes,
@@ -101,7 +101,7 @@ class Model:
         self.engine = engine
         self.input: InputSpec = spec.input
         """How samples become the input tensor; of a plain model completed by what its file says."""
-        if isinstance(spec.input, ImageInput) and spec.bundle is None and spec.input.height == 1:
+        if not spec.input_stated:
             self.input = input_from(engine.inputs[0], spec)
         try:
             self._preprocess = _preprocessor(self.input, engine.inputs[0])

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vedette.trust.signatures import Trust
 
 SUFFIX: Final = ".tflite"
+_UNSTATED: Final = ImageInput(height=1, width=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ class ModelSpec:
     def manifest(self) -> Manifest | None:
         """None for a plain model."""
         return self.bundle.manifest if self.bundle else None
+
+    @property
+    def input_stated(self) -> bool:
+        """False for a plain model whose input nobody has stated: `input_from` then says what ``input`` does not."""
+        return self.bundle is not None or self.input != _UNSTATED
 
 
 def find_model(name: str) -> Path:
@@ -166,8 +172,7 @@ def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpe
         )  # fmt: skip
     labels = _plain_labels(path, plain, plain.output)
     return ModelSpec(
-        path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or ImageInput(height=1, width=1),
-        plain.output, None,
+        path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or _UNSTATED, plain.output, None,
     )  # fmt: skip
 
 
