@@ -21,6 +21,7 @@ from vedette.config import (
     MqttConfig,
     OutboxConfig,
     PipelineConfig,
+    Places,
     SourceConfig,
     default_device,
     default_state_dir,
@@ -338,8 +339,8 @@ def test_what_does_not_go_together_in_mqtt(lines: str, key: str) -> None:
         "a = 1\na = 2\n",
         b"\xff\xfe = 1",
         b"a = '\xe9'",
+        b"\xef\xbb\xbf\xe9",
         "a = '\x00'",
-        "\ufeff" + DOOR,
     ],
 )
 def test_what_is_no_toml_is_one_line(text: str | bytes) -> None:
@@ -371,8 +372,10 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
 
 def test_a_good_file(tmp_path: Path) -> None:
     path = tmp_path / "v.toml"
-    path.write_text(DOOR)
-    assert load_config(path) == parse(DOOR)
+    for mark in ("", "\ufeff"):  # of a byte order, as editors of another system write it
+        path.write_text(mark + DOOR, "utf-8")
+        assert load_config(path) == parse(DOOR)
+        assert Places.of(path).at(("pipeline", "door")) == f"{path}:1: pipeline.door"
 
 
 def test_the_device_name_fits_a_topic_and_does_not_give_the_machine_id_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,9 +410,9 @@ def test_whoever_is_the_services_user_looks_at_the_services_state_folder(monkeyp
     assert default_state_dir() == home == f"/var/lib/{re.findall('^StateDirectory=(.*)', unit, re.M)[0]}"
 
 
-def test_the_password_file_is_read_without_its_newline_and_must_be_one(tmp_path: Path) -> None:
+def test_the_password_file_is_read_without_mark_and_newline_and_must_be_one(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text("s3cret\n")
+    file.write_bytes(b"\xef\xbb\xbfs3cret\r\n")
     config = parse(f"device = 'd'\n[mqtt]\nusername = 'u'\npassword_file = '{file}'\n{DOOR}")
     options = link_options(config)
     assert (options.username, options.password_file, options.client_id) == ("u", str(file), "vedette-d")

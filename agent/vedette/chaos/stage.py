@@ -64,7 +64,7 @@ def set_stage(path: Path, *, own_broker: bool) -> Iterator[Stage]:
     Raises `UserError` for what the user can mend.
     """
     config = load_config(path)
-    document = tomllib.loads(path.read_text("utf-8"))
+    document = tomllib.loads(path.read_text("utf-8-sig"))
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vedette-chaos-")))
         disk = opened.enter_context(state_disk(folder / "state"))

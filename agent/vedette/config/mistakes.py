@@ -46,7 +46,7 @@ class Places:
                 raw = file.read(MAX_BYTES)
         except OSError:
             raw = b""
-        return cls(path, raw.decode("utf-8", "replace"))
+        return cls(path, raw.decode("utf-8-sig", "replace"))
 
     def _split(self, dotted: str) -> tuple[str, ...]:
         return tuple(part.strip("\"'") for part in self._PART.findall(dotted))

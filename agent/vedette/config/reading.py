@@ -54,10 +54,12 @@ def load_config(path: Path) -> Config:
 def parse_config(raw: bytes, path: Path) -> Config:
     """As `load_config`, of bytes; ``path`` is for messages. Relative file names inside are the working directory's."""
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise ConfigError("no text", where=path, expected="UTF-8", found=f"byte {raw[error.start]:#04x}") from None
+        raise ConfigError(
+            "no text", where=path, expected="UTF-8", found=f"byte {error.object[error.start]:#04x}"
+        ) from None
     except (ValueError, RecursionError) as error:
         # ValueError: TOMLDecodeError, and what int() says of thousands of digits
         raise ConfigError("no TOML", where=path, found=str(error)) from None

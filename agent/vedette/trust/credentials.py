@@ -40,10 +40,10 @@ def option(table: str, key: str) -> str:
 
 
 def read_password(path: str) -> str:
-    """A password file's content without white space around it. Raises `BrokerRefusedError`."""
+    """A password file's content without white space around it, or a byte order mark. Raises `BrokerRefusedError`."""
     try:
         with Path(path).open("rb") as file:
-            password = file.read(4 * MAX_PASSWORD + 64).decode("utf-8").strip()
+            password = file.read(4 * MAX_PASSWORD + 64).decode("utf-8-sig").strip()
     except OSError as error:
         raise BrokerRefusedError(
             "password file cannot be read", where=path, found=error.strerror or str(error)

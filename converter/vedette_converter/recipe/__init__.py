@@ -259,7 +259,7 @@ def read_recipe(path: Path) -> RecipeFile:
     """Reads and checks a recipe. Raises `ConfigError` with the file, the key and what was expected."""
     try:
         raw = path.read_bytes()
-        document = tomllib.loads(raw.decode("utf-8"))
+        document = tomllib.loads(raw.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError("recipe cannot be read", where=path, found=error.strerror or str(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
