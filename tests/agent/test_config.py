@@ -246,6 +246,8 @@ def test_a_bad_value_says_where_what_was_expected_and_what_was_found(
         ("max_fps = nan", "max_fps", "", "nan"),
         ("publish_empty = 1", "publish_empty", "true or false", "1"),
         ("plain = 'classify'", "plain", "table", "'classify'"),
+        ("plain = { output = { decoder = 'ssdd' } }", "plain.output.decoder", "'ssd', ", "'ssdd'"),
+        ("plain = { output = { decoder = 'yolo' }, input = { kind = 'x' } }", "plain.input.kind", "'image'", "'x'"),
     ],
 )
 def test_a_bad_value_in_a_pipeline(lines: str, key: str, expected: str, found: str) -> None:

@@ -166,6 +166,13 @@ def look_up(value: Any, path: tuple[str, ...]) -> Any:
 
 def _struct_at(kind: Any, path: tuple[str, ...], value: Any = None) -> Any:
     """The struct that a path below ``kind`` leads to, for the names of its fields; ``value``: what it is to hold."""
+    found, there = _info_at(kind, path, value)
+    info = None if found is None else _chosen(found, there)
+    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
+
+
+def _info_at(kind: Any, path: tuple[str, ...], value: Any) -> tuple[msgspec.inspect.Type | None, Any]:
+    """What a path below ``kind`` leads to, a choice not made yet, and what stands there."""
     info = msgspec.inspect.type_info(kind)
     for part in path:
         info = _chosen(info, value)
@@ -177,10 +184,9 @@ def _struct_at(kind: Any, path: tuple[str, ...], value: Any = None) -> Any:
         elif isinstance(info, msgspec.inspect.StructType):
             fields = {field.name: field.type for field in info.fields}
             if part not in fields:
-                return None
+                return None, value
             info = fields[part]
-    info = _chosen(info, value)
-    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
+    return info, value
 
 
 def _chosen(info: msgspec.inspect.Type, value: Any) -> msgspec.inspect.Type:
@@ -197,6 +203,11 @@ def _choices(kind: Any, path: tuple[str, ...], value: Any) -> str:
     """What a field with few values may be."""
     if path and path[-1].isdigit():  # of a list
         path = path[:-1]
+    choice = _info_at(kind, path[:-1], value)[0]
+    if isinstance(choice, msgspec.inspect.UnionType):
+        tags = [t.tag for t in choice.types if isinstance(t, msgspec.inspect.StructType) and t.tag_field == path[-1]]
+        if tags:
+            return "one of " + ", ".join(repr(tag) for tag in tags)
     struct = _struct_at(kind, path[:-1], value) if path else None
     if struct is None:
         return ""
