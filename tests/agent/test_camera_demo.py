@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import msgspec
 import pytest
-from real import BUNDLE, ROOT, run_cli
+from real import BUNDLE, ROOT, run_cli, write_pictures
 
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.demo.camera import SeenFrames
@@ -45,6 +49,15 @@ def test_a_frame_with_little_in_it_is_not_the_picture() -> None:
     assert picked((0.99,), (0.7, 0.6), (0.8, 0.6, 0.6), (0.7, 0.55)) == 2
     assert picked((), (), (), (0.6,), (0.9,), ()) == 5, "frames without anything count for nothing"
     assert picked((), ()) is None
+
+
+@needs_bundle
+def test_a_name_may_have_any_character(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "caf\u00e9 \U0001f600")
+    model = shutil.copy(BUNDLE, tmp_path / "\U0001f600.tflite")
+    done = run_cli("demo", "--seconds", "2", "--source", source, "--model", model, "--json", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout.splitlines()[-1])["received"] > 0
 
 
 @needs_bundle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -359,6 +360,8 @@ def test_a_live_sensor_is_shown_without_its_readings() -> None:
         (["--sensor", "--model", ACTIVITY, "--source", "udp://127.0.0.1:9", "--speed", "2"], "--speed"),
         (["--sensor", "--model", ANOMALY, "--source", EXERCISES], "missing channel"),
         (["--model", ACTIVITY], "--sensor is for"),
+        (["--source", os.fsdecode(b"\xff.mp4")], "--source: expected a name in UTF-8"),
+        (["--sensor", "--source", os.fsdecode(b"\xff.csv")], "--source: expected a name in UTF-8"),
     ],
 )
 @needs_bundles

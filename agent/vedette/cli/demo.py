@@ -67,6 +67,15 @@ def execute(arguments: argparse.Namespace) -> int:
         raise UserError("--seconds", expected="1 to 86400", found=f"{seconds:g}")
     if not 1 <= arguments.threads <= 64:
         raise UserError("--threads", expected="1 to 64", found=str(arguments.threads))
+    for option in ("model", "source"):
+        try:
+            str(Path(getattr(arguments, option) or "").absolute()).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"--{option}",
+                expected="a name in UTF-8, as the agent's configuration is",
+                found=getattr(arguments, option),
+            ) from None
     end_as_ctrl_c()  # broker and agent are stopped
     if arguments.picture is not None:
         from vedette.pictures.drawing import check_place

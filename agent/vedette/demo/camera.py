@@ -91,7 +91,7 @@ class CameraShow:
     def source_table(self) -> str:
         """See `Show.source_table`."""
         url = self._url if "://" in self._url else str(Path(self._url).resolve())
-        return f"url = {json.dumps(url)}\nloop = true\npace = {json.dumps(self._pace)}\n"
+        return f"url = {json.dumps(url, ensure_ascii=False)}\nloop = true\npace = {json.dumps(self._pace)}\n"
 
     def live(self, broker: str, seconds_left: float, size: tuple[int, int]) -> RenderableType:
         """See `Show.live`."""

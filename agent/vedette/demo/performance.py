@@ -182,16 +182,18 @@ def perform(show: Show, *, begun: float, seconds: float, threads: int, broker: s
 def _write_config(show: Show, folder: Path, broker: str, port: int, threads: int) -> Path:
     # iotcore speaks MQTT 5 only on a listener of its own
     protocol = "3.1.1" if broker == "iotcore" else "5"
-    # a JSON string is a TOML string, for the characters that JSON escapes
+    # a JSON string is a TOML string, but for surrogate pairs
     config = folder / "demo.toml"
     config.write_text(
         f"device = {json.dumps(DEVICE)}\n"
-        f"state_dir = {json.dumps(str(folder / 'state'))}\n"
+        f"state_dir = {json.dumps(str(folder / 'state'), ensure_ascii=False)}\n"
         f"[mqtt]\nhost = {json.dumps(LOOPBACK)}\nport = {port}\nprotocol = {json.dumps(protocol)}\n"
         f"[engine]\nthreads = {threads}\n"
         "[intervals]\nstats_s = 1.0\nledger_s = 5.0\nhealth_s = 5.0\n"
-        f"[pipeline.{show.pipeline}]\nmodel = {json.dumps(str(show.spec.path.resolve()))}\n"
-        f"[pipeline.{show.pipeline}.source]\n{show.source_table()}"
+        f"[pipeline.{show.pipeline}]\n"
+        f"model = {json.dumps(str(show.spec.path.resolve()), ensure_ascii=False)}\n"
+        f"[pipeline.{show.pipeline}.source]\n{show.source_table()}",
+        "utf-8",
     )
     return config
 

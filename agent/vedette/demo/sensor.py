@@ -68,7 +68,7 @@ class SensorShow:
 
     def source_table(self) -> str:
         """See `Show.source_table`."""
-        lines = f"url = {json.dumps(self._url)}\nloop = true\npace = {json.dumps(self._pace)}\n"
+        lines = f"url = {json.dumps(self._url, ensure_ascii=False)}\nloop = true\npace = {json.dumps(self._pace)}\n"
         if task_of(self.spec.output) != "regress":
             lines += f"[pipeline.{self.pipeline}.steady]\nevery_s = {EVERY_S}\n"
         return lines
