@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from real import BUNDLE, ROOT, run_cli, write_pictures
 
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.demo.camera import SeenFrames
+from vedette.demo.performance import temporary_picture
 from vedette.mqtt.results import DetectionsMessage
 
 needs_bundle = pytest.mark.skipif(
@@ -49,6 +51,13 @@ def test_a_frame_with_little_in_it_is_not_the_picture() -> None:
     assert picked((0.99,), (0.7, 0.6), (0.8, 0.6, 0.6), (0.7, 0.55)) == 2
     assert picked((), (), (), (0.6,), (0.9,), ()) == 5, "frames without anything count for nothing"
     assert picked((), ()) is None
+
+
+def test_the_picture_of_another_user_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = temporary_picture("vedette-demo", ".jpg")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert temporary_picture("vedette-demo", ".jpg") != mine
+    assert mine.suffix == ".jpg"
 
 
 @needs_bundle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import median_low
@@ -23,6 +22,7 @@ from vedette.sources import SourceOptions, make_source, masked_url
 from vedette.sources.registry import Pace
 
 from .listener import Heard
+from .performance import temporary_picture
 from .view import live, plain_line
 
 CLIP: Final = "people-walking.mp4"
@@ -131,7 +131,7 @@ class CameraShow:
             np.array([o.score for o in picked.objects], np.float32),
             np.array([o.class_id for o in picked.objects], np.int32),
         )
-        path = self._picture or Path(tempfile.gettempdir()) / "vedette-demo.jpg"
+        path = self._picture or temporary_picture("vedette-demo", ".jpg")
         write_picture(path, draw(pixels, found, self.spec.labels))
         return path.resolve()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +81,12 @@ class Show(Protocol):
     def picture(self) -> Path | None:
         """Leaves a picture of what was delivered; None where there is nothing to draw."""
         ...
+
+
+def temporary_picture(name: str, suffix: str) -> Path:
+    """Where the picture goes that was given no place: under a name that no other user's demo has, whose file could not be
+    replaced."""
+    return Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}{suffix}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
@@ -19,7 +18,7 @@ from vedette.pictures.drawing import write_picture
 from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source, masked_url
 from vedette.sources.registry import Pace
 
-from .performance import START_S
+from .performance import START_S, temporary_picture
 from .plot import plot
 from .recording import Recording, read_whole
 from .seen import SeenEvent, SeenWindows
@@ -120,7 +119,7 @@ class SensorShow:
         """Draws the recording, once through, and what was delivered of it."""
         if self._recording is None or not self.heard.first.windows:
             return None
-        path = self._picture or Path(tempfile.gettempdir()) / "vedette-demo-sensor.png"
+        path = self._picture or temporary_picture("vedette-demo-sensor", ".png")
         write_picture(path, plot(self._moment, self.heard.first, self._recording))
         return path.resolve()
 
