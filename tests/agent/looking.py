@@ -73,9 +73,10 @@ def _lines(stream: Any) -> Any:
 class Terminal:
     """The same on a pseudo-terminal of its own."""
 
-    def __init__(self, *arguments: object, columns: int = 80, rows: int = 24) -> None:
+    def __init__(self, *arguments: object, columns: int = 80, rows: int = 24, term: str = "xterm-256color") -> None:
         self._arguments = [sys.executable, "-m", "vedette", *map(str, arguments)]
         self._size = struct.pack("HHHH", rows, columns, 0, 0)
+        self._term = term
         self.output = b""
 
     def __enter__(self) -> Terminal:
@@ -84,7 +85,7 @@ class Terminal:
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             self._arguments, stdin=child, stdout=child, stderr=child, close_fds=True, start_new_session=True,
-            env={**environment, "TERM": "xterm-256color"}, preexec_fn=lambda: _control(child),
+            env={**environment, "TERM": self._term}, preexec_fn=lambda: _control(child),
         )  # fmt: skip
         os.close(child)
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from looking import Terminal
 from real import BUNDLE, ROOT, run_cli, write_pictures
 
 from vedette.demo.broker import LOOPBACK, free_port
@@ -58,6 +59,13 @@ def test_the_picture_of_another_user_is_in_nobodys_way(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert temporary_picture("vedette-demo", ".jpg") != mine
     assert mine.suffix == ".jpg"
+
+
+@needs_bundle
+def test_a_terminal_that_cannot_go_back_has_a_line_now_and_then(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "pictures")
+    with Terminal("demo", "--seconds", 2, "--source", source, "--picture", tmp_path / "a.jpg", term="dumb") as terminal:
+        terminal.shows(" fps ", "published")
 
 
 @needs_bundle

@@ -47,6 +47,13 @@ def test_ctrl_c_quits(broker: BrokerAddress) -> None:
         assert b"Traceback" not in terminal.output
 
 
+def test_a_terminal_that_cannot_go_back_is_written_on_and_on(broker: BrokerAddress) -> None:
+    with Terminal("top", f"mqtt://{LOOPBACK}:{broker.port}", "--count", 1, term="dumb") as terminal:
+        terminal.shows("nobody has said anything yet")
+        assert terminal.process.wait(20) == 0
+        assert b"\x1b" not in terminal.output
+
+
 def test_so_many_tables_and_no_more(broker: BrokerAddress) -> None:
     outcome = run_cli("top", f"mqtt://{LOOPBACK}:{broker.port}", "--count", 2)
     assert outcome.returncode == 0 and outcome.stderr == ""

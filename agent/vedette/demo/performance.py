@@ -236,7 +236,7 @@ def _shower(show: Show, console: Console, broker: str, *, quiet: bool) -> Iterat
     """Live where there is a terminal, else lines; nothing when quiet. It is given the seconds that are left."""
     if quiet:
         yield lambda left: None
-    elif console.is_terminal:
+    elif console.can_rewrite:
         with Live(console=console, refresh_per_second=REFRESH_HZ, transient=True) as screen:
             yield lambda left: screen.update(show.live(broker, left, (console.width, console.height)))
     else:

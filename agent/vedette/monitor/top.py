@@ -22,7 +22,7 @@ from .listening import Listening, Protocol
 from .place import filters
 
 EVERY_S: Final = 1.0
-PLAIN_WIDTH: Final = 80  # columns where there is no terminal
+PLAIN_WIDTH: Final = 80  # columns where no screen can be written anew
 
 
 class Top:
@@ -45,7 +45,7 @@ class Top:
                 pass
             self._raise_error()
             console = Console(highlight=False, soft_wrap=True)
-            if console.is_terminal:
+            if console.can_rewrite:
                 self._on_screen(console, count)
             else:
                 self._plainly(count)
