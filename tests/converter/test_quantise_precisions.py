@@ -25,7 +25,8 @@ from vedette.contract.types import TensorSpec
 from vedette.engine import load_runtime
 from vedette_converter import quantise
 from vedette_converter.load.network import Network
-from vedette_converter.quantise import edge_quantizer
+from vedette_converter.quantise import edge_quantizer, tf_converter
+from vedette_converter.quantise.conversion import CLEARLY_DB
 from vedette_converter.quantise.graph import read_graph
 from vedette_converter.quantise.pack import compact
 from vedette_converter.recipe.quantisation import Quantise
@@ -247,6 +248,31 @@ def test_ways_out_of_a_loop(tf: Any, tmp_path: Path) -> None:
     unrolled = recurrent(tf, unroll=True)
     for _ in range(2):  # TensorFlow's converter leaves an op in float some times, and the other quantiser takes over
         engine_of(quantise.convert(unrolled, Quantise(), samples(unrolled)), tmp_path)
+
+
+def test_the_quantiser_that_loses_clearly_less_is_taken(tf: Any, tmp_path: Path) -> None:
+    keras = tf.keras
+    keras.utils.set_random_seed(1)
+    x = keras.Input((SIDE, SIDE, 3))
+    y = keras.layers.AdaptiveAveragePooling2D(4)(keras.layers.Conv2D(8, 3, padding="same")(x))
+    y = keras.layers.Flatten()(y)
+    network = as_network(tf, keras.Model(x, keras.layers.Dense(3)(y)))
+    shown = samples(network)
+    alone = tf_converter.integer(network, shown)
+    made = quantise.convert(network, Quantise(), shown)
+    engine_of(made, tmp_path)
+    later = samples(network, seed=2)
+    assert sqnr_db(network, made, later) > sqnr_db(network, alone, later) + CLEARLY_DB
+
+
+def test_what_tensorflow_refuses_the_other_quantiser_names_by_layer(tf: Any) -> None:
+    x = tf.keras.Input((SIDE,))
+    y = tf.keras.layers.Activation("hard_swish", name="bent")(tf.keras.layers.Dense(8)(x))
+    network = as_network(tf, tf.keras.Model(x, tf.keras.layers.Dense(2)(y)))
+    with pytest.raises(
+        ModelError, match=r"without an int16x8 kernel .* found HARD_SWISH at layer \S*bent\S*; precision = \"mixed\""
+    ):
+        quantise.convert(network, Quantise(precision="int16x8"), samples(network))
 
 
 @pytest.mark.parametrize(("precision", "at_least_db"), [("int8", 25), ("int16x8", 35)])

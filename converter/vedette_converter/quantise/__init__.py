@@ -2,8 +2,9 @@
 
 TFLite's quantisation spec: https://ai.google.dev/edge/litert/models/quantization_spec (weights symmetric per channel,
 activations asymmetric per tensor, ranges from calibration). Two converters stand behind it: TensorFlow's for networks
-that came with a graph, and ai-edge-quantizer for those that came as a float flatbuffer, for clipped ranges and for
-``mixed``. What TFLite calls sparsity is never asked for: it makes nothing faster, and some such files do not load.
+that came with a graph, and ai-edge-quantizer for those that came as a float flatbuffer, for clipped ranges, for ``mixed``
+and where TensorFlow's refuses or loses clearly more. What TFLite calls sparsity is never asked for: it makes nothing
+faster, and some such files do not load.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
@@ -14,13 +14,15 @@ from ..recipe.quantisation import Quantise
 from . import edge_quantizer, tf_converter
 from .graph import read_graph
 from .means import with_means
-from .mixed import mixed
+from .mixed import RANKING_SAMPLES, mixed, reached_db
 from .pack import compact
 from .proof import prove
 from .ranges import Range, clip, observe, refuse_loops, refuse_nan_constants
 from .samples import Samples
+from .trace import run_outputs
 
 FEW: Final = 4  # samples that show whether a float network's outputs are finite
+CLEARLY_DB: Final = 6.0  # half the noise's amplitude; less is as likely to turn on other samples
 _EDGES: Final = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _NAMED: Final = 5  # ops in a message, at most
 
@@ -114,19 +116,42 @@ def _integer(
 ) -> bytes:
     observed = observe(original, samples, on_sample=on_sample)
     percentile = options.clip_percentile
-    if network.flatbuffer is None and percentile is None:
+    if network.flatbuffer is not None or percentile is not None:
+        ranges = observed.ranges if percentile is None else clip(original, samples, observed, percentile)
+        return _by_ranges(options, original, ranges)
+    made = other = refusal = None
+    try:
         made = tf_converter.integer(
             network, samples, precision="int8" if options.precision == "int8" else "int16x8",
             input_dtype=options.input_dtype, output_dtype=options.output_dtype,
         )  # fmt: skip
-        if not _left_in_float(made):
-            return made
-        # of the same unrolled LSTM it leaves a SPLIT one time and none the next; the other quantiser may have a way
-        with contextlib.suppress(FaultError):
-            return _by_ranges(options, original, observed.ranges)
-        return made
-    ranges = observed.ranges if percentile is None else clip(original, samples, observed, percentile)
-    return _by_ranges(options, original, ranges)
+    except (FaultError, ModelError) as error:  # each has kernels that it does not know of, and the other does
+        refusal = error
+    try:
+        other = _by_ranges(options, original, observed.ranges)
+    except FaultError as error:
+        refusal = refusal or error
+    if made is not None and other is not None:
+        return _better(original, samples, made, other)
+    if (only := made or other) is None:
+        assert refusal is not None
+        raise refusal
+    return only
+
+
+def _better(original: bytes, samples: Samples, made: bytes, other: bytes) -> bytes:
+    """``made``, unless it has ops in float and ``other`` has none, or its noise is `CLEARLY_DB` above ``other``'s.
+
+    Of the same unrolled LSTM TensorFlow leaves a SPLIT in float one time and none the next, and in int16 the noise of its
+    cell is 30 dB above the other's.
+    """
+    left, other_left = _left_in_float(made), _left_in_float(other)
+    if left or other_left:
+        return other if not other_left else made
+    shown = list(itertools.islice(samples(), RANKING_SAMPLES))
+    reference = run_outputs(original, shown)
+    gained_db = reached_db(reference, other, shown) - reached_db(reference, made, shown)
+    return other if gained_db >= CLEARLY_DB else made
 
 
 def _by_ranges(options: Quantise, original: bytes, ranges: Mapping[str, Range]) -> bytes:

@@ -86,7 +86,7 @@ def mixed(
             float32, ranges, input_dtype=options.input_dtype, output_dtype=options.output_dtype,
             keep_float=[layer.op for layer in ranking[:count]],
         )  # fmt: skip
-        sqnr = _sqnr_db(reference, flatbuffer, shown)
+        sqnr = reached_db(reference, flatbuffer, shown)
         made[count] = (flatbuffer, sqnr)
         runs = sqnr > float("-inf")
         trials.append((count, runs and (holds(flatbuffer) if holds is not None else sqnr >= options.least_sqnr_db)))
@@ -119,11 +119,12 @@ def sensitivities(float32: bytes, ranges: Mapping[str, Range], samples: Sequence
     measured = []
     for op in read_graph(float32).ops:
         alone = edge_quantizer.integer(float32, ranges, input_dtype="float32", output_dtype="float32", only=op)
-        measured.append(Sensitivity(op, _sqnr_db(reference, alone, shown)))
+        measured.append(Sensitivity(op, reached_db(reference, alone, shown)))
     return sorted(measured, key=lambda layer: (layer.sqnr_db, layer.op.index))
 
 
-def _sqnr_db(reference: list[list[Float32Array]], flatbuffer: bytes, samples: list[Sample]) -> float:
+def reached_db(reference: list[list[Float32Array]], flatbuffer: bytes, samples: list[Sample]) -> float:
+    """Of the worst output; minus infinity where the runtime will not run it."""
     try:
         return worst_output_sqnr_db(reference, run_outputs(flatbuffer, samples))
     except FaultError:  # XNNPACK refuses scales that lie too far apart
