@@ -14,6 +14,7 @@ import pytest
 from loading import expect_close, load, noise
 
 from vedette.contract.errors import ModelError, UserError
+from vedette_converter import quantise
 
 # Keras's own way to NumPy 2, whenever it saves weights
 pytestmark = pytest.mark.filterwarnings(
@@ -51,6 +52,26 @@ def test_a_functional_network(keras: Any, tmp_path: Path, ending: str) -> None:
     assert isinstance(network.model, keras.Model) and len(network.model.trainable_weights) == 6
     expect_close(network.model(noise(3, 8, 10, 3)), model(noise(3, 8, 10, 3)))
     assert not network.function.variables
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_a_network_trained_in_half_precision_computes_in_float32(
+    keras: Any, tmp_path: Path, policy: str, ending: str
+) -> None:
+    x = keras.Input((8, 10, 3), name="picture")
+    y = keras.layers.Conv2D(4, 3, activation="relu", dtype=policy)(x)
+    inner = keras.Sequential([keras.Input(y.shape[1:], dtype=y.dtype), keras.layers.Conv2D(4, 3, dtype=policy)])
+    y = keras.layers.GlobalAveragePooling2D(dtype=policy)(inner(y))
+    model = keras.Model(x, keras.layers.Dense(5, dtype="float32")(y))
+    path = tmp_path / f"half{ending}"
+    model.save(path)
+    network = load(path)
+    assert {layer.compute_dtype for layer in network.model._flatten_layers()} == {"float32"}
+    sample = noise(1, 8, 10, 3)
+    assert np.abs(network.run(sample)[0] - np.asarray(model(sample))).max() < 0.02  # eight bits of a bfloat16
+    assert quantise.prove(quantise.to_float32(network))
 
 
 def test_a_sequential_network_becomes_a_functional_one(keras: Any, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ MAX_DIFFERENCE: Final = 1e-5  # of the largest output, between tf_keras and the 
 
 _CODE: Final = frozenset({"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 _FORBIDDEN_MODULES: Final = ("keras.utils", "keras.saving", "keras.config", "keras.src.utils", "keras.src.saving")
+_HALF: Final = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _ALWAYS_KNOWN: Final = frozenset({"batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_dim"})
 
 
@@ -60,6 +61,8 @@ def load(source: KerasSource, files: SourceFiles, input_shape: Shape | None) -> 
     with tempfile.TemporaryDirectory(prefix="vedette-keras-") as folder:
         path = Path(folder) / ("network.h5" if legacy else "network.keras")
         path.write_bytes(content)  # what was verified, whatever happens to the user's file meanwhile
+        if _widen(config):
+            _write_config(path, config)
         try:
             model = _load_keras_3(path)
         except Exception as error:  # noqa: BLE001 - Keras raises what it comes across, TypeError and KeyError among it
@@ -207,16 +210,42 @@ def _mended(path: Path, folder: Path, input_shape: Shape | None, where: str) -> 
     """An ``.h5`` read by Keras 3 after what it does not know was taken out; None where it still will not have it."""
     mended = folder / "mended.h5"
     mended.write_bytes(path.read_bytes())
-    with h5py.File(mended, "r+") as file:
+    with h5py.File(mended, "r") as file:
         config = json.loads(file.attrs["model_config"])
-        _drop_unknown(config)
-        del file.attrs["model_config"]
-        file.attrs["model_config"] = json.dumps(config)
+    _drop_unknown(config)
+    _write_config(mended, config)
     try:
         return _functional(_load_keras_3(mended), input_shape, where)
     except Exception as error:  # noqa: BLE001 - then the network stays with tf_keras
         logging.getLogger(__name__).info("stays with tf_keras: %s", first_line(error))
         return None
+
+
+def _widen(config: Any) -> bool:
+    """Has every layer compute in float32 that was trained to compute in half precision, in place. Whether any was.
+
+    Its weights are float32 or become it; TFLite has no arithmetic in less, and GPUs train like that.
+    """
+    changed = False
+    if isinstance(config, dict):
+        for key in ("dtype", "name") if config.keys() == {"name"} else ("dtype",):  # a policy has a name alone
+            if config.get(key) in _HALF:
+                config[key], changed = "float32", True
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        changed |= _widen(value)
+    return changed
+
+
+def _write_config(path: Path, config: Any) -> None:
+    """The network's description in the file, another in its place."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            del file.attrs["model_config"]
+            file.attrs["model_config"] = json.dumps(config)
+        return
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as before, zipfile.ZipFile(path, "w") as after:
+        for name in before.namelist():
+            after.writestr(name, json.dumps(config) if name == "config.json" else before.read(name))
 
 
 def _drop_unknown(config: Any) -> None:
