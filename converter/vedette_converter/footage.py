@@ -15,7 +15,7 @@ from vedette.contract.image import as_bgr, refuse_name
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import UInt8Array
 
-from .pictures import list_pictures, read_picture
+from .pictures import digest, list_pictures, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,11 @@ def read_footage(path: Path, most: int) -> Footage:
     """A clip's or a folder's frames, at most ``most`` of them: every k-th. Raises `PictureError`."""
     if path.is_dir():
         pictures = tuple(list_pictures(path))
-        digests = "\n".join(hashlib.sha256(picture.read_bytes()).hexdigest() for picture in pictures)
+        digests = "\n".join(digest(picture) for picture in pictures)
         return Footage(path, _every(len(pictures), most), pictures, hashlib.sha256(digests.encode()).hexdigest())
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise PictureError(
             "frames cannot be read", where=path, expected="a clip, or a folder of pictures",
@@ -89,7 +89,7 @@ def read_footage(path: Path, most: int) -> Footage:
     capture.release()
     if not count:
         raise PictureError("no clip that can be decoded", where=path, expected="a video file, or a folder of pictures")
-    return Footage(path, _every(count, most), (), digest)
+    return Footage(path, _every(count, most), (), sha256)
 
 
 def _every(count: int, most: int) -> tuple[int, ...]:

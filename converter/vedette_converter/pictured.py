@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .agreement import Agreement
 from .calibrate import Calibration
 from .evaluate import Accuracy, Pair, Truth
 from .load import Network
-from .pictures import dataset, draw, list_pictures, read_picture
+from .pictures import dataset, digest, draw, list_pictures, read_picture
 from .progress import Progress, Silent
 from .quantise import limits_of
 from .quantise.findings import Limits
@@ -182,7 +181,6 @@ def _learned(recipe: Recipe, folder: Path, labels: tuple[str, ...]) -> Labelled:
 
 def _expect_apart(judged: Sequence[Path], learned: Sequence[Path]) -> None:
     """By content: a copy under another name is the same picture."""
-    digest: Callable[[Path], str] = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()  # noqa: E731
     known = {digest(path): path for path in learned}
     both = [(path, known[found]) for path in judged if (found := digest(path)) in known]
     if both:

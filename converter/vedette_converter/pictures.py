@@ -67,8 +67,19 @@ def read_picture(path: Path) -> UInt8Array:
     return as_bgr(np.asarray(pixels))
 
 
+def digest(path: Path) -> str:
+    """sha256 of a picture's file. Raises `PictureError` naming it."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PictureError("cannot be read", where=path, found=error.strerror or str(error)) from None
+
+
 def dataset(name: str, pictures: list[Path]) -> Dataset:
-    """What a manifest says of these: their count, and the sha256 over the sha256 of every file, by name."""
+    """What a manifest says of these: their count, and the sha256 over the sha256 of every file, by name.
+
+    Raises `PictureError` naming a file that cannot be read.
+    """
     ordered = sorted(pictures, key=lambda path: path.name)
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in ordered]
+    digests = [digest(path) for path in ordered]
     return Dataset(name=name, count=len(ordered), sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest())

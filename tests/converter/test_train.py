@@ -17,6 +17,7 @@ from vedette.contract.errors import FaultError, PictureError, UserError
 from vedette.contract.manifest import ImageInput
 from vedette_converter.distil.classify import CrossEntropy, Distillation, log_probabilities
 from vedette_converter.distil.imitate import Imitation
+from vedette_converter.pictures import dataset, list_pictures
 from vedette_converter.progress import Silent
 from vedette_converter.train import data, loop
 from vedette_converter.train.answers import ask
@@ -99,6 +100,14 @@ def test_an_empty_folder_and_one_that_is_not_there(tmp_path: Path) -> None:
         data.list_unlabelled(tmp_path)
     with pytest.raises(PictureError, match="folder cannot be read"):
         data.list_labelled(tmp_path / "nowhere", LABELS)
+
+
+def test_a_picture_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (folder(tmp_path) / "dark" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(PictureError, match=r"gone\.png: cannot be read: found No such file"):
+        data.list_labelled(tmp_path, LABELS)
+    with pytest.raises(PictureError, match=r"gone\.png: cannot be read"):
+        dataset("pictures", list_pictures(tmp_path / "dark"))
 
 
 def test_pictures_below_count_where_no_label_is_needed(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from vedette.contract.manifest import ClassifyOutput
 
 from ..recipe import Recipe
 from ..recipe.series import ANOMALY, NORMAL, AnomalyHead
-from .recordings import Recording, list_labelled, list_recordings
+from .recordings import Recording, digest_of, list_labelled, list_recordings
 from .windows import split
 
 
@@ -111,10 +110,9 @@ def _expect_apart(judged: Sequence[Recording], learned: Sequence[Recording], ann
     """By content: a copy under another name is the same recording."""
     if not judged or not learned:
         return
-    digest: Callable[[Recording], str] = lambda one: hashlib.sha256(one.path.read_bytes()).hexdigest()  # noqa: E731
-    known = {digest(one): one for one in learned}
+    known = {digest_of(one.path): one for one in learned}
     for one in judged:
-        if (same := known.get(digest(one))) is not None:
+        if (same := known.get(digest_of(one.path))) is not None:
             raise UserError(
                 "is learned from, so nothing can be judged by it", where=one.path, expected="another recording",
                 found=f"the same in --train: {same.path}",

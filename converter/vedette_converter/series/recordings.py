@@ -217,8 +217,16 @@ def dataset(name: str, recordings: Sequence[Recording], windows: int) -> Dataset
     return Dataset(name=name, count=windows, sha256=digest(recordings))
 
 
+def digest_of(path: Path) -> str:
+    """sha256 of a recording's file. Raises `ReadingsError` naming it."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ReadingsError("recording cannot be read", where=path, found=error.strerror or str(error)) from None
+
+
 def digest(recordings: Sequence[Recording]) -> str:
     """sha256 over the sha256 of every recording's file, in order of their paths."""
     ordered = sorted(recording.path for recording in recordings)
-    each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in ordered]
+    each = [digest_of(path) for path in ordered]
     return hashlib.sha256("\n".join(each).encode()).hexdigest()

@@ -21,7 +21,7 @@ from vedette.contract.image import ImagePreprocessor
 from vedette.contract.manifest import Dataset, ImageInput, InputSpec
 from vedette.contract.types import Float32Array, TensorSpec, UInt8Array
 
-from ..pictures import SUFFIXES, list_pictures, read_picture
+from ..pictures import SUFFIXES, digest, list_pictures, read_picture
 
 MAX_BYTES: Final = 4 * 1024**3  # of decoded pictures; they are kept in memory
 
@@ -174,7 +174,7 @@ def list_unlabelled(folder: Path) -> Labelled:
 
 
 def _dataset(folder: Path, files: Sequence[Path]) -> Dataset:
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    digests = [digest(path) for path in files]
     return Dataset(
         name=folder.resolve().name or "pictures", count=len(files),
         sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
@@ -196,8 +196,8 @@ def decode(listed: Labelled, spec: ImageInput, on_picture: Callable[[], None] = 
     for number, path in enumerate(listed.files):
         preprocess(read_picture(path), pixels[number : number + 1])
         on_picture()
-    digest = hashlib.sha256(listed.data.sha256.encode() + listed.class_ids.tobytes() + msgspec.json.encode(plain))
-    return Samples(pixels, listed.class_ids, spec, digest.hexdigest())
+    made = hashlib.sha256(listed.data.sha256.encode() + listed.class_ids.tobytes() + msgspec.json.encode(plain))
+    return Samples(pixels, listed.class_ids, spec, made.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
