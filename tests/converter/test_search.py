@@ -162,6 +162,17 @@ def test_what_is_judged_by_is_not_learned_from(project: Path, tmp_path: Path) ->
         split(list_labelled(alone, LABELS), LABELS, alone, 0.2, 1, tmp_path)
 
 
+def test_pictures_of_one_name_in_folders_of_a_label_are_parted_too(project: Path, tmp_path: Path) -> None:
+    for place, path in enumerate(list_labelled(project / "pictures", LABELS).files):
+        own = tmp_path / "nested" / path.parent.name / f"day-{place % 2}" / f"{place // 2 % 5}.png"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, own)
+    listed = list_labelled(tmp_path / "nested", LABELS)
+    parts = split(listed, LABELS, tmp_path / "nested", 0.2, 1, tmp_path)
+    learn, judge = (list_labelled(part, LABELS).files for part in (parts.learn, parts.judge))
+    assert len(judge) == 6 and {p.resolve() for p in (*learn, *judge)} == {p.resolve() for p in listed.files}
+
+
 def outcome(ratio: float) -> Outcome:
     return Outcome("top-1", 1.0, 1.0, 0.0, ratio, ratio, 1.0, 100, "0" * 64, 0.1, "here")
 

@@ -30,7 +30,7 @@ def split(listed: Labelled, labels: Sequence[str], source: Path, share: float, s
     The same pictures, share and seed make the same parts, on every machine. Raises `PictureError` for a label with a
     single picture, `UserError` where ``folder`` cannot be written.
     """
-    parts: dict[str, list[tuple[str, Path]]] = {"learn": [], "judge": []}
+    parts: dict[str, list[Path]] = {"learn": [], "judge": []}
     for number, label in enumerate(labels):
         files = [path for path, one in zip(listed.files, listed.class_ids, strict=True) if one == number]
         if len(files) < 2:
@@ -39,12 +39,12 @@ def split(listed: Labelled, labels: Sequence[str], source: Path, share: float, s
         count = min(len(files) - 1, max(1, round(share * len(files))))
         judged = set(order[:count].tolist())
         for place, path in enumerate(files):
-            parts["judge" if place in judged else "learn"].append((label, path))
+            parts["judge" if place in judged else "learn"].append(path)
     name = source.resolve().name
     made = Split(*(folder / _digest(listed, share, seed) / f"{name}-{part}" for part in ("learn", "judge")))
     try:
-        for path, entries in ((made.learn, parts["learn"]), (made.judge, parts["judge"])):
-            _link(path, entries)
+        for path, pictures in ((made.learn, parts["learn"]), (made.judge, parts["judge"])):
+            _link(path, {picture.relative_to(source): picture for picture in pictures})
     except OSError as error:
         raise UserError(
             "pictures cannot be linked to", where=folder, found=error.strerror or str(error), fix="--work FOLDER"
@@ -52,18 +52,17 @@ def split(listed: Labelled, labels: Sequence[str], source: Path, share: float, s
     return made
 
 
-def _link(folder: Path, entries: list[tuple[str, Path]]) -> None:
+def _link(folder: Path, pictures: dict[Path, Path]) -> None:
     """There whole or not at all; a folder of links that no longer lead anywhere is made anew."""
     if folder.is_dir():
-        if all((folder / label / path.name).exists() for label, path in entries):
+        if all((folder / name).exists() for name in pictures):
             return
         shutil.rmtree(folder)
     half = folder.with_name(f".{folder.name}.part{os.getpid()}")
     shutil.rmtree(half, ignore_errors=True)
-    for label in {label for label, _ in entries}:
-        (half / label).mkdir(parents=True)
-    for label, path in entries:
-        (half / label / path.name).symlink_to(path.resolve())
+    for name, picture in pictures.items():
+        (half / name).parent.mkdir(parents=True, exist_ok=True)
+        (half / name).symlink_to(picture.resolve())
     try:
         half.replace(folder)
     except OSError:
