@@ -38,7 +38,7 @@ from vedette_converter.search.search import Wanted, search
 from vedette_converter.search.space import Choice, Space, space_of
 from vedette_converter.search.split import split
 from vedette_converter.search.study import Study
-from vedette_converter.search.trial import Outcome
+from vedette_converter.search.trial import Outcome, Setting, _alone
 from vedette_converter.search.written import as_toml, moved
 from vedette_converter.train.data import list_labelled
 from vedette_converter.train.kept import save_network
@@ -171,6 +171,19 @@ def test_pictures_of_one_name_in_folders_of_a_label_are_parted_too(project: Path
     parts = split(listed, LABELS, tmp_path / "nested", 0.2, 1, tmp_path)
     learn, judge = (list_labelled(part, LABELS).files for part in (parts.learn, parts.judge))
     assert len(judge) == 6 and {p.resolve() for p in (*learn, *judge)} == {p.resolve() for p in listed.files}
+
+
+@pytest.mark.parametrize(("text", "done"), [(RECIPE, 0), (RECIPE.replace("steps = 2", ""), 2)])
+def test_who_only_trains_waits_for_the_training_once(text: str, done: int, tmp_path: Path) -> None:
+    """With a teacher in the recipe the whole network has asked it nothing yet, so that others still wait for that."""
+    if done:
+        text = text[: text.index("[distil]")] + text[text.index("[quantise]") :]
+    (tmp_path / "recipe.toml").write_text(text)
+    file = read_recipe(tmp_path / "recipe.toml")
+    setting = Setting(file, tmp_path, None, None, (), tmp_path, tmp_path, 5)
+    with _alone(setting, space_of(file.recipe, Search(), "")[0].original()):
+        assert not list(tmp_path.glob("*.done"))
+    assert len(list(tmp_path.glob("*.done"))) == done
 
 
 def outcome(ratio: float) -> Outcome:

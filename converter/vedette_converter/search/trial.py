@@ -252,7 +252,7 @@ def _alone(setting: Setting, recipe: Recipe) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         done = [_hold(stack, setting.trials, name, parts) for name, parts in (("float", spec), ("steps", own))]
         yield
-        if recipe.distil is not None:  # the original has no answers yet
+        if recipe.distil is not None or setting.file.recipe.distil is None:  # else there are no answers yet
             for path in done:
                 path.touch()
 
