@@ -34,7 +34,7 @@ from vedette_converter.recipe import Recipe, read_recipe
 from vedette_converter.recipe.search import Search
 from vedette_converter.search.builder import Builder
 from vedette_converter.search.front import Point, choose, dominates, front
-from vedette_converter.search.search import Wanted, search
+from vedette_converter.search.search import Wanted, _setting, search
 from vedette_converter.search.space import Choice, Space, space_of
 from vedette_converter.search.split import split
 from vedette_converter.search.study import Study
@@ -171,6 +171,26 @@ def test_pictures_of_one_name_in_folders_of_a_label_are_parted_too(project: Path
     parts = split(listed, LABELS, tmp_path / "nested", 0.2, 1, tmp_path)
     learn, judge = (list_labelled(part, LABELS).files for part in (parts.learn, parts.judge))
     assert len(judge) == 6 and {p.resolve() for p in (*learn, *judge)} == {p.resolve() for p in listed.files}
+
+
+def test_another_teacher_in_the_same_file_is_another_search(project: Path, tmp_path: Path) -> None:
+    recipe, teacher = tmp_path / "taught.toml", tmp_path / "teacher.keras"
+    text = (
+        (project / "lights.toml")
+        .read_text()
+        .replace("[distil.augment]", f'[distil.teacher]\nfile = "{teacher}"\n\n[distil.augment]')
+    )
+    for name in ("lights.keras", "labels.txt"):
+        shutil.copy(project / name, tmp_path)
+    recipe.write_text(text)
+    wanted, file = Wanted(recipe, project / "pictures", tmp_path), read_recipe(recipe)
+    with pytest.raises(UserError, match=r"teacher\.keras: the network cannot be read: found No such file"):
+        _setting(wanted, file, Search(), tmp_path)
+    names = []
+    for content in (b"one", b"one", b"other"):
+        teacher.write_bytes(content)
+        names.append(_setting(wanted, file, Search(), tmp_path)[2])
+    assert names[0] == names[1] != names[2]
 
 
 @pytest.mark.parametrize(("text", "done"), [(RECIPE, 0), (RECIPE.replace("steps = 2", ""), 2)])

@@ -259,8 +259,16 @@ def _setting(wanted: Wanted, file: RecipeFile, options: Search, work: Path) -> t
         digest.update(_listed(folder).encode())
     if not isinstance(recipe.source, ZooSource):
         digest.update(read_source(recipe.source, wanted.source, file.resolve).sha256.encode())
-    for path in sorted({file.resolve(recipe.labels.file)}):
-        digest.update(path.read_bytes())
+    digest.update(file.resolve(recipe.labels.file).read_bytes())
+    if recipe.distil is not None and (teacher := recipe.distil.teacher) is not None:
+        path = file.resolve(teacher.file)
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise UserError(
+                "the network cannot be read", where=path, found=error.strerror or str(error),
+                fix="mend [distil.teacher] file",
+            ) from None  # fmt: skip
     name = digest.hexdigest()[:12]
     trials = work / "search" / name
     _make(trials, "--work")
