@@ -167,9 +167,7 @@ def read_pictures(file: RecipeFile, data: Path, annotated: Sequence[Path], train
     recipe = file.recipe
     labels = read_labels(file)
     chosen = calibrate.choose(data, recipe.quantise.pictures, recipe.quantise.seed)
-    truth = _truth(recipe, annotated, labels[1])
-    if recipe.trains and isinstance(truth, Labelled):
-        _expect_apart(truth.files, _learned(recipe, train or data, labels[1]).files)
+    truth = read_truth(recipe, annotated, train or data, labels[1])
     return Pictures(file, data, train or data, labels, chosen, truth)
 
 
@@ -179,14 +177,14 @@ def _learned(recipe: Recipe, folder: Path, labels: tuple[str, ...]) -> Labelled:
     return training_data.list_labelled(folder, labels) if needs else training_data.list_unlabelled(folder)
 
 
-def _expect_apart(judged: Sequence[Path], learned: Sequence[Path]) -> None:
+def _expect_apart(judged: Sequence[Path], learned: Sequence[Path], flag: str) -> None:
     """By content: a copy under another name is the same picture."""
     known = {digest(path): path for path in learned}
     both = [(path, known[found]) for path in judged if (found := digest(path)) in known]
     if both:
         raise UserError(
             "is learned from, so nothing can be judged by it", where=both[0][0], expected="another picture",
-            found=f"the same in --train: {both[0][1]}, one of {len(both)} such", fix="give --evaluate pictures of its own",
+            found=f"the same in --train: {both[0][1]}, one of {len(both)} such", fix=f"give {flag} pictures of its own",
         )  # fmt: skip
 
 
@@ -211,11 +209,17 @@ def read_labels(file: RecipeFile) -> tuple[bytes, tuple[str, ...]]:
     return raw, labels
 
 
-def _truth(recipe: Recipe, annotated: Sequence[Path], labels: tuple[str, ...]) -> Truth | None:
+def read_truth(
+    recipe: Recipe, annotated: Sequence[Path], train: Path, labels: tuple[str, ...], flag: str = "--evaluate"
+) -> Truth | None:
+    """What is judged by; none of it may be in ``train``, where the recipe trains. Raises `UserError`."""
     if not annotated:
         return None
     if recipe.task == "detect":
         return coco.read_annotated(annotated, labels)
     if len(annotated) > 1:
-        raise UserError("--evaluate", expected="one folder, with one folder a label", found=f"{len(annotated)}")
-    return training_data.list_labelled(annotated[0], labels)
+        raise UserError(flag, expected="one folder, with one folder a label", found=f"{len(annotated)}")
+    truth = training_data.list_labelled(annotated[0], labels)
+    if recipe.trains:
+        _expect_apart(truth.files, _learned(recipe, train, labels).files, flag)
+    return truth

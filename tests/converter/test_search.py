@@ -362,6 +362,10 @@ def test_each_recipe_of_the_front_rebuilds_its_network(project: Path, tmp_path: 
         (["--storage", "nonsense"], "the database cannot be used"),
         (["--storage", "postgresql://me:secret@nowhere/x"], "***@nowhere/x: the database"),
         (["--judge", "nowhere"], "nowhere"),
+        (["--judge", "{project}/test", "--judge", "{project}/test"], "--judge: expected one folder, with one folder a"),
+        (["--evaluate", "nowhere"], "nowhere: folder cannot be read"),
+        (["--evaluate", "{project}/test", "--evaluate", "{project}/test"], "--evaluate: expected one folder, with one"),
+        (["--evaluate", "{project}/pictures"], "00.png: is learned from, so nothing can be judged by it"),
         (["--sizes", "16x16,24x24"], "24"),
     ],
 )
@@ -369,6 +373,7 @@ def test_a_mistake_is_one_line(
     flags: list[str], expected: str, project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["search", str(project / "lights.toml"), "--data", str(project / "pictures"), "--out"]
+    flags = [flag.format(project=project) for flag in flags]
     code = main([*command, str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--trials", "2", *flags])
     said = capfd.readouterr().err
     assert code == 2 and len(said.strip().splitlines()) == 1 and expected in said and "secret" not in said, said

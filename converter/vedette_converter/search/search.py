@@ -22,6 +22,7 @@ from vedette.contract.errors import FaultError, PictureError, UserError, Vedette
 from ..evaluate import Accuracy
 from ..latency import Timing, machine
 from ..lock import alone
+from ..pictured import read_truth
 from ..pictures import SUFFIXES
 from ..progress import Progress, Silent
 from ..recipe import RecipeFile, read_recipe
@@ -238,6 +239,8 @@ def _setting(wanted: Wanted, file: RecipeFile, options: Search, work: Path) -> t
     labels = labels_of(file)
     labelled = wanted.train or wanted.data
     data, learn, judge = wanted.data, wanted.train, wanted.judge
+    for flag, folders in (("--judge", judge), ("--evaluate", wanted.evaluate)):
+        read_truth(recipe, folders, labelled, labels, flag)  # that they do not fit is known before hours of trials
     if judge:
         judged_by = "all pictures of " + ", ".join(str(folder) for folder in judge)
     elif recipe.task == "classify" and any((labelled / label).is_dir() for label in labels):
