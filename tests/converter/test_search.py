@@ -351,6 +351,31 @@ def test_each_recipe_of_the_front_rebuilds_its_network(project: Path, tmp_path: 
         assert bundle.manifest.flatbuffer_sha256 == one.outcome.sha256
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(420)  # several processes load TensorFlow, one after the other
+def test_a_search_that_ships_nothing_is_no_success(
+    project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = read_recipe(project / "untrained.toml").recipe
+    for precision in ("float32", "int8"):
+        (tmp_path / "out" / f"{recipe.name}-{precision}-whole-16x16.tflite").mkdir(parents=True)  # no place for a file
+    command = [
+        "search",
+        str(project / "untrained.toml"),
+        "--data",
+        str(project / "pictures"),
+        "--budget",
+        "1",
+        "--json",
+    ]
+    assert main([*command, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 1
+    printed, said = capfd.readouterr()
+    document = json.loads(printed)
+    assert document["chosen"] is not None and document["bundle"] is None
+    assert any("bundle cannot be written" in note for note in document["notes"])
+    assert "the chosen recipe makes no bundle; the notes say why" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from vedette.arguments import Help
-from vedette.contract.errors import UserError, VedetteError
+from vedette.contract.errors import FaultError, UserError, VedetteError
 
 from ..recipe import read_recipe
 from ..recipe.quantisation import Precision
@@ -110,6 +110,8 @@ def run(options: argparse.Namespace) -> int:
             raise NothingFoundError(
                 "no network keeps the accuracy", expected=f"a drop of {options.budget:g} or less", found=f"{best:.4f}"
             )
+        if result.bundle is None:
+            raise FaultError("the chosen recipe makes no bundle", where=result.chosen.recipe, fix="the notes say why")
     except VedetteError as caught:
         error = caught
     document = json.dumps(table.as_object(result, error.line() if error else None))
