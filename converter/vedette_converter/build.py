@@ -39,7 +39,7 @@ from .series.material import read_recorded
 from .source import SourceFiles, read_source
 from .student import Steps, Student, check_teacher
 from .tensorflow import load_tensorflow
-from .train.kept import read_network, save_network
+from .train.kept import expect_keras, read_network, save_network
 from .train.sparsity import Sparsity
 from .train.work import Work, default_folder
 from .zoo.network import as_network
@@ -113,6 +113,11 @@ def build(
     out = inputs.out or Path(f"{recipe.name}.tflite")
     if not out.parent.is_dir() or out.is_dir():
         raise UserError("bundle cannot be written", where=out, expected="a file in a folder that exists")
+    for beside in (inputs.float_out, inputs.control_out):
+        if beside is not None and (not beside.parent.is_dir() or beside.is_dir()):
+            raise UserError("network cannot be written", where=beside, expected="a file in a folder that exists")
+    if inputs.float_out is not None:
+        expect_keras(inputs.float_out)
     if inputs.report is not None:
         report.expect_report(inputs.report)
     material: Material

@@ -16,7 +16,7 @@ from vedette.contract.errors import UserError
 from vedette.contract.manifest import ClassifyOutput, ImageInput
 from vedette.contract.types import Classes
 from vedette.engine import TfliteEngine, load_runtime
-from vedette_converter import gate, prune, report, student
+from vedette_converter import cli, gate, prune, report, student
 from vedette_converter.build import Inputs, build
 from vedette_converter.measured import Measured
 from vedette_converter.progress import Silent
@@ -256,6 +256,31 @@ def test_what_only_the_reference_kernels_lack_is_said_and_shipped(
     assert set(bundle.manifest.tolerances) == set(measured.verdicts) == {"xnnpack", "builtin"}
     (said,) = [line for line in measured.findings if "reference kernels" in line]
     assert op in said and "\\n" not in said and ".tflite" not in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--float", "{tmp}/nowhere/x.keras"], "x.keras: network cannot be written: expected a file in a folder"),
+        (["--control", "{tmp}"], "network cannot be written: expected a file in a folder that exists"),
+        (["--float", "{tmp}/x.h5"], "x.h5: a network's file: expected a name that ends in .keras"),
+    ],
+)
+def test_where_networks_cannot_be_written_is_known_before_the_work(
+    flags: list[str], expected: str, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "build",
+        str(project / "lights.toml"),
+        "--data",
+        str(project / "pictures"),
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    assert (
+        cli.main([*command, "--out", str(tmp_path / "x.tflite"), *(flag.format(tmp=tmp_path) for flag in flags)]) == 2
+    )
+    assert expected in capsys.readouterr().err and not (tmp_path / "work").exists()
 
 
 def test_pictures_that_are_learned_from_judge_nothing(project: Path, tmp_path: Path) -> None:

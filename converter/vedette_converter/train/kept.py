@@ -18,14 +18,19 @@ from ..tensorflow import load_tensorflow
 
 def save_network(model: Any, path: Path) -> None:
     """Writes ``.keras``. Raises `UserError` where it cannot be written."""
-    if path.suffix != ".keras":
-        raise UserError("a network's file", where=path, expected="a name that ends in .keras")
+    expect_keras(path)
     try:
         with replacing(path, path.with_name(f".{path.stem}.part.keras")) as half, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Keras and numpy, about one another
             model.save(half)
     except (OSError, ValueError) as error:
         raise UserError("the network cannot be written", where=path, found=_first_line(error)) from None
+
+
+def expect_keras(path: Path) -> None:
+    """Raises `UserError` where no network can have this name."""
+    if path.suffix != ".keras":
+        raise UserError("a network's file", where=path, expected="a name that ends in .keras")
 
 
 def read_network(path: Path, *, fix: str = "") -> Any:
