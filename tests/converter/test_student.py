@@ -283,6 +283,19 @@ def test_where_networks_cannot_be_written_is_known_before_the_work(
     assert expected in capsys.readouterr().err and not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("flag", ["--train", "--float", "--control"])
+def test_a_flag_that_would_do_nothing_is_refused(
+    flag: str, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["build", str(project / "lights.keras"), "--labels", str(project / "labels.txt"), "--color", "gray"]
+    code = cli.main(
+        [*command, "--data", str(project / "pictures"), "--out", str(tmp_path / "x.tflite"), flag, "x.keras"]
+    )
+    said = capsys.readouterr().err
+    assert code == 2 and f"x.keras: {flag}: there is nothing to do with it: expected " in said
+    assert not (tmp_path / "x.tflite").exists()
+
+
 def test_pictures_that_are_learned_from_judge_nothing(project: Path, tmp_path: Path) -> None:
     test = tmp_path / "test"
     shutil.copytree(project / "test", test)

@@ -19,9 +19,10 @@ from ..arrays import looks_like_arrays
 from ..build import Inputs, build
 from ..load import guess_source, load_network
 from ..measured import Measured
-from ..recipe import RecipeFile, read_recipe
+from ..recipe import Recipe, RecipeFile, read_recipe
 from ..recipe.flags import Flags, image_input, looks_like_classifier, numbers, recipe_from_flags
 from ..recipe.quantisation import Precision, Quantise
+from ..recipe.series import AnomalyHead
 from ..series.recordings import holds_recordings
 from ..source import read_source
 from ..video import VIDEOS, frames_of
@@ -170,7 +171,21 @@ def _from_model(options: argparse.Namespace) -> int:
     return 0
 
 
+def _expect_used(recipe: Recipe, options: argparse.Namespace) -> None:
+    """Raises `UserError` for what this recipe would do nothing with."""
+    finds = isinstance(recipe.output, AnomalyHead) and recipe.output.threshold is None
+    for flag, given, used, expected in (
+        ("--train", options.train, recipe.trains or finds, "a recipe with [train] or [distil]"),
+        ("--float", options.float, recipe.trains, "a recipe with [train] or [distil]"),
+        ("--control", options.control, recipe.distil is not None and recipe.distil.control, "[distil] control = true"),
+    ):
+        if given is not None and not used:
+            raise UserError(f"{flag}: there is nothing to do with it", where=given, expected=expected,
+                            found="none", fix="leave it out")  # fmt: skip
+
+
 def _build(file: RecipeFile, options: argparse.Namespace, findings: list[str]) -> int:
+    _expect_used(file.recipe, options)
     measured: Measured | None = None
     bundle: Bundle | None = None
 

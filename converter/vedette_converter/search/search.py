@@ -332,7 +332,7 @@ def _front(
         recipe = moved(space.derive(one.choice), file, wanted.out)
         promised = promising(recipe, file.recipe.gate, one.outcome, wanted.budget)
         path = wanted.out / f"{recipe.name}.toml"
-        _write(path, _command(wanted, setting, path) + as_toml(promised))
+        _write(path, _command(wanted, setting, path, trains=promised.trains) + as_toml(promised))
         found.append(
             Found(recipe.name, one.number, one.choice, point, one.outcome, measured.timing, measured.test, path)
         )
@@ -362,12 +362,12 @@ def _here(kept: list[Done], setting: Setting, space: Space, original: Outcome, b
     return found
 
 
-def _command(wanted: Wanted, setting: Setting, path: Path) -> str:
+def _command(wanted: Wanted, setting: Setting, path: Path, *, trains: bool) -> str:
     """The command that builds a recipe of the front, as a comment before it."""
     words = ["vedette-convert", "build", str(path), "--data", str(setting.data)]
     if setting.source is not None:
         words += ["--source", str(setting.source)]
-    if setting.learn is not None:
+    if trains and setting.learn is not None:
         words += ["--train", str(setting.learn)]
     for folder in wanted.evaluate or setting.judge:
         words += ["--evaluate", str(folder)]
