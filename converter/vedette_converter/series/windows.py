@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vedette.contract.errors import ReadingsError, UserError
 from vedette.contract.manifest import Channel, SeriesInput
-from vedette.contract.types import Float32Array, TensorSpec
+from vedette.contract.time_unit import doubted_unit
+from vedette.contract.types import Float32Array, Int64Array, TensorSpec
 from vedette.contract.window import SeriesPreprocessor, cut_windows
 
 from ..recipe.series import Jitter, Series
@@ -83,10 +84,11 @@ def cut(
         found = read(recording.path, columns, options.time)
         values = cut_windows(wider, found.values, found.times_ns, stride=stride)
         if not len(values):
+            asked, fix = _doubted(found.times_ns, spec.rate_hz) or ("", "take it out of the folder")
             raise ReadingsError(
                 "recording is shorter than a window", where=recording.path,
                 expected=f"{spec.length} samples" + (f" at {spec.rate_hz:g} Hz" if spec.rate_hz else "")
-                + " without a gap", found=f"{len(found.values)} readings", fix="take it out of the folder",
+                + " without a gap", found=f"{len(found.values)} readings" + (f": {asked}" if asked else ""), fix=fix,
             )  # fmt: skip
         size += values.nbytes
         if size > MAX_BYTES:
@@ -106,6 +108,13 @@ def cut(
         np.ascontiguousarray(everything[:, :, :own]), np.asarray(targets, np.float32), np.array(numbers, np.int32),
         tuple(recordings), untimed,
     )  # fmt: skip
+
+
+def _doubted(times_ns: Int64Array | None, rate_hz: float | None) -> tuple[str, str] | None:
+    """What to ask, and what to do, where a recording's times look like another unit than seconds."""
+    if times_ns is None or len(times_ns) < 2 or rate_hz is None:
+        return None
+    return doubted_unit(float(np.median(np.diff(times_ns))) / 1e9, 1.0 / rate_hz)
 
 
 def moments(windows: Windows) -> tuple[tuple[float, ...], tuple[float, ...]]:
