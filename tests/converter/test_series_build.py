@@ -227,6 +227,7 @@ def mistake(project: Project, capfd: pytest.CaptureFixture[str], recipe: Path, *
             "time,x,y\n" + "".join(f"{20 * n},1,2\n" for n in range(99)),
             "found 99 readings: readings are 20 s apart by their t, the model wants 0.02 s: is t in milliseconds",
         ),
+        ("slow/p1-left.csv", "time;x;y\n0;1;2\n", "found time;x;y; columns are parted by commas"),
         ("slow/p1-left.csv", "", "p1-left.csv:1: no column x: expected x, y, found an empty line"),
         ("hop/p1.csv", "time,x,y\n0,1,2\n", "hop: a folder that is no label: expected slow, fast"),
     ],

@@ -164,10 +164,12 @@ def _read_csv(path: Path, columns: Sequence[str], time: str) -> Read:
     except csv.Error as error:
         raise ReadingsError("recording cannot be read", where=f"{path}:1", found=str(error)) from None
     if missing := [name for name in columns if name not in names]:
+        other = len(names) == 1 and any(mark in names[0] for mark in ";\t")
+        fix = "columns are parted by commas" if other else "the first line names the columns"
         raise ReadingsError(
             f"no column {missing[0]}", where=f"{path}:1", expected=", ".join(columns),
             found=", ".join(names[:32])[:200] or "an empty line",
-            fix="lines of JSON are named .ndjson" if text[:1] in ("{", "[") else "the first line names the columns",
+            fix="lines of JSON are named .ndjson" if text[:1] in ("{", "[") else fix,
         )  # fmt: skip
     body = text.partition("\n")[2]
     try:
