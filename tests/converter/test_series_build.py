@@ -156,6 +156,12 @@ def test_the_table_and_the_page_speak_of_windows(motions: Built, hum: Built, sca
         assert page.count("<figure") >= 8 and "data:image/png;base64," in page and "no pictures" not in page
 
 
+def test_the_page_shows_windows_of_every_label(motions: Built) -> None:
+    project, *_ = motions
+    page = (project.folder / "out.html").read_text()
+    assert page.count("slow/p") >= 2 and page.count("fast/p") >= 2
+
+
 def test_the_same_steps_make_the_same_bundle(hum: Built, tmp_path: Path) -> None:
     project, _, first = hum
     inputs = Inputs(

@@ -38,7 +38,9 @@ def sample_windows(
     same = [number for number in range(len(seen)) if number not in differing]
     worst = differing[: max(count // 2, count - len(same))]
     pictures = []
-    for number in [*same[: count - len(worst)], *worst]:
+    agreeing = min(count - len(worst), len(same))
+    spread = np.linspace(0, len(same) - 1, agreeing).astype(int)  # they lie in the order of labels and recordings
+    for number in [*(same[place] for place in spread), *worst]:
         recording = chosen.recordings[chosen.recording[number]]
         name = f"{recording.path.parent.name}/{recording.path.name}"
         pictures.append(
