@@ -349,6 +349,22 @@ def test_what_is_acknowledged_while_it_is_written_is_not_lost_by_a_kill(
     assert (row.last, row.waiting, row.lost_at_crash) == (1, 1, 0), "it is sent once more"
 
 
+def test_a_kill_on_a_disk_that_takes_nothing_is_told_of_streams_that_the_file_has_not_heard_of(
+    tmp_path: Path, opened: Opener
+) -> None:
+    _, outbox = opened(tmp_path)
+    only = outbox._store._writer.execute  # type: ignore[attr-defined]
+    only("PRAGMA query_only = 1")
+    put(outbox, 50)
+    outbox.accept([entry.key for entry in outbox.batch(30, 0)])
+    assert outbox.problems()
+    copy = as_left(outbox, tmp_path, tmp_path / "killed")
+    only("PRAGMA query_only = 0")
+    _, outbox = opened(copy)
+    row = LedgerRow(1, DOOR, 1, 50, 30, 0, 0, 0, (), 0, lost_at_crash=20)
+    assert outbox.ledger() == [row], "and nothing of the other, which gave none"
+
+
 def test_a_kill_before_the_first_message_loses_nothing_and_says_nothing(tmp_path: Path, opened: Opener) -> None:
     _, outbox = opened(tmp_path / "state")
     copy = as_left(outbox, tmp_path / "state", tmp_path / "copy")

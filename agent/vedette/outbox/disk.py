@@ -47,7 +47,8 @@ class DiskOutbox:
     """See `vedette.delivery.Outbox`, which this is.
 
     ``store``: open, or None where the file cannot be used now; it is tried again. ``max_memory_bytes``: of messages that
-    are not in the file yet. ``lost``: rows that the file may not know of. ``on_alert``: told of what went wrong once,
+    are not in the file yet. ``streams``: known to the file before their first message, which may come when the disk takes
+    nothing any more. ``lost``: rows that the file may not know of. ``on_alert``: told of what went wrong once,
     on any thread, without a lock held. ``keep_epoch``: makes the epoch durable where that failed before, or
     raises `OSError`; called before a file is opened again.
     """
@@ -61,6 +62,7 @@ class DiskOutbox:
         *,
         durable: Durable,
         max_memory_bytes: int,
+        streams: Sequence[Stream] = (),
         lost: Sequence[LedgerRow] = (),
         on_alert: Callable[[str], None] = log.warning,
         keep_epoch: Callable[[], None] = lambda: None,
@@ -77,6 +79,8 @@ class DiskOutbox:
         self._draft = Draft(epoch, durable, max_memory_bytes)
         self._backlog = PagedBacklog(self._read, self._has)
         self._core = Core(epoch, bounds, self._backlog, self._draft.settled)
+        for stream in streams:
+            self._core.account(stream)
         self._store: Store | None = None
         self._lost = tuple(lost)
         self._pending: list[Item] = []  # held until a transaction

@@ -230,10 +230,17 @@ class Draft:
     # another file
 
     def first(self, core: Core, store: Store, found: Recovered) -> Change:
-        """The transaction with which this epoch begins in a file."""
+        """The transaction with which this epoch begins in a file: its accounts have an id there, for the tally, and count
+        nothing yet."""
+        self._by_number = {account.number: account for account in found.accounts}
+        own = [account for account in core.accounts() if account.epoch == self._epoch and self._durable != "memory"]
+        for account in own:
+            account.number = 0
+            self.number(account)
+        blank = [AccountRow(account.number, self._epoch, account.stream, 0, 0, 0, 0, 0, 0, (), 0) for account in own]
         return Change(
             self._state(core, store),
-            accounts=[row_of(account, account.last) for account in found.accounts],
+            accounts=[*(row_of(account, account.last) for account in found.accounts), *blank],
             gone=found.bad,
             forgotten=found.forgotten,
             forgotten_boots=[
@@ -244,9 +251,8 @@ class Draft:
     def begin(self, core: Core, store: Store, found: Recovered, tally: Tally | None) -> None:
         """That transaction is done, and ``core`` has taken over what was found."""
         self._tally = tally
-        self._by_number = {account.number: account for account in found.accounts}
         for account in core.accounts():
-            if account not in found.accounts:
+            if account not in found.accounts and account.last:
                 self.number(account)
                 self.touched(account)
         self._boots.update({boot.boot: boot for boot in store.boots.values()})

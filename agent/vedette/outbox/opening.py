@@ -63,8 +63,8 @@ def open_outbox(
     if lock is not None:
         lock.close()  # for the store that the outbox is going to open
     return epoch, DiskOutbox(
-        state_dir, store, epoch.number, bounds, durable=durable, max_memory_bytes=max_memory_bytes, lost=epoch.lost,
-        on_alert=on_alert, keep_epoch=epoch.keep,
+        state_dir, store, epoch.number, bounds, durable=durable, max_memory_bytes=max_memory_bytes, streams=streams,
+        lost=epoch.lost, on_alert=on_alert, keep_epoch=epoch.keep,
     )  # fmt: skip
 
 
