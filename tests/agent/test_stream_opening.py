@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from camera import CameraServer, Pusher
 from real import DEADLINE_S
@@ -289,3 +294,35 @@ def test_a_proxy_is_not_gone_past(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
     with answering(b"HTTP/1.1 404 Not Found\r\n\r\n") as port:
         assert why_no_stream(f"http://{LOOPBACK}:{port}/", 2.0) == NO_STREAM
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Not to stderr."""
+
+
+@pytest.mark.parametrize(
+    ("file", "count", "found"), [("clip.avi", 5, "a file of 5 frames"), ("picture.jpg", 1, "a picture")]
+)
+def test_a_file_on_a_server_is_told_from_a_stream_that_breaks_off(
+    tmp_path: Path, file: str, count: int, found: str
+) -> None:
+    picture = np.zeros((480, 640, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.jpg"), picture)
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (640, 480))
+    for _ in range(5):
+        writer.write(picture)
+    writer.release()
+    serve = http.server.ThreadingHTTPServer((LOOPBACK, 0), functools.partial(_Files, directory=tmp_path))
+    threading.Thread(target=serve.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        source = make_source(SourceOptions(f"http://{LOOPBACK}:{serve.server_port}/{file}"))
+        source.open()
+        for _ in range(count):
+            assert source.read(None) is not None
+        with pytest.raises(SourceLostError, match=f"no stream: found {found}; give the path"):
+            source.read(None)
+        source.close()
+    finally:
+        serve.shutdown()
+        serve.server_close()

@@ -37,6 +37,7 @@ class StreamSource:
         self._rtsp = options.url.lower().startswith("rtsp")
         self._was_silent = False
         self._ahead = False  # a frame is grabbed that nobody has asked for yet
+        self._grabbed = 0  # since it was opened
 
     @property
     def live(self) -> bool:
@@ -53,6 +54,7 @@ class StreamSource:
         otherwise."""
         options = self._options
         self._ahead = False
+        self._grabbed = 0
         if self._rtsp or self._was_silent:
             ask(options.url, min(ANSWER_S, options.open_timeout_s))
             self._was_silent = False
@@ -120,7 +122,15 @@ class StreamSource:
             self._was_silent = True
             raise SourceStalledError(f"no frame for {timeout_s:g} s", where=masked_url(self._options.url))
         if not grabbed:
+            frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)  # below 0 of a stream
+            if frames > 0 and self._grabbed in (0, frames):
+                found = "a picture" if frames == 1 else f"a file of {frames:.0f} frames"
+                raise SourceLostError(
+                    "no stream", where=masked_url(self._options.url), found=found,
+                    fix="give the path of the camera's stream; a file is read where it lies on this computer",
+                )  # fmt: skip
             raise SourceLostError("the stream broke off", where=masked_url(self._options.url))
+        self._grabbed += 1
 
     def close(self) -> None:
         """See `Source.close`."""
