@@ -471,3 +471,15 @@ def test_the_end_waits_for_what_is_under_way(tmp_path: Path) -> None:
     taken.snapshots.stop(30.0)
     assert len(pictures(tmp_path)) == QUEUE
     Taken(tmp_path).snapshots.stop()  # never started
+
+
+@pytest.mark.parametrize("count", [1, 3, QUEUE + 1])
+def test_what_the_end_does_not_wait_for_is_counted(count: int) -> None:
+    with Taken(None, mqtt=True, events_every_s=0.0) as taken:
+        taken.hold.clear()
+        for number in range(count):
+            taken.see(found(), happened(), seconds=100.0 + number)
+            if not number:
+                wait_for("the first to be begun with", lambda: taken.snapshots._queue.empty())
+        taken.snapshots.stop(0.05)
+        assert taken.snapshots.counts() == {"unfinished": count}

@@ -153,16 +153,18 @@ class Snapshots:
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Lets it finish what waits."""
+        """Lets it finish what waits. What is not finished in time is counted."""
         if self._thread.ident is None:
             return
         deadline = time.monotonic() + timeout_s
+        told = 1
         try:
             self._queue.put(None, timeout=timeout_s)
         except Full:
-            self._count("unfinished", self._queue.qsize())
-            return
+            told = 0
         self._thread.join(max(0.0, deadline - time.monotonic()))
+        if left := self._queue.unfinished_tasks - told:
+            self._count("unfinished", left)
 
     def ask(self) -> None:
         """The next frame, please."""
@@ -240,6 +242,7 @@ class Snapshots:
                 # a picture that may not be blurred is not shown to anybody
                 self._count("fault")
                 log.exception("snapshot of frame %d: %r", shot.seq, error)
+            self._queue.task_done()
 
     def _develop(self, shot: _Shot) -> None:
         pixels = self._print(shot)
