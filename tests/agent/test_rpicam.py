@@ -160,6 +160,16 @@ def test_what_the_program_is_asked_for(hardware: Hardware, opened: Callable[...,
     assert pts.startswith("/dev/fd/")
 
 
+@pytest.mark.parametrize(("query", "fps"), [("", 30_000 / 1001), ("fps=29.97002997002997", 0.0)])
+def test_a_rate_may_have_as_many_places_as_a_float(
+    hardware: Hardware, opened: Callable[..., Source], query: str, fps: float
+) -> None:
+    hardware.behaves()
+    frame_of(opened(query, fps=fps))
+    arguments = hardware.calls[0]["arguments"]
+    assert arguments[arguments.index("--framerate") + 1] == "29.97"
+
+
 def test_the_older_name_of_the_program(hardware: Hardware, opened: Callable[..., Source]) -> None:
     hardware.behaves(program="libcamera-vid")
     assert is_frame(frame_of(opened()), 0)

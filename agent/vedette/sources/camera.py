@@ -70,8 +70,8 @@ def _whole(asked: dict[str, str], key: str, otherwise: int, most: int, url: str)
 
 
 def _fps(asked: dict[str, str], otherwise: float, url: str) -> float:
-    text = asked.get("fps", str(otherwise))
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{0,6})?", text) or float(text) > MAX_FPS:
+    text = asked.get("fps", f"{otherwise:f}")
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{0,20})?", text) or float(text) > MAX_FPS:
         raise SourceError("fps", where=url, expected=f"a number up to {MAX_FPS:g}", found=repr(text))
     return float(text)
 
