@@ -396,6 +396,11 @@ def test_credentials_reach_the_camera_and_nobody_else(camera: CameraServer, capl
     assert SECRET not in why + caplog.text
 
 
+def test_a_scheme_may_be_written_in_capitals(camera: CameraServer) -> None:
+    with Pusher(camera), Watched(stream(camera, url=camera.url.replace("http", "HTTP"))) as watched:
+        watched.frame()
+
+
 def test_a_lost_streams_error_masks_its_url() -> None:
     source = make_source(SourceOptions(f"http://admin:{SECRET}@{LOOPBACK}:{free_port()}/x", open_timeout_s=1.0))
     with pytest.raises(SourceLostError) as caught:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -100,7 +100,7 @@ def make_source(options: SourceOptions) -> Source:
             raise SourceError("malformed URL", where=masked_url(url), expected=f"{scheme}://HOST/PATH")
         from .stream import StreamSource
 
-        return StreamSource(options)
+        return StreamSource(replace(options, url=f"{scheme}://{rest}"))  # FFmpeg knows no other way to write it
     if scheme == "v4l2":
         from .v4l2 import V4l2Source
 
