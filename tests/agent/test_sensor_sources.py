@@ -1046,6 +1046,32 @@ def test_an_iio_reading_that_is_no_number_is_counted(iio: Path) -> None:
         wait_for("the count", lambda: heard.listener.status().malformed.get("not_finite"))
 
 
+def test_what_an_iio_device_gave_before_it_was_lost_is_handed_on(iio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    polls = itertools.count(1)
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        if next(polls) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return b"7\n"
+
+    monkeypatch.setattr(os, "pread", pread)
+    with closing(sensor(f"iio://{iio}?channels=accel_z&rate=5000", channels=("z",))) as source:
+        source.open()
+        given: list[list[float]] = []
+
+        def read_on() -> None:
+            while (readings := source.read(DEADLINE_S)) is not None:
+                given.extend(readings.values.tolist())
+
+        with pytest.raises(SourceLostError, match=r"cannot be read: found Input/output error"):
+            read_on()
+        assert given == [[1.75], [1.75]]
+        source.close()
+        source.open()
+        readings = source.read(DEADLINE_S)
+        assert readings is not None and len(readings)
+
+
 def test_an_iio_device_that_is_not_there_may_come(iio: Path) -> None:
     away = iio.with_name("away")
     iio.rename(away)

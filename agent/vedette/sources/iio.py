@@ -45,6 +45,7 @@ class IioSource:
         self._scale = self._offset = np.empty(0)
         self._interval_ns = 0
         self._due_ns = 0
+        self._lost: SourceLostError | None = None  # what ended the last read, which had readings to hand on first
 
     @property
     def live(self) -> bool:
@@ -89,9 +90,12 @@ class IioSource:
             )  # fmt: skip
         self._interval_ns = round(1e9 / min(rate, MAX_RATE_HZ))
         self._due_ns = 0
+        self._lost = None
 
     def read(self, timeout_s: float) -> Readings | None:
         """See `SensorSource.read`."""
+        if self._lost is not None:
+            raise self._lost
         rows: list[list[float]] = []
         times: list[int] = []
         now = clock.now_ns()
@@ -106,7 +110,13 @@ class IioSource:
             time.sleep(max(0, self._due_ns - now) / 1e9)
             self._due_ns += self._interval_ns
             begun = clock.now_ns()
-            row = self._poll()
+            try:
+                row = self._poll()
+            except SourceLostError as error:
+                if not rows:
+                    raise
+                self._lost = error
+                break
             if row is not None:
                 rows.append(row)
                 times.append(begun)
