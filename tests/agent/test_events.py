@@ -415,6 +415,23 @@ def test_what_is_crossed_before_it_is_a_track_counts_too(min_hits: int) -> None:
     assert car.path.length == pytest.approx(car.path.last[0] - 0.42, abs=0.02)
 
 
+def test_whoever_stands_still_while_nobody_looks_has_been_there() -> None:
+    tracker = Tracker(TrackOptions())
+    scene = Scene(INSTANT, LABELS, {"yard": YARD}, {})
+    stands = Detections(boxes_at([(0.7, 0.3)]), np.array([0.9], np.float32), np.zeros(1, np.int32))
+    events: list[Event] = []
+    for frame in range(3):
+        events += scene.update(tracker.update(stands, START_NS + frame * 10**8), START_NS + frame * 10**8).events
+    held_ns = START_NS + 60 * 10**9
+    tracker.hold(held_ns)
+    for frame in range(1, 40):
+        now_ns = held_ns + frame * 10**8
+        events += scene.update(tracker.update(Detections.none(), now_ns), now_ns).events
+    left, ended = events[-2:]
+    assert (left.kind, left.at_ns, left.dwell_s) == ("zone_left", held_ns, pytest.approx(59.9))
+    assert (ended.kind, ended.at_ns, ended.duration_s) == ("track_ended", held_ns, 60.0)
+
+
 KINDS = st.lists(st.sampled_from(SCENE_KINDS), unique=True)
 
 

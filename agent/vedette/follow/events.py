@@ -182,6 +182,7 @@ class Scene:
                 continue
             if known is None:
                 known = self._meet(live, row, boxes[row])
+            known.seen_ns = int(live.seen_ns[row])  # also unseen: what was held in between counts
             if live.seen[row]:
                 self._see(known, live, row, boxes[row], inside[row], crossed[row])
             self._step(known, captured_ns, bool(live.seen[row]))
@@ -218,7 +219,6 @@ class Scene:
         self, known: _Object, live: Tracks, row: int, box: Sequence[float], inside: list[bool], crossed: list[int]
     ) -> None:
         """What a frame that shows the track says of it."""
-        known.seen_ns = int(live.seen_ns[row])
         known.box = _box(box)
         known.best = max(known.best, float(live.scores[row]))
         known.area = max(known.area, (box[2] - box[0]) * (box[3] - box[1]))
