@@ -119,7 +119,8 @@ class SeriesInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
 
 class SsdAnchors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The anchors of an SSD head, as TensorFlow's object detection API generates them.
+    """The anchors of an SSD head, as TensorFlow's object detection API generates them for a square input. Of another input
+    their scales are shares of either side, the API's of the shorter one.
 
     ``multiple_grid_anchor_generator``; Liu et al., arXiv 1512.02325, section 2.2: one scale a feature map, evenly
     spaced from ``min_scale`` to ``max_scale``.

@@ -53,7 +53,8 @@ class TrackOptions(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     low_score: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
     """Detections from this score up to the threshold may go on with a track, and never begin one."""
     min_hits: Annotated[int, Meta(ge=1, le=100)] = 2
-    """In how many frames in a row an object must be found before it is a track, the first by a good detection."""
+    """In how many frames an object must be found, missed in no two in a row, before it is a track; the first time by a good
+    detection."""
     min_iou: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.2
     """Overlap of a detection with where its track was expected."""
     keep_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 2.0
