@@ -525,6 +525,21 @@ def test_the_best_are_kept_when_there_are_too_many() -> None:
     assert found.class_ids.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("side", [math.nan, math.inf, -math.inf, 3e38])
+def test_four_tensors_with_a_box_of_no_numbers_have_one_detection_fewer(side: float) -> None:
+    tensors = rows((0, 0.9), (1, 0.8))
+    tensors[0][0, 0, 3] = side
+    assert make_decoder(PostprocessOutput(), postprocess_specs(2), 3)(tensors).class_ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [math.inf, 3e38])
+def test_a_softmax_of_what_overflows_is_silent(value: float) -> None:
+    logits = np.array([[value, -value, 0.0]], np.float32)
+    assert len(classify(logits, activation="softmax", score_threshold=0.5)) == int(value < math.inf)
+    found = ssd(NO_BOXES, logits[None].repeat(4, 1), SsdOutput(anchors=DENSE, activation="softmax", background=False))
+    assert (len(found) > 0) == (value < math.inf)
+
+
 def test_a_score_beyond_1_is_1() -> None:
     found = make_decoder(PostprocessOutput(), postprocess_specs(3), 3)(rows((0, 7.5), (1, math.inf), (2, math.nan)))
     assert found.scores.tolist() == [1.0, 1.0]

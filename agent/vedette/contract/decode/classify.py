@@ -34,7 +34,7 @@ class ClassifyDecoder:
         """The best classes, best first; equal scores in the order of their ids."""
         scores = self._tensor.to_real(outputs[self._index].reshape(-1))
         if self._activation == "softmax":
-            with np.errstate(invalid="ignore"):  # infinity less itself: NaN, which passes no threshold
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity less itself: NaN, which passes no threshold
                 exp = np.exp(scores - scores.max())
             scores = exp / exp.sum()
         elif self._activation == "sigmoid":

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..manifest import PostprocessOutput
 from ..types import Detections, Tensor, TensorSpec
-from ._tensors import expect_shape, pick, to_score
+from ._tensors import MAX_COORDINATE, expect_shape, pick, to_score
 
 
 class PostprocessDecoder:
@@ -49,7 +49,7 @@ class PostprocessDecoder:
         scores = to_score(outputs[spec.scores].reshape(-1)[:n], "none")
         boxes = outputs[spec.boxes].reshape(-1, 4)[:n].astype(np.float32)[:, [1, 0, 3, 2]]
         classes = outputs[spec.classes].reshape(-1)[:n].astype(np.float32) + np.float32(spec.class_offset)
-        chosen = scores >= self._threshold
+        chosen = (scores >= self._threshold) & (np.abs(boxes) < MAX_COORDINATE).all(axis=1)  # False for NaN
         known = (classes >= 0) & (classes < self._labels)  # False for NaN
         self.unlabelled = () if known.all() else tuple(classes[chosen & ~known].tolist())
         chosen &= known

@@ -108,7 +108,7 @@ class SsdDecoder:
             anchors, columns = np.divmod(hits, self._columns)
         else:
             real = self._score_tensor.to_real(raw).reshape(-1, self._columns)
-            with np.errstate(invalid="ignore"):  # infinity less itself: NaN, which passes no threshold
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity less itself: NaN, which passes no threshold
                 exp = np.exp(real - real.max(axis=1, keepdims=True))
             probabilities = exp / exp.sum(axis=1, keepdims=True)
             anchors, columns = np.nonzero(probabilities >= self._threshold)
