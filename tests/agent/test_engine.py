@@ -202,6 +202,17 @@ def test_a_buffer_that_does_not_fit_is_a_fault_of_the_engine(runtime: Runtime) -
     engine.invoke(inputs, outputs)  # and it still works
 
 
+def test_an_output_whose_size_depends_on_the_input_is_said_to_be_one(runtime: Runtime) -> None:
+    path = DATA / "tiny-any-size.tflite"
+    engine = TfliteEngine(path, runtime)
+    inputs, outputs = engine.allocate()
+    inputs[0][0, 0, :2] = 1.0
+    with pytest.raises(EngineFaultError, match=r"float32\[1, 3\] that became \[2, 3\]: only outputs of one size"):
+        engine.invoke(inputs, outputs)
+    with pytest.raises(ModelError, match=r"cannot be run: found output tensor .* that became \[0, 3\]"):
+        probe(path, runtime.name)
+
+
 # --- Runtimes ---
 
 

@@ -116,7 +116,15 @@ class TfliteEngine:
                 # a view of the tensor must not outlive this line: the interpreter refuses to run while one does
                 np.copyto(out, view().reshape(out.shape))
         except (ValueError, RuntimeError) as error:
-            raise EngineFaultError(f"{self._description.runtime}: invoke failed", found=str(error)) from None
+            found = self._resized() or str(error)
+            raise EngineFaultError(f"{self._description.runtime}: invoke failed", found=found) from None
+
+    def _resized(self) -> str:
+        """What cannot be copied out; "" for nothing: an output whose size depends on what the network is given."""
+        for spec, detail in zip(self._outputs, self._interpreter.get_output_details(), strict=True):
+            if (shape := describe(detail)["shape"]) != list(spec.shape):
+                return f"output tensor {spec} that became {shape}: only outputs of one size can be read"
+        return ""
 
     def close(self) -> None:
         """Lets the interpreter go, and its memory with it."""

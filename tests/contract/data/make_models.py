@@ -1,7 +1,8 @@
 """Makes the tiny networks beside this file: ``python tests/contract/data/make_models.py`` (needs TensorFlow).
 
 One untrained classifier of 16x16x3 pictures in 0..1 with four classes and seeded weights, as float32, as int8 and as
-int8 with uint8 input and output. A few kilobytes each, so that tests load real networks without any download.
+int8 with uint8 input and output; and a network whose output has as many rows as its input has bright pixels. A few
+kilobytes each, so that tests load real networks without any download.
 """
 
 from __future__ import annotations
@@ -62,8 +63,20 @@ def convert(model: tf.keras.Model, dtype: tf.DType | None) -> bytes:
     return converter.convert()
 
 
+def of_any_size() -> bytes:
+    """Its output: the bright pixels."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4, 4, 3), tf.float32)])
+    def bright(pixels: tf.Tensor) -> tf.Tensor:
+        rows = tf.reshape(pixels, (-1, 3))
+        return tf.boolean_mask(rows, rows[:, 0] > 0.5)
+
+    return tf.lite.TFLiteConverter.from_concrete_functions([bright.get_concrete_function()]).convert()
+
+
 def main() -> None:
-    """Writes the three files."""
+    """Writes the four files."""
+    (HERE / "tiny-any-size.tflite").write_bytes(of_any_size())
     model = network()
     for name, dtype in (("float32", None), ("int8", tf.int8), ("uint8", tf.uint8)):
         data = convert(model, dtype)
