@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
 from pathlib import Path
 
+import pytest
 from looking import STATUS, Looker, Terminal, Voice
 from real import Agent, BrokerAddress, Mosquitto, agent_config, needs_mosquitto, run_cli, wait_for, write_pictures
 
 from vedette.demo.broker import LOOPBACK
+from vedette.monitor.keys import keyboard
 
 
 def test_a_running_agent_without_a_terminal(broker: BrokerAddress, tmp_path: Path) -> None:
@@ -37,6 +42,14 @@ def test_q_quits_and_the_terminal_is_as_before(broker: BrokerAddress) -> None:
             terminal.type(b"q")
             assert terminal.process.wait(20) == 0
             terminal.shows("\x1b[?1049l")
+
+
+def test_a_terminal_that_has_been_closed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, ours = pty.openpty()
+    with os.fdopen(ours) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with keyboard():
+            os.close(terminal)
 
 
 def test_ctrl_c_quits(broker: BrokerAddress) -> None:

@@ -9,7 +9,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class Keys:
@@ -44,4 +44,5 @@ def keyboard() -> Iterator[Keys]:
     try:
         yield Keys(fd)
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it has been closed
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
