@@ -94,7 +94,7 @@ class Machine:
         environment = [
             "env",
             "-i",
-            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",  # as sudo has it, and a login
             f"HOME={home}",
             f"USER={user}",
             "LC_ALL=C.UTF-8",

@@ -633,6 +633,7 @@ def test_document_from_clone_to_uninstall(bootable: None, tmp_path: Path) -> Non
         assert first in machine.run("cat", f"/proc/{machine.show('vedette', 'MainPID')}/cmdline")
 
         follow(machine, "Uninstall")
-        left = machine.run("find", "/opt", "/etc", "/var/lib", "/usr/lib/systemd", "-name", "*vedette*").splitlines()
+        places = ("/opt", "/etc", "/var/lib", "/usr/lib/systemd", "/usr/local/bin")
+        left = machine.run("find", *places, "-name", "*vedette*").splitlines()
         assert left == []
         assert machine.attempt("id", "vedette").returncode != 0
