@@ -344,6 +344,8 @@ def test_bench_measures(classify: list[object]) -> None:
     table = good("bench", TINY, *classify, "--seconds", "0.3").stdout
     assert "infer" in table and "p99" in table
     assert "--seconds" in mistake("bench", TINY, *classify, "--seconds", "0")
+    # what was typed, not a key of a configuration that there is none of
+    assert "error: bad number of threads: expected 1 to 64" in mistake("bench", TINY, *classify, "--threads", "0")
 
 
 def test_show_lists_what_there_is(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class TfliteEngine:
         ``reference`` its slow, plain ones. Raises `ModelError` when the runtime will not have the file.
         """
         if not 1 <= threads <= MAX_THREADS:
-            raise ModelError("engine.threads", expected=f"1 to {MAX_THREADS}", found=str(threads))
+            raise ModelError("bad number of threads", expected=f"1 to {MAX_THREADS}", found=str(threads))
         module = runtime.module
         resolver = {
             "default": module.OpResolverType.AUTO,
