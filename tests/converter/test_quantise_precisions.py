@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from ai_edge_litert.tools import flatbuffer_utils
 from quantise_networks import (
     SIDE,
     as_flatbuffer,
@@ -109,6 +111,21 @@ def test_constants_of_a_flatbuffer_stand_inside_it(tf: Any) -> None:
     buffers = schema.ModelT.InitFromPackedBuf(quantise.convert(network, Quantise(), samples(network, 4))).buffers
     assert all(buffer.offset <= 1 for buffer in buffers)
     assert sum(len(buffer.data) for buffer in buffers if buffer.data is not None) > 2 * 512 * 512
+
+
+@pytest.mark.parametrize(
+    "options", [Quantise(input="uint8", output="uint8"), Quantise(precision="mixed", output="float32", min_sqnr_db=38)]
+)
+def test_a_flatbuffer_without_signatures_gets_other_outputs_too(
+    network: Network, tmp_path: Path, options: Quantise
+) -> None:
+    whole = as_flatbuffer(network)
+    assert whole.flatbuffer is not None
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(whole.flatbuffer))
+    model.signatureDefs = None  # as in files older than TensorFlow 2.5, and in what the loader changed
+    bare = replace(whole, flatbuffer=bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    engine = engine_of(quantise.convert(bare, options, samples(bare)), tmp_path)
+    assert [tensor.dtype.name for tensor in engine.outputs] == [options.output_dtype]
 
 
 def test_the_plain_int8_of_a_graph_is_tensorflows_to_the_byte(network: Network) -> None:

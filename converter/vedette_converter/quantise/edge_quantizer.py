@@ -106,7 +106,7 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars of its own
             warnings.simplefilter("ignore")
-            quantizer = Quantizer(bytearray(flatbuffer), recipe)
+            quantizer = Quantizer(_with_signatures(flatbuffer), recipe)
             made = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
@@ -117,6 +117,17 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
     finally:
         logger.setLevel(before)
     return compact(_with_parts_nobody_reads(bytes(made.quantized_model)))
+
+
+def _with_signatures(flatbuffer: bytes) -> bytearray:
+    """The quantiser goes over a list of them, which may be empty and which many files have not."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    if model.signatureDefs is not None:
+        return bytearray(flatbuffer)
+    model.signatureDefs = []
+    return bytearray(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _with_parts_nobody_reads(flatbuffer: bytes) -> bytes:
