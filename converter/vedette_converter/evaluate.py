@@ -91,7 +91,7 @@ class Figure:
 class Accuracy:
     """A figure over all annotated pictures, 0..1, with the 95 % interval of ``after - before`` over the pictures.
 
-    Over windows of recordings likewise, the interval over the recordings.
+    Over windows of recordings likewise, the interval over the recordings; None where a label has one alone.
     """
 
     metric: str
@@ -99,7 +99,7 @@ class Accuracy:
     data: Dataset
     before: float
     after: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     large: Mapping[str, Found]
     """Annotated objects above 96 x 96 pixels found with confidence, by label."""
     more: tuple[Figure, ...] = ()
@@ -189,7 +189,7 @@ def as_manifest(
                 name="top-1 accuracy" if accuracy.metric == "top-1"
                 else f"COCO mAP 0.50:0.95, scores from {options.score_threshold:g} on", before=round(accuracy.before, 4),
                 after=round(accuracy.after, 4),
-                difference_interval=(round(accuracy.interval[0], 4), round(accuracy.interval[1], 4)),
+                difference_interval=rounded(accuracy.interval),
             )
         ]  # fmt: skip
         for label, found in accuracy.large.items():
@@ -213,6 +213,11 @@ def as_manifest(
         for score, share in dict(shares).items()
     ]
     return [*evaluations, Evaluation(data=agreement_data, metrics=metrics)]
+
+
+def rounded(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """As a manifest has it."""
+    return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
 
 
 def agreement_name(agreement: Agreement, options: Evaluate, score: float, *, classifies: bool) -> str:

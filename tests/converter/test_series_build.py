@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,24 @@ def test_the_page_shows_windows_of_every_label(motions: Built) -> None:
     project, *_ = motions
     page = (project.folder / "out.html").read_text()
     assert page.count("slow/p") >= 2 and page.count("fast/p") >= 2
+
+
+def test_one_recording_of_a_label_gives_no_interval(motions: Built, tmp_path: Path) -> None:
+    project, *_ = motions
+    for label in ("slow", "fast"):
+        (tmp_path / "judged" / label).mkdir(parents=True)
+        shutil.copy(project.data / label / "p4-left.csv", tmp_path / "judged" / label)
+    inputs = Inputs(
+        project.data, annotated=(tmp_path / "judged",), training=project.data, out=tmp_path / "b.tflite",
+        work=project.folder / "work", report=tmp_path / "b.html",
+    )  # fmt: skip
+    measured, bundle = build(project.read(), inputs)
+    assert measured.accuracy is not None and measured.accuracy.interval is None
+    assert [figure.interval for figure in measured.accuracy.more] == [None]
+    assert all(metric.difference_interval is None for e in bundle.manifest.evaluation for metric in e.metrics)
+    assert report.as_object(measured, bundle, None)["measured"]["accuracy"]["difference_interval"] is None
+    assert "no interval: one recording alone of a label" in report.markdown(measured)
+    assert "no interval: one recording alone of a label" in (tmp_path / "b.html").read_text()
 
 
 def test_the_same_steps_make_the_same_bundle(hum: Built, tmp_path: Path) -> None:

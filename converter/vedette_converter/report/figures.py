@@ -122,6 +122,8 @@ def score(measured: Measured, stage: Stage) -> tuple[float, float, float]:
         return share, share, share
     if stage.accuracy is None:
         return known.before, known.before, known.before
+    if stage.accuracy.interval is None:
+        return stage.accuracy.after, stage.accuracy.after, stage.accuracy.after
     low, high = stage.accuracy.interval
     return stage.accuracy.after, known.before + low, known.before + high
 

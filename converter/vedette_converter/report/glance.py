@@ -6,7 +6,7 @@ from ..gate import failing
 from ..measured import Measured
 from . import figures
 from .markup import Content, Markup, element
-from .table import NAMES
+from .table import NAMES, NO_INTERVAL
 from .words import bound, in_bytes, in_figures, in_ms, percent, points, threads, times
 
 
@@ -28,7 +28,7 @@ def _sentence(measured: Measured) -> str:
     if accuracy is not None:
         drop = accuracy.drop
         kept = f"{abs(drop) * 100:.2f} points {'lower' if drop >= 0 else 'higher'} in {NAMES[accuracy.metric]}"
-        if accuracy.interval[0] <= 0 <= accuracy.interval[1]:
+        if accuracy.interval is not None and accuracy.interval[0] <= 0 <= accuracy.interval[1]:
             kept += " (no change is within the 95 % interval)"
     else:
         kept = f"and keeps {percent(measured.agreement.share, 1)} of the confident results"
@@ -84,11 +84,12 @@ def _kept(measured: Measured) -> Markup:
             f"of {agreement.confident} confident results on {agreement.pictures} {measured.noun}",
             figures.two_bars(1.0, agreement.share, f"all of {before.name}'s above, those that {after.name} keeps below"),
         )  # fmt: skip
-    low, high = accuracy.interval
+    interval = (
+        f"95 % interval {' to '.join(points(end) for end in accuracy.interval)}" if accuracy.interval else NO_INTERVAL
+    )
     return _card(
         f"{NAMES[accuracy.metric]}, {accuracy.data.count} {measured.noun}", points(-accuracy.drop), "points",
-        f"{percent(accuracy.before, 2)} → {percent(accuracy.after, 2)}; 95 % interval {points(low)} to "
-        f"{points(high)}",
+        f"{percent(accuracy.before, 2)} → {percent(accuracy.after, 2)}; {interval}",
         figures.two_bars(accuracy.before, accuracy.after, f"{before.name} above, {after.name} below"),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ NAMES = {
     "AUC": "area under the ROC curve",
     "R2": "coefficient of determination R2",
 }
+NO_INTERVAL = "no interval: one recording alone of a label"
 
 
 def stage_rows(measured: Measured) -> list[list[str]]:
@@ -114,13 +115,17 @@ def _column(measured: Measured, number: int) -> str:
     return f"**{name}**" if number == measured.product else name
 
 
+def _interval(accuracy: Accuracy) -> str:
+    return f"{accuracy.interval[0]:+.4f} to {accuracy.interval[1]:+.4f}" if accuracy.interval else NO_INTERVAL
+
+
 def _accuracy_rows(known: Accuracy, stages: tuple[Stage, ...], noun: str) -> list[list[str]]:
     figures = [f"{known.before:.4f}"]
     intervals = [""]
     for stage in stages[1:]:
         accuracy = stage.accuracy
         figures.append(f"{accuracy.after:.4f} ({accuracy.after - accuracy.before:+.4f})" if accuracy else "")
-        intervals.append(f"{accuracy.interval[0]:+.4f} to {accuracy.interval[1]:+.4f}" if accuracy else "")
+        intervals.append(_interval(accuracy) if accuracy else "")
     rows = [
         [f"{NAMES[known.metric]}, {known.data.count} {noun} ({known.data.name})", *figures],
         ["95 % interval of the change, paired bootstrap", *intervals],
@@ -181,7 +186,7 @@ def as_object(measured: Measured | None, bundle: Bundle | None, error: str | Non
             "metric": accuracy.metric,
             "before": accuracy.before,
             "after": accuracy.after,
-            "difference_interval": list(accuracy.interval),
+            "difference_interval": accuracy.interval and list(accuracy.interval),
             "more": [{"name": f.name, "before": f.before, "after": f.after, "unit": f.unit} for f in accuracy.more],
         },
         "large_found": accuracy

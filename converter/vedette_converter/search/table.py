@@ -24,7 +24,7 @@ def markdown(result: Result) -> str:
     for one in result.front:
         row = [one.choice.words, f"{one.outcome.accuracy:.4f}", f"{0.0 - one.point.drop:+.4f}"]
         if tested:
-            assert one.test is not None  # all or none
+            assert one.test is not None and one.test.interval is not None  # all or none; pictures always have one
             low, high = one.test.interval
             row += [f"{one.test.after:.4f}", f"{0.0 - one.test.drop:+.4f} ({low:+.4f} to {high:+.4f})"]
         row += [f"{one.timing.p50_ms:.3f} ms", f"{1 / one.point.ratio:.2f}x", f"{one.point.bytes / 1e3:.1f} KB",
@@ -92,5 +92,6 @@ def _found(one: Found) -> dict[str, Any]:
         "name": one.name, "recipe": str(one.recipe), "choice": asdict(one.choice), **asdict(one.point),
         "accuracy": one.outcome.accuracy, "p50_ms": one.timing.p50_ms, "flatbuffer_sha256": one.outcome.sha256,
         "test": None if test is None else
-        {"accuracy": test.after, "drop": test.drop, "interval": list(test.interval), "pictures": test.data.count},
+        {"accuracy": test.after, "drop": test.drop, "interval": test.interval and list(test.interval),
+         "pictures": test.data.count},
     }  # fmt: skip

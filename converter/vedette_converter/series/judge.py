@@ -1,6 +1,7 @@
 """Float network against another over windows: how often both are right, and how often they say the same.
 
-Intervals are of a paired bootstrap over the recordings: windows of one recording are no independent witnesses.
+Intervals are of a paired bootstrap over the recordings: windows of one recording are no independent witnesses. Where a label
+has a single recording there is none: nobody knows how another would differ.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ class Judge:
         figures: Sequence[tuple[str, str, Any]], blind: float | None,
     ) -> Accuracy:  # fmt: skip
         everything = np.arange(len(windows))
-        draws = _draws(windows, self.options.resamples, self.options.seed)
+        told = min(map(len, _strata(windows))) > 1  # one recording is the same one in every draw
+        draws = _draws(windows, self.options.resamples, self.options.seed) if told else []
         step = progress.begin("bootstrap", len(draws) * len(figures))
         found = []
         for name, unit, (before, after) in figures:
@@ -180,23 +182,28 @@ class Judge:
             for draw in draws:
                 differences.append(after(draw) - before(draw))
                 step()
-            low, high = np.nanpercentile(differences, [2.5, 97.5])
-            found.append(Figure(name, before(everything), after(everything), (float(low), float(high)), unit))
+            low, high = np.nanpercentile(differences, [2.5, 97.5]) if told else (0.0, 0.0)
+            interval = (float(low), float(high)) if told else None
+            found.append(Figure(name, before(everything), after(everything), interval, unit))
         main, *more = found
-        assert main.interval is not None  # made above
         return Accuracy(
             metric, data, main.before, main.after, main.interval, {}, tuple(more),
             chance.doubts(blind, metric, main.before, len(np.unique(windows.recording))), blind, chance.ASK,
         )  # fmt: skip
 
 
+def _strata(windows: Windows) -> list[NDArray[np.int32]]:
+    """The recordings of each label."""
+    ids = np.array([one.class_id for one in windows.recordings])
+    used = np.unique(windows.recording)
+    return [used[ids[used] == label] for label in np.unique(ids[used])]
+
+
 def _draws(windows: Windows, count: int, seed: int) -> list[NDArray[np.intp]]:
     """Windows of recordings drawn with replacement, within each label, so that every label stays."""
     rng = np.random.default_rng(seed)
-    ids = np.array([one.class_id for one in windows.recordings])
-    used = np.unique(windows.recording)
-    own = {int(number): np.flatnonzero(windows.recording == number) for number in used}
-    strata = [used[ids[used] == label] for label in np.unique(ids[used])]
+    strata = _strata(windows)
+    own = {int(number): np.flatnonzero(windows.recording == number) for stratum in strata for number in stratum}
     return [
         np.concatenate([own[int(number)] for stratum in strata for number in rng.choice(stratum, len(stratum))])
         for _ in range(count)

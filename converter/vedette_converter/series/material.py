@@ -26,7 +26,7 @@ from vedette.contract.types import Float32Array, Tensor, TensorSpec
 from vedette.engine import Engine
 
 from ..agreement import Agreement
-from ..evaluate import Accuracy
+from ..evaluate import Accuracy, rounded
 from ..load import Network
 from ..pictured import read_labels
 from ..progress import Progress
@@ -182,12 +182,12 @@ class Recorded:
         if accuracy is not None:
             first = Metric(
                 name=_NAMES[accuracy.metric], before=round(accuracy.before, 4), after=round(accuracy.after, 4),
-                difference_interval=_rounded(accuracy.interval),
+                difference_interval=rounded(accuracy.interval),
             )  # fmt: skip
             others = [
                 Metric(
                     name=figure.name, before=round(figure.before, 4), after=round(figure.after, 4), unit=figure.unit,
-                    difference_interval=_rounded(figure.interval),
+                    difference_interval=rounded(figure.interval),
                 )
                 for figure in accuracy.more
             ]  # fmt: skip
@@ -249,10 +249,6 @@ class Recorded:
 
 
 _NAMES: Final = {"top-1": "top-1 accuracy", "AUC": "area under the ROC curve", "R2": "coefficient of determination R2"}
-
-
-def _rounded(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
 
 
 def _picked(network: Network, index: int) -> TensorSpec:
