@@ -347,6 +347,21 @@ def test_a_device_that_sends_rubbish_is_stalled_and_the_rubbish_is_told(wire: Wi
         assert "expected x, y, found" in heard.listener.status().why
 
 
+def test_a_device_that_is_opened_anew_before_its_second_line_is_told_of(wire: Wire) -> None:
+    with Heard(sensor(f"serial://{wire.path}"), stall_timeout_s=0.2) as heard:
+        opened = -1
+
+        def told() -> bool:
+            nonlocal opened
+            if heard.listener.status().reopened > opened:
+                opened = heard.listener.status().reopened
+                wire.send(b"1.5,2.5\n")
+            return "raise stall_timeout_s where lines come less often" in heard.listener.status().why
+
+        wait_for("what to do", told)
+        assert set(heard.listener.status().malformed) == {"joined_midway"}
+
+
 def test_a_device_that_ends_no_line_is_stalled_and_what_it_sent_is_told(wire: Wire) -> None:
     with Heard(sensor(f"serial://{wire.path}"), stall_timeout_s=0.2) as heard:
 

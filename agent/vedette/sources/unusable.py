@@ -55,4 +55,6 @@ def advice(reason: str, example: str, channels: int) -> str:
         return f"t is in seconds: is it in {unit} here?"
     if reason in ("cut_off", "too_long") and "\\r" in example:
         return "end each line with \\n, or \\r\\n"
+    if reason == "joined_midway":
+        return "the first line after opening may be half of one: raise stall_timeout_s where lines come less often"
     return "t is a number, in seconds, or text with date and time, in ISO 8601" if reason == "bad_time" else ""
