@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from vedette.contract.boxes import with_area
-from vedette.contract.decode import make_decoder
-from vedette.contract.errors import FaultError
+from vedette.contract.decode import ClassifyDecoder, make_decoder
+from vedette.contract.errors import FaultError, UserError
 from vedette.contract.image import ImagePreprocessor, Placement
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import ImageInput, InputSpec, OutputSpec
@@ -64,11 +64,19 @@ class Subject:
         return np.array(self._inputs[0][0])
 
     def on_tensor(self, tensor: Tensor | None = None) -> Result:
-        """Results for an input already preprocessed, or for what is in the buffer; boxes as fractions of the input."""
+        """Results for an input already preprocessed, or for what is in the buffer; boxes as fractions of the input.
+
+        Raises `UserError` where a classifier's numbers are no scores: the agent would report none of them.
+        """
         if tensor is not None:
             np.copyto(self._inputs[0][0], tensor)
         self.engine.invoke(self._inputs, self._outputs)
         found = self._decode(self._outputs, self._inputs)
+        if isinstance(self._decode, ClassifyDecoder) and self._decode.no_score is not None:
+            raise UserError(
+                "the network leaves an activation to be done", where="output.activation", expected="scores from 0 to 1",
+                found=f"{self._decode.no_score:.3g}", fix='activation = "softmax", or "sigmoid" (--activation)',
+            )  # fmt: skip
         return found.take(self._used[found.class_ids]) if isinstance(found, Detections | Classes) else found
 
     def raw(self) -> list[Tensor]:
