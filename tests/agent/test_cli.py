@@ -17,7 +17,7 @@ import pytest
 from real import BUNDLE, CLIP, DATA, TINY, BrokerAddress, agent_config, run_cli, write_pictures
 
 from tiny import fake_parts
-from vedette.cli import COMMANDS
+from vedette.cli import COMMANDS, main
 from vedette.demo.broker import free_port, mosquitto_path
 
 FLOAT = DATA / "tiny-float32.tflite"
@@ -63,6 +63,14 @@ def street(tmp_path: Path) -> Path:
 
 
 # help
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vedette.cli.import_module", interrupted)
+    assert main(["show"]) == 130
 
 
 def test_without_a_command_it_helps() -> None:

@@ -39,16 +39,16 @@ def _run(words: Sequence[str]) -> int:
     if words[:1] and words[0] == "run":
         # a reload that is asked for while an agent starts waits in the kernel until `Service` heeds it, and ends nothing
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    # an agent need not import what the other commands are made of
-    parser, commands = _parser(words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
-    arguments = parser.parse_args(words)
-    if arguments.command is None:
-        parser.print_help()
-        return 0
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(journal.Formatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
+        # an agent need not import what the other commands are made of
+        parser, commands = _parser(words[:1] if words[:1] and words[0] in COMMANDS else COMMANDS)
+        arguments = parser.parse_args(words)
+        if arguments.command is None:
+            parser.print_help()
+            return 0
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(journal.Formatter())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         return commands[arguments.command](arguments)
     except (UserError, BrokerUnreachableError) as error:
         # whoever named a broker that does not answer can mend that as well as one that refuses
