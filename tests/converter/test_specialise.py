@@ -99,6 +99,7 @@ def test_a_bundle_then_a_gate_that_does_not_hold(
     assert bundle.labels == ("person",) and manifest.name == "yard" and manifest.precision == "int8"
     assert isinstance(manifest.output, SsdOutput) and manifest.output.anchors.feature_maps[0] == (19, 19)
     assert manifest.evaluation[0].metrics[0].after == pytest.approx(told["measured"]["ap50"]["int8"], abs=1e-4)
+    assert manifest.calibration is not None and manifest.calibration.count == 32  # of more that were learned from
     about = manifest.extensions["specialise"]
     assert "score >= 0.5" in about["definition"]
     learned, held = about["learned_from"]["name"], about["held_back"]["name"]

@@ -31,7 +31,7 @@ from ..recipe import Latency as LatencyOptions
 from ..reference import Against
 from ..subject import Detector
 from ..zoo.network import as_network
-from .lessons import calibration
+from .lessons import calibration, spread
 from .room import Room, cores
 from .wanted import Specialised
 
@@ -120,7 +120,7 @@ def finish(
     golden = _golden(room, float32, int8, held)
     labels = "".join(f"{label}\n" for label in wanted.keep).encode()
     evaluation = _evaluation(before, after, held)
-    data = learned.part(learned.numbers[:: max(1, len(learned) // CALIBRATION)]).dataset()
+    data = learned.part([learned.numbers[place] for place in spread(len(learned), CALIBRATION)]).dataset()
     file = _recipe(room, name, learned)
     content = package.Content(
         flatbuffer, labels, golden, [evaluation], data, room.teacher.files.sha256, file.recipe.image,

@@ -149,10 +149,14 @@ def _cut(room: Room, student: Any, whole: Any, lesson: Lesson, share: float) -> 
     return prune.apply(student, found)
 
 
+def spread(frames: int, count: int) -> list[int]:
+    """``count`` places among so many frames, or all where there are fewer, from the first to the last."""
+    return [int(place) for place in np.unique(np.linspace(0, frames - 1, count).astype(np.intp))]
+
+
 def calibration(room: Room, lesson: Lesson, count: int) -> Iterator[Float32Array]:
     """Frames as they are, one input each."""
-    frames = np.unique(np.linspace(0, len(lesson.pixels) // VIEWS - 1, count).astype(np.intp))
-    for frame in frames:
+    for frame in spread(len(lesson.pixels) // VIEWS, count):
         yield lesson.batch(np.array([frame * VIEWS]), None)[0]
 
 
