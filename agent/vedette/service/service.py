@@ -14,9 +14,6 @@ one), for each pipeline its source's and two of its own, the lanes' and the link
 from __future__ import annotations
 
 import logging
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -48,6 +45,7 @@ from vedette.pictures.snapshots import Snapshots
 from vedette.sources import Outcome
 from vedette.trust.exposure import exposures
 
+from .asked import Asked
 from .compose import link_options, make_pipeline
 from .condition import Condition
 from .control import Control
@@ -106,8 +104,7 @@ class Service:
         self._prepared = prepare(config, config_path)
         self._link_options = link_options(config, config_path)
         self._notifier = Notifier()
-        self._stop = threading.Event()
-        self._hangup = threading.Event()  # SIGHUP
+        self._asked = Asked()
         self._clock = ClockWatch()
         self._read_heat = read_heat or Thermometer(config.governor.max_celsius).read
         self._condition = Condition(lambda _: self._voice.status(lambda: self._condition.said))
@@ -140,7 +137,7 @@ class Service:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT, or until every source has come to its end. The process's exit code."""
-        self._heed_signals()
+        self._asked.heed()
         state_dir = Path(self._config.state_dir)
         proofs = Proofs(state_dir)
         threads = threads_for(self._prepared, self._config.engine, proofs, state_dir)
@@ -211,14 +208,6 @@ class Service:
         finally:
             self._shut_down()
 
-    def _heed_signals(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: self._stop.set())
-        # of somebody's terminal it says that this was closed
-        closed = sys.stdin is not None and sys.stdin.isatty()
-        signal.signal(signal.SIGHUP, lambda *_: (self._stop if closed else self._hangup).set())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back since the process began
-
     def _pipeline(self, prepared: Prepared) -> Pipeline:
         return make_pipeline(
             prepared,
@@ -262,15 +251,14 @@ class Service:
         }
         begun = time.monotonic()
         next_at = {task: begun + seconds for task, seconds in due.items()}
-        while not self._stop.wait(TICK_S):
+        while not self._asked.wait(TICK_S):
             if step_ns := self._clock.refresh():
                 self._clock_set(step_ns)
             if self._link.refused is not None:
                 raise self._link.refused
             self._review()
             self._announcer.turn()
-            if self._hangup.is_set():
-                self._hangup.clear()
+            if self._asked.reload():
                 self._hung_up()
             self._feed_watchdog()
             now = time.monotonic()
