@@ -10,7 +10,10 @@ import pytest
 from loading import expect_close, load, noise
 
 from vedette.contract.errors import ModelError
+from vedette_converter import quantise
 from vedette_converter.load import tflite
+from vedette_converter.quantise.graph import read_graph
+from vedette_converter.recipe.quantisation import Quantise
 
 DATA = Path(__file__).resolve().parents[1] / "contract" / "data"
 
@@ -64,6 +67,39 @@ def test_channels_first_is_fed_channels_last(tf: Any, tmp_path: Path) -> None:
     sample = noise(1, 8, 9, 3)
     assert network.input.shape == (1, 8, 9, 3)
     expect_close(network.run(sample)[0], sample.mean((1, 2)) @ weight)
+
+
+def kinds(network: Any) -> list[str]:
+    return [op.name for op in read_graph(network.flatbuffer).ops]
+
+
+def test_shapes_of_an_open_batch_are_computed_once(tf: Any, tmp_path: Path) -> None:
+    weight = noise(45, 2)
+
+    def body(x: Any) -> Any:
+        y = tf.reshape(x, (tf.shape(x)[0], 45)) @ weight
+        return tf.nn.relu(y) + tf.fill(tf.shape(y), 0.5)
+
+    path = convert(tf, tmp_path / "s.tflite", (None, 5, 3, 3), body)
+    asked = {"SHAPE", "STRIDED_SLICE", "PACK", "FILL"}
+    assert asked <= {op.name for op in read_graph(path.read_bytes()).ops}
+    network = load(path)
+    assert not asked & set(kinds(network))
+    sample = noise(1, 5, 3, 3)
+    expect_close(network.run(sample)[0], body(tf.constant(sample)))
+    made = quantise.convert(network, Quantise(), lambda: iter([sample]))
+    assert {tensor.dtype for op in read_graph(made).ops for tensor in op.outputs} == {"int8"}
+
+
+def test_a_shape_that_may_hang_on_what_is_fed_is_left(tf: Any, tmp_path: Path) -> None:
+    def body(x: Any) -> Any:
+        found = tf.gather(x[0], tf.where(x[0] > 0)[:, 0])  # as many as are above zero
+        return tf.cumsum(x, 1) * tf.cast(tf.shape(found)[0], tf.float32)
+
+    network = load(convert(tf, tmp_path / "w.tflite", (None, 9), body))
+    assert "SHAPE" in kinds(network)
+    for sample in (noise(1, 9), np.abs(noise(1, 9))):
+        expect_close(network.run(sample)[0], body(tf.constant(sample)))
 
 
 def test_an_open_dimension_needs_a_shape(tf: Any, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """TFLite flatbuffers with float weights. The schema: tensorflow/compiler/mlir/lite/schema/schema.fbs.
 
 Weights stored as float16 (behind a DEQUANTIZE each) are widened to float32; a picture wanted as NCHW gets a TRANSPOSE in
-front. Nothing else of the file is changed, and an unchanged file is handed on byte by byte.
+front; shapes that it computes are computed once. Nothing else of the file is changed, and an unchanged file is handed on
+byte by byte.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vedette.engine import TfliteEngine, load_runtime, probe
 from ..recipe.sources import TfliteSource
 from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
+from .folding import fold_shapes
 from .graph import first_line, refuse_bad
 from .network import Network
 from .shapes import TO_CHANNELS_FIRST, Fed, Shape, fix_shape, only_given
@@ -61,7 +63,12 @@ def from_flatbuffer(content: bytes, where: str, input_shape: Shape | None = None
             _transpose_input(model, number, fed)
             changed = True
     flatbuffer = _pack(model) if changed else content
-    return _network(flatbuffer, where)
+    network = _network(flatbuffer, where)
+    if not fold_shapes(model, _schema(), flatbuffer):
+        return network
+    for kind in (_schema().TensorType.INT32, _schema().TensorType.INT64):
+        _sweep(model, kind)
+    return _network(_pack(model), where)
 
 
 def with_transposed_input(network: Network, shape: Shape, order: tuple[int, ...], where: str) -> Network:

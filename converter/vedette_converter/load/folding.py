@@ -1,0 +1,76 @@
+"""Shapes that a flatbuffer computes as it runs, computed once: with fixed inputs they are the same each time.
+
+TensorFlow writes ``SHAPE -> STRIDED_SLICE -> PACK -> RESHAPE`` wherever the batch is open. SHAPE has no int8 kernel, and
+XNNPACK takes no RESHAPE whose shape it does not know.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from vedette.engine import load_runtime
+from vedette.engine.native_log import captured_stderr
+
+
+def fold_shapes(model: Any, schema: Any, flatbuffer: bytes) -> bool:
+    """SHAPE, and what is computed of it and of constants alone, becomes constants, in place. Whether there was any.
+
+    ``flatbuffer``: the same model packed, with its inputs' shapes fixed. A network that computes integers of anything else,
+    or has subgraphs or ops of its own, is left as it is: there a shape may hang on what is fed.
+    """
+    codes, integers = schema.BuiltinOperator, (schema.TensorType.INT32, schema.TensorType.INT64)
+    graph = model.subgraphs[0]
+    known = {n for n, tensor in enumerate(graph.tensors) if _has_data(model.buffers[tensor.buffer])}
+    folded, left = [], []
+    for op in graph.operators:
+        code = model.operatorCodes[op.opcodeIndex]
+        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        taken, made = _numbers(op.inputs), _numbers(op.outputs)
+        whole = [graph.tensors[n].type in integers for n in made]
+        shapes = builtin == codes.FILL or all(whole)
+        if builtin == codes.SHAPE or (shapes and taken and all(n in known or n < 0 for n in taken)):
+            folded.append(op)
+            known |= {*made}
+            continue
+        if builtin == codes.CUSTOM or any(whole):
+            return False
+        left.append(op)
+    if not folded or len(model.subgraphs) > 1:
+        return False
+    module = load_runtime("litert").module
+    with captured_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of the memory that keeping takes
+        interpreter = module.Interpreter(
+            model_content=flatbuffer,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        interpreter.allocate_tensors()
+        interpreter.invoke()
+    read, graph.operators = {*_numbers(graph.outputs)}, []
+    for op in reversed(left):  # without those whose shape alone was asked for
+        if read & {*_numbers(op.outputs)}:
+            read |= {*_numbers(op.inputs)}
+            graph.operators = [op, *graph.operators]
+    for number in sorted(read & {n for op in folded for n in _numbers(op.outputs)}):
+        value = np.asarray(interpreter.get_tensor(number))
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+        graph.tensors[number].buffer = len(model.buffers)
+        model.buffers.append(buffer)
+    for detail in interpreter.get_tensor_details():  # what was written for an open batch is no shape of any run
+        if detail["index"] < len(graph.tensors):  # behind them stand the kernels' own
+            tensor = graph.tensors[detail["index"]]
+            tensor.shape, tensor.shapeSignature = np.asarray(detail["shape"], np.int32), None
+    return True
+
+
+def _numbers(values: Any) -> list[int]:
+    return [] if values is None else [int(value) for value in values]
+
+
+def _has_data(buffer: Any) -> bool:
+    return (buffer.data is not None and len(buffer.data) > 0) or buffer.offset > 1
