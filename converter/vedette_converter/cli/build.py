@@ -15,6 +15,7 @@ from vedette.contract.bundle import Bundle
 from vedette.contract.errors import UserError, VedetteError
 
 from .. import bare, report
+from ..activation import logit_of
 from ..arrays import looks_like_arrays
 from ..build import Inputs, build
 from ..load import guess_source, load_network
@@ -105,7 +106,7 @@ def add(commands: Any) -> None:
     flags.add_argument("--std", type=numbers, metavar="S[,S,S]", help="each pixel is divided by it (default: 1)")
     flags.add_argument(
         "--activation", choices=("softmax", "sigmoid", "none"),
-        help="what a classifier leaves to be done (default: none, it ends in a softmax of its own)",
+        help="what a classifier leaves to be done (default: softmax where its numbers are no scores, else none)",
     )  # fmt: skip
     flags.add_argument("--max-drop", type=float, metavar="SHARE", help="gate: accuracy lost, 0..1 (default: 0.02)")
     flags.add_argument("--min-speedup", type=float, metavar="TIMES", help="gate: float's latency by the bundle's")
@@ -150,7 +151,8 @@ def _from_model(options: argparse.Namespace) -> int:
     if found is not None and looks_like_classifier(network.outputs):
         image, assumed = found
         classes = network.outputs[0].shape[1]
-        file, more = recipe_from_flags(options.recipe, source, image, classes, options.data, flags)
+        logit = logit_of(network, image, options.data, flags.quantise.seed) if flags.activation is None else None
+        file, more = recipe_from_flags(options.recipe, source, image, classes, options.data, flags, logit)
         return _build(file, options, [*assumed, *more])
     unused = {"labels": options.labels, "evaluate": options.evaluate or None, "train": options.train,
               "float": options.float, "control": options.control, "report": options.report,

@@ -71,15 +71,21 @@ def looks_like_classifier(outputs: tuple[TensorSpec, ...]) -> bool:
 
 
 def recipe_from_flags(
-    model: Path, source: Source, image: ImageInput, classes: int, data: Path, flags: Flags
+    model: Path, source: Source, image: ImageInput, classes: int, data: Path, flags: Flags, logit: float | None = None
 ) -> tuple[RecipeFile, list[str]]:
     """A classifier's recipe, and what was assumed. The golden pictures are parts of ``data``'s own.
+
+    ``logit``: what the network says that is no score, if anything.
 
     Raises `UserError` where labels and classes do not fit together.
     """
     assumed = ["the self-test's pictures are parts of --data and go into the bundle: mind their licence"]
+    activation = flags.activation or ("none" if logit is None else "softmax")
     if flags.activation is None:
-        assumed.append("the network ends in its own softmax (--activation)")
+        assumed.append(
+            "the network's numbers are scores, its softmax is its own (--activation)" if logit is None
+            else f"a softmax is left to be done, for the network says {logit:.3g} (--activation)"
+        )  # fmt: skip
     labels = flags.labels
     if labels is None:
         raise UserError(
@@ -93,7 +99,7 @@ def recipe_from_flags(
         task="classify",
         source=source,
         input=image,
-        output=ClassifyOutput(activation=flags.activation or "none", top_k=min(5, classes)),
+        output=ClassifyOutput(activation=activation, top_k=min(5, classes)),
         labels=Labels(file=str(labels.resolve())),
         golden=GoldenVectors(pictures=str(data.resolve())),
         quantise=flags.quantise,
