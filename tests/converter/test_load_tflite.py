@@ -91,6 +91,17 @@ def test_shapes_of_an_open_batch_are_computed_once(tf: Any, tmp_path: Path) -> N
     assert {tensor.dtype for op in read_graph(made).ops for tensor in op.outputs} == {"int8"}
 
 
+def test_what_is_joined_to_zeros_of_an_open_batch_can_be_mixed(tf: Any, tmp_path: Path) -> None:
+    weight = noise(45, 2)
+
+    def body(x: Any) -> Any:
+        return tf.concat([tf.reshape(x, (tf.shape(x)[0], 45)) @ weight, tf.zeros((tf.shape(x)[0], 2))], 1)
+
+    network = load(convert(tf, tmp_path / "j.tflite", (None, 5, 3, 3), body))
+    sample = noise(1, 5, 3, 3)
+    assert quantise.convert(network, Quantise(precision="mixed"), lambda: iter([sample]))
+
+
 def test_a_shape_that_may_hang_on_what_is_fed_is_left(tf: Any, tmp_path: Path) -> None:
     def body(x: Any) -> Any:
         found = tf.gather(x[0], tf.where(x[0] > 0)[:, 0])  # as many as are above zero

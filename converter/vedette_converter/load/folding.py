@@ -24,13 +24,17 @@ def fold_shapes(model: Any, schema: Any, flatbuffer: bytes) -> bool:
     codes, integers = schema.BuiltinOperator, (schema.TensorType.INT32, schema.TensorType.INT64)
     graph = model.subgraphs[0]
     known = {n for n, tensor in enumerate(graph.tensors) if _has_data(model.buffers[tensor.buffer])}
-    folded, left = [], []
+    folded, left, joined = [], [], set()
+    named = []
     for op in graph.operators:
         code = model.operatorCodes[op.opcodeIndex]
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+        named.append((op, max(code.builtinCode, code.deprecatedBuiltinCode)))
+        if named[-1][1] == codes.CONCATENATION:  # in which ai-edge-quantizer takes no constant
+            joined |= {*_numbers(op.inputs)}
+    for op, builtin in named:
         taken, made = _numbers(op.inputs), _numbers(op.outputs)
         whole = [graph.tensors[n].type in integers for n in made]
-        shapes = builtin == codes.FILL or all(whole)
+        shapes = all(whole) or (builtin == codes.FILL and not joined & {*made})
         if builtin == codes.SHAPE or (shapes and taken and all(n in known or n < 0 for n in taken)):
             folded.append(op)
             known |= {*made}
