@@ -54,7 +54,7 @@ def test_a_network_that_ends_in_logits_becomes_a_bundle_that_does_the_softmax(
     assert main([*command, "--activation", "none"]) == 2
     assert "the network leaves an activation to be done" in capsys.readouterr().err
     assert main(command) == 0, capsys.readouterr().err
-    findings = json.loads(capsys.readouterr().out)["findings"]
+    findings = json.loads(capsys.readouterr().out)["measured"]["findings"]
     assert any(said.startswith("assumed: a softmax is left to be done, for the network says ") for said in findings)
     output = open_bundle(tmp_path / "mine.tflite").manifest.output
     assert isinstance(output, ClassifyOutput) and output.activation == "softmax"
