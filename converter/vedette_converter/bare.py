@@ -34,6 +34,7 @@ from .recipe.flags import Flags
 from .recipe.quantisation import Quantise
 
 ROUNDS = 100
+POOR_DB = 10.0  # an error of a third of the values, in the root of the mean square
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ def convert_bare(
         before, after = engines
         compared = progress.begin("outputs", count)
         errors = _compare(before, after, make, compared)
+        findings += _poor(errors)
         first = tensors(next(make()))
         # by turns; networks of several inputs are timed on the first sample's tensors as they lie in the buffers
         latency = time_both(before, after, (_raw(before, first)[0], _raw(after, first)[0]), ROUNDS)
@@ -166,6 +168,15 @@ def _compare(
         )
         for n, spec in enumerate(specs)
     )  # fmt: skip
+
+
+def _poor(errors: tuple[OutputError, ...]) -> list[str]:
+    return [
+        f"output {error.name}: {error.sqnr_db:.1f} dB, so quantisation leaves little of what the network says: try "
+        "--quantise mixed, or float16"
+        for error in errors
+        if error.sqnr_db < POOR_DB
+    ]
 
 
 def _size(spec: TensorSpec) -> int:

@@ -36,6 +36,22 @@ def test_a_second_input_is_named_where_a_classifier_is_expected(
     assert "found picture float32[1, 8, 8, 3], more float32[1, 4] and classes float32[1, 3]; leave it out" in said
 
 
+@pytest.mark.parametrize(("offset", "noted"), [(1000.0, True), (0.0, False)])
+def test_outputs_of_which_little_is_left_are_noted(
+    tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: float, noted: bool
+) -> None:
+    layers = tf.keras.layers
+    numbers = tf.keras.Input((16,))
+    far = layers.ReLU()(layers.Rescaling(1.0, offset=offset)(numbers))  # steps of four, for values of a few
+    save_network(tf.keras.Model(numbers, layers.Rescaling(1.0, offset=-offset)(far)), tmp_path / "far.keras")
+    np.save(tmp_path / "samples.npy", np.random.default_rng(1).normal(0, 1, (64, 16)).astype(np.float32))
+    out = tmp_path / "far.tflite"
+    assert main(["build", str(tmp_path / "far.keras"), "--data", str(tmp_path / "samples.npy"), "--out", str(out)]) == 0
+    assert (
+        "quantisation leaves little of what the network says: try --quantise mixed" in capsys.readouterr().out
+    ) is noted
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_for_what_is_made_on_the_way_is_one_line(
     tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
