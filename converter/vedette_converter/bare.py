@@ -1,8 +1,8 @@
 """``vedette-convert build MODEL`` for networks whose results the agent does not decode: a plain ``.tflite``, proved.
 
 No manifest, no labels, no golden vectors: what it is for, nobody said. What can be measured is measured all the same:
-it loads and runs in every runtime, its outputs are compared with the float network's on the samples given, and both are
-timed by turns.
+it loads and runs in every runtime, its float form says what TensorFlow says, its outputs are compared with the float form's
+on the samples given, and both are timed by turns.
 """
 
 from __future__ import annotations
@@ -92,10 +92,11 @@ def convert_bare(
             path.write_bytes(flatbuffer)
             engines.append(quantise.load_proven(path, runtime))
         before, after = engines
+        first = tensors(next(make()))
+        quantise.expect_same(before, network, *first)
         compared = progress.begin("outputs", count)
         errors = _compare(before, after, make, compared)
         findings += _poor(errors)
-        first = tensors(next(make()))
         # by turns; networks of several inputs are timed on the first sample's tensors as they lie in the buffers
         latency = time_both(before, after, (_raw(before, first)[0], _raw(after, first)[0]), ROUNDS)
     rows = limits_rows(latency, len(made), max_ratio=None, min_speedup=flags.min_speedup,

@@ -52,6 +52,18 @@ def test_outputs_of_which_little_is_left_are_noted(
     ) is noted
 
 
+def test_the_float_form_is_held_against_tensorflow(
+    tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = tf.keras.Input((16,))
+    save_network(tf.keras.Model(numbers, tf.keras.layers.Dense(2)(numbers)), tmp_path / "net.keras")
+    np.save(tmp_path / "samples.npy", np.ones((8, 16), np.float32))
+    monkeypatch.setattr("vedette_converter.quantise.proof.MAX_FLOAT_ERROR", -1.0)
+    out = tmp_path / "net.tflite"
+    assert main(["build", str(tmp_path / "net.keras"), "--data", str(tmp_path / "samples.npy"), "--out", str(out)]) == 1
+    assert "the float flatbuffer differs from TensorFlow" in capsys.readouterr().err and not out.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_for_what_is_made_on_the_way_is_one_line(
     tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
