@@ -150,7 +150,7 @@ def test_threads_do_not_change_results(runtime: Runtime, threads: int) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 65, 10**6])
 def test_a_number_of_threads_that_cannot_be_is_refused(runtime: Runtime, threads: int) -> None:
-    with pytest.raises(ModelError, match=rf"engine\.threads: expected 1 to 64, found {threads}"):
+    with pytest.raises(ModelError, match=f"bad number of threads: expected 1 to 64, found {threads}"):
         TfliteEngine(DATA / "tiny-int8.tflite", runtime, threads=threads)
 
 

@@ -95,7 +95,7 @@ def test_a_clip_over_http_begins_with_its_first_frame(make: Make, name: str) -> 
     frames: list[Any] = []
     with serving(clip) as url, contextlib.closing(make_source(SourceOptions(url, open_timeout_s=10.0))) as source:
         source.open()
-        with pytest.raises(SourceLostError, match="broke off"):
+        with pytest.raises(SourceLostError, match=r"broke off|no stream: found a file of \d+ frames"):
             while (reading := source.read(None)) is not None:
                 frames.append(reading.pixels)
     local = opened(clip)

@@ -440,7 +440,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outbox = self.opened()
         self.waiting = self.in_flight + self.waiting
         self.in_flight = []
-        self.replay = set()
+        self.replay = {key for key, _ in self.waiting}
         kept = {(key.epoch, key.stream) for key, _ in self.waiting}
         kept |= {account for account, row in self.base.items() if row.lost_at_crash}  # told again: who has heard it?
         for account in [account for account in self.last if account not in kept]:

@@ -347,7 +347,8 @@ def test_raw_scores_are_judged_as_if_they_had_been_made_real(
     ties = [float(real) for _, real in reals if 0 <= real <= 1]
     steps = [k * scale for k in range(int(1 / scale))]
     threshold = data.draw(st.one_of(st.floats(0, 1), *(st.sampled_from(v) for v in (ties, steps) if v)))
-    wanted = sorted((column, min(float(real), 1.0)) for column, real in reals if real >= np.float32(threshold))
+    scores = [(column, min(max(float(real), 0.0), 1.0)) for column, real in reals]
+    wanted = sorted((column, score) for column, score in scores if score >= np.float32(threshold))
     assert passing(raw, scale, zero, threshold, "none") == wanted
 
 
