@@ -223,7 +223,7 @@ class SsdDecoder:
                 # float32 scores are 2**-23 apart at most, which is so much in logits (the sigmoid's slope is s(1 - s))
                 real = math.log(clipped / (1 - clipped)) - 2**-22 / (clipped * (1 - clipped))
         else:
-            real = score - 0.001 * abs(score)
+            real = score * (1 - 0.001) if score > 0 else -math.inf  # what is below 0 counts as 0
         if tensor.dtype.kind == "f":
             return tensor.dtype.type(max(real, np.finfo(tensor.dtype.name).min))
         limits = np.iinfo(tensor.dtype.name)
