@@ -39,15 +39,16 @@ types: .venv-dev/.ready ## mypy, strict
 contracts: .venv-dev/.ready ## import-linter: who may know whom
 	.venv-dev/bin/lint-imports
 
-# agents are started hundreds of times: each would compile everything anew where an environment forbids keeping it
+# agents are started hundreds of times: each would compile everything anew where an environment forbids keeping it, and start
+# threads for matrices that it does not multiply
 unit: .venv-dev/.ready ## pytest, on four processes: many tests wait, for a broker, a guest or an agent
-	env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python -m pytest -n 4 --durations 25
+	env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1 .venv-dev/bin/python -m pytest -n 4 --durations 25
 
 # what the predecessor of LiteRT must still run: the contract, the engine and the shipped bundle, without LiteRT
 unit-tflite-runtime: ## the same for tflite-runtime alone (Python 3.11)
 ifeq ($(VERSION_TAG),py311)
 	@$(MAKE) --no-print-directory .venv-tflite/.ready
-	env -u PYTHONDONTWRITEBYTECODE .venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py \
+	env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1 .venv-tflite/bin/python -m pytest -q tests/contract tests/agent/test_engine.py \
 	  tests/agent/test_engine_selftest.py tests/agent/test_selftest_series.py
 else
 	@echo "tflite-runtime has no wheel for this Python: what it must still run stays untested here"
