@@ -73,8 +73,12 @@ def why_no_stream(url: str, timeout_s: float) -> Why:
         status, reason, kind = _answer(parts, timeout_s)
     except ssl.SSLError as error:
         return Why(f"no stream there ({error})")
-    except (OSError, ValueError):
-        return NO_STREAM
+    except TimeoutError:
+        return Why(f"silence for {timeout_s:g} s")
+    except OSError as error:
+        return Why(error.strerror or str(error))
+    except ValueError:
+        return NO_STREAM  # what answers speaks something else
     answer = f"{status} {reason}".strip()
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         if parts.username is None:
