@@ -136,6 +136,7 @@ def execute(arguments: argparse.Namespace) -> int:
     }
     description = model.engine.description
     energy = _energy(idle, busy, len(total))
+    memory = pss_bytes(os.getpid())
     document = {
         "model": {"name": spec.name, "version": spec.version, "sha256": spec.sha256},
         "engine": {"runtime": description.runtime, "delegate": description.delegate, "threads": description.threads},
@@ -143,7 +144,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "latency_ms": {stage: {k: round(v, 4) for k, v in row.items()} for stage, row in figures.items()},
         "fps": round(1000 / float(np.mean(total)), 2),
         "load_s": round(load_s, 3),
-        "pss_bytes": pss_bytes(os.getpid()),
+        "pss_bytes": memory,
         "energy": energy,
     }
     if arguments.plot is not None:
@@ -167,7 +168,7 @@ def execute(arguments: argparse.Namespace) -> int:
     size = f"{SIZE[0]}x{SIZE[1]}" if what == "pictures" else "x".join(map(str, sample.shape))
     print(
         f"{document['fps']} {what} a second one after another ({len(total)} runs of {size}), "
-        f"loaded in {load_s:.2f} s, {document['pss_bytes'] / 1e6:.0f} MB"  # type: ignore[operator]
+        f"loaded in {load_s:.2f} s, {memory / 1e6:.0f} MB"
     )
     for row in energy:
         scale, unit = (1e3, "mJ") if row["joules_a_run"] >= 1e-4 else (1e6, "µJ")
