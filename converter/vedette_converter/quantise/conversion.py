@@ -142,8 +142,8 @@ def _integer(
 def _better(original: bytes, samples: Samples, made: bytes, other: bytes) -> bytes:
     """``made``, unless it has ops in float and ``other`` has none, or its noise is `CLEARLY_DB` above ``other``'s.
 
-    Of the same unrolled LSTM TensorFlow leaves a SPLIT in float one time and none the next, and in int16 the noise of its
-    cell is 30 dB above the other's.
+    Of the same unrolled LSTM TensorFlow leaves a SPLIT in float one time and none the next, and in int16 its cell is far
+    noisier than the other's.
     """
     left, other_left = _left_in_float(made), _left_in_float(other)
     if left or other_left:
