@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -635,7 +635,8 @@ def test_an_agent_on_a_board_that_gets_hot_and_cools_down(
     write(celsius, "60000")
     wait_for("the agent to be well", lambda: subscriber.messages("/status")[-1].json["state"] == "ready")
     subscriber.wait("door/stats", lambda stats: stats["load"]["cap_fps"] is None and "slowed" in stats["dropped"])
-    states = [m.json["state"] for m in subscriber.messages("/status")]
+    # one state may be said twice: of a pipeline that was degraded for a moment, too
+    states = [state for state, _ in groupby(m.json["state"] for m in subscriber.messages("/status"))]
     assert states.count("ready") == 2, "as it began, and once when the rate is back"
     assert log.read_text().count("cameras are looked at as often as before") == 1
 

@@ -206,13 +206,17 @@ def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[int]:
     with socket.create_server((LOOPBACK, 0)) as listener:
 
         def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    with listener.accept()[0] as connection:
-                        connection.recv(4096)
-                        for part in parts:
-                            connection.sendall(part)
-                            time.sleep(pause_s)
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return  # it is over
+                # who has heard enough hangs up, and the next one is served
+                with connection, contextlib.suppress(ConnectionError):
+                    connection.recv(4096)
+                    for part in parts:
+                        connection.sendall(part)
+                        time.sleep(pause_s)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

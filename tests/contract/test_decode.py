@@ -381,6 +381,12 @@ def test_a_threshold_beyond_what_the_tensor_can_say_lets_nothing_pass() -> None:
     assert len(passing(raw, 0.01, 0, 0.78, "sigmoid")) == 12
 
 
+def test_a_threshold_too_small_for_float32_is_zero() -> None:
+    raw = np.zeros((1, 4, 3), np.int8)
+    assert passing(raw, 0.01, 0, 1e-62, "none") == passing(raw, 0.01, 0, 0.0, "none")
+    assert len(passing(raw, 0.01, 0, 1e-62, "none")) == 12
+
+
 @given(st.floats(0, 1), st.sampled_from(["sigmoid", "none"]), st.integers(0, 10**6))
 def test_float_logits_are_judged_by_the_score_that_is_reported(threshold: float, activation: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -73,7 +73,7 @@ class SsdDecoder:
         self._box_scale = np.asarray(spec.box_scale, np.float32)
         self._activation = spec.activation
         self._threshold = float(np.float32(score_threshold))  # scores are float32, also where Python compares them
-        self._raw_threshold = self._to_raw(score_threshold) if spec.activation != "softmax" else None
+        self._raw_threshold = self._to_raw(self._threshold) if spec.activation != "softmax" else None
         self._nms_iou = spec.nms_iou
         self._limit = spec.max_detections
         self._score_of = None if spec.activation == "softmax" else self._tabled(self._score_tensor, self._activate)
