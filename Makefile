@@ -13,7 +13,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
 
 .PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
-  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz build-models
+  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz properties build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 24
@@ -136,6 +136,11 @@ chaos: .venv-dev/.ready ## the fault suite, whole and resumable: kills, lost bro
 fuzz: .venv-dev/.ready ## 2,000 malformed inputs at each entrance, by chance, by hypothesis and by atheris (5 min; resumable)
 	VEDETTE_FUZZ=2000 .venv-dev/bin/python -m pytest -q --timeout 600 tests/agent/test_malformed.py
 	.venv-dev/bin/python bench/fuzz.py
+
+EXAMPLES ?= 2000
+properties: .venv-dev/.ready ## every property test on new examples, EXAMPLES=2000 of each (30 min)
+	env -u PYTHONDONTWRITEBYTECODE OPENBLAS_NUM_THREADS=1 VEDETTE_EXAMPLES=$(EXAMPLES) .venv-dev/bin/python -m pytest -q -n 4 \
+	  -m hypothesis --timeout 3600
 
 bench-detector: .venv-dev/.ready ## the shipped detector, int8 against float (needs DATA and SOURCE, see models/README.md)
 	.venv-dev/bin/python bench/detector.py --data $(DATA)/detection --source $(SOURCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any, Final
@@ -33,11 +34,14 @@ TOGETHER: Final = {
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# no deadline a single example: a busy machine is no failure; pytest-timeout bounds the test
+# no deadline a single example: a busy machine is no failure; pytest-timeout bounds the test. The same examples at each run,
+# so that what fails is what changed; `make properties` looks for others
+EXAMPLES: Final = int(os.environ.get("VEDETTE_EXAMPLES", "0"))
 settings.register_profile(
     "vedette",
     deadline=None,
-    max_examples=150,
+    derandomize=not EXAMPLES,
+    max_examples=EXAMPLES or 150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("vedette")

@@ -29,6 +29,7 @@ SAME: Final = 0.5  # the IoU from which two boxes are one object's, PASCAL VOC's
 PART: Final = 0.7  # how much of a box that a border cuts lies inside another for being a piece of it
 COARSER: Final = 1.5  # times the area, for a view to be coarser than another
 BESIDE: Final = 0.1  # the IoU of a box of a coarser view with the finer one's
+SHOWN: Final = 0.99  # how much of a box a view shows for showing all of it
 TOUCHES: Final = 0.02  # of a view's side: how near at its border a box counts as cut by it
 
 _Polygon: TypeAlias = Annotated[tuple[Point, ...], Meta(max_length=256)]
@@ -226,7 +227,7 @@ def _relations(found: Detections, view_of: NDArray[np.intp], views: Float32Array
         beyond |= cut[:, None, side] & further(boxes[None, :, side], own[:, None, side])
     piece = beyond & ~same & (inter >= PART * area)
     view_area = np.diagonal(_common(own, own))
-    coarser = (view_area[:, None] > COARSER * view_area) & (shown >= 0.99 * area)
+    coarser = (view_area[:, None] > COARSER * view_area) & (shown >= SHOWN * area)
     beside = coarser & (inter >= BESIDE * (area + area.T - inter))
     return same & ~beside & ~beside.T, comparable & (piece | beside)
 
