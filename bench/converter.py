@@ -304,7 +304,7 @@ def build_time(results: Results, data: Path, source: Path, folder: Path) -> None
     for path in list_pictures(data / "unlabelled")[:160]:
         (few / path.name).symlink_to(path)
     command = [
-        sys.executable, "-m", "vedette_converter.cli", "build", str(MODELS / "recipes" / f"{DETECTOR}.toml"),
+        sys.executable, "-m", "vedette_converter", "build", str(MODELS / "recipes" / f"{DETECTOR}.toml"),
         "--source", str(source), "--data", str(few), "--out", str(folder / "built.tflite"),
     ]  # fmt: skip
     start = time.perf_counter()

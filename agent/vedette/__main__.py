@@ -1,7 +1,17 @@
-"""``python -m vedette``"""
+"""``vedette`` and ``python -m vedette``."""
 
 import sys
 
-from vedette.cli import main
+from vedette import interrupt
 
-sys.exit(main())
+
+def main() -> int:
+    """The entry point. Returns the exit code."""
+    interrupt.ends_at_once()
+    from vedette import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

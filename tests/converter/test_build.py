@@ -200,7 +200,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], expec
 
 def run_cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'agent'}:{ROOT / 'converter'}"}
-    command = [sys.executable, "-m", "vedette_converter.cli", *arguments]
+    command = [sys.executable, "-m", "vedette_converter", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=120)
 
 

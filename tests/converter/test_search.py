@@ -296,7 +296,7 @@ def _divide(one: int, other: int, progress: Progress) -> float:
 def test_a_search_killed_in_the_middle_goes_on(project: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
     command = [
-        sys.executable, "-m", "vedette_converter.cli", "search", str(project / "lights.toml"), "--data",
+        sys.executable, "-m", "vedette_converter", "search", str(project / "lights.toml"), "--data",
         str(project / "pictures"), "--evaluate", str(project / "test"), "--out", str(out), "--work", str(work),
         "--trials", "4", "--budget", "1", "--json",
     ]  # fmt: skip

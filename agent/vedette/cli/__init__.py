@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
-from vedette import __version__, journal, streams
+from vedette import __version__, interrupt, journal, streams
 from vedette.arguments import Help, Parser
 from vedette.contract.errors import BrokerUnreachableError, UserError, VedetteError
 
@@ -49,6 +49,8 @@ def _run(words: Sequence[str]) -> int:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(journal.Formatter())
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        if arguments.command != "run":  # which heeds signals itself, once it has something to put in order
+            interrupt.is_heard()
         return commands[arguments.command](arguments)
     except (UserError, BrokerUnreachableError) as error:
         # whoever named a broker that does not answer can mend that as well as one that refuses

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import cv2
 
 import vedette
-from vedette import streams
+from vedette import interrupt, streams
 from vedette.arguments import Help, Parser
 from vedette.contract.errors import VedetteError
 
@@ -66,6 +66,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     options = parser().parse_args(arguments)
     try:
+        interrupt.is_heard()
         return int(options.run(options))
     except VedetteError as error:
         print(f"vedette-convert: error: {error.line()}", file=sys.stderr)

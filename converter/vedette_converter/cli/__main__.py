@@ -1,7 +1,0 @@
-"""``python -m vedette_converter.cli``."""
-
-import sys
-
-from . import main
-
-sys.exit(main())
