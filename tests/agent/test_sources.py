@@ -190,12 +190,14 @@ def test_a_looping_folder_without_one_good_picture_does_not_spin(tmp_path: Path)
         ("{}/empty", "no pictures"),
         ("{}/" + "n" * 300, "cannot be opened: found File name too long"),
         ("images://{}/" + "n" * 300, "cannot be opened: found File name too long"),
+        ("{}/pipe", "neither a file nor a folder"),
         ("{}/text.mp4", "no video"),
         ("{}/cut.mp4", "no video"),
     ],
 )
 def test_what_can_never_be_opened_is_said_at_the_start(tmp_path: Path, clip: Path, url: str, problem: str) -> None:
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:200])
     grabber = Watched(make_source(SourceOptions(url.format(tmp_path)))).grabber

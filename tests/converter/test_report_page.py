@@ -196,6 +196,17 @@ def test_a_gate_that_fails_is_said_first() -> None:
     assert "Where it was lost: float32 -> pruned float32 -0.0020" in page.text
 
 
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [(0.861, "0.90 points lower in"), (0.88, "1.00 points higher in"), (0.87004, "no different in")],
+)
+def test_a_change_that_rounds_to_nothing_is_none(score: float, said: str) -> None:
+    made = measured()
+    after = stage("int8", 58_000, 0.065, score, 0.95)
+    made = dataclasses.replace(made, stages=(*made.stages[:2], after, *made.stages[3:]))
+    assert said in Page(report.page(made, Extras())).text
+
+
 def test_what_is_not_promised_is_shown_and_not_counted() -> None:
     made = measured()
     unpromised = GateRow("latency ratio", 0.1234, "", None)

@@ -61,8 +61,9 @@ class VideoFileSource:
         try:
             if not self._path.is_file():
                 raise SourceError(
-                    "no such file", where=self._path, fix="give a video file, a folder of pictures, or a URL"
-                )
+                    "neither a file nor a folder" if self._path.exists() else "no such file",
+                    where=self._path, fix="give a video file, a folder of pictures, or a URL",
+                )  # fmt: skip
             self._path.open("rb").close()  # FFmpeg would not say why it cannot
         except OSError as error:
             raise SourceError("cannot be opened", where=self._path, found=error.strerror or str(error)) from None
