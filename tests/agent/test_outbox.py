@@ -505,6 +505,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 assert sorted(named) == sorted(self.gone["dropped"][account])
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest"])
 @pytest.mark.parametrize(
     ("durable", "paged"),
@@ -520,5 +521,5 @@ def test_it_agrees_with_two_lists_whatever_happens(
         monkeypatch.setattr("vedette.outbox.paged.RESIDENT_BYTES", 0)
         monkeypatch.setattr("vedette.outbox.paged.PAGE", 2)
     machine = type("Machine", (OutboxMachine,), {"durable": durable, "when_full": when_full})
-    examples = 60 if durable == "memory" else 20
+    examples = settings().max_examples * 2 // (5 if durable == "memory" else 15)
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None))
