@@ -35,6 +35,20 @@ def save(name, *sides, kind=TensorProto.FLOAT, bad=False):
 save("fixed", 16, 24)
 save("open", "h", "w")
 save("nan", 16, 24, bad=True)
+# as PyTorch's tracer writes a reshape to (batch, cells, 4): sizes read off the tensor, and a Concat that makes them one
+cells = [
+    helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+    helper.make_node("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]),
+    helper.make_node("Shape", ["t"], ["s"]),
+    helper.make_node("Gather", ["s", "zero"], ["n"]),
+    helper.make_node("Unsqueeze", ["n"], ["u"], axes=[0]),
+    helper.make_node("Concat", ["u", "rest"], ["to"], axis=0),
+    helper.make_node("Reshape", ["t", "to"], ["y"]),
+]
+values = [w, numpy_helper.from_array(np.array(0), "zero"), numpy_helper.from_array(np.array([-1, 4]), "rest")]
+graph = helper.make_graph(cells, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 24])],
+    [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 384, 4])], values)
+onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), folder + "/cells.onnx")
 """
 
 
@@ -62,6 +76,17 @@ def expected(tf: object, folder: Path, sample: np.ndarray) -> np.ndarray:
         for j in range(3):
             total += w[:, :, i, j] @ padded[i : i + height, j : j + width].sum((0, 1))
     return np.asarray(total / (height * width) @ d)[None]
+
+
+@pytest.mark.slow
+def test_sizes_that_are_read_off_a_tensor_are_known_beforehand(tf: object, networks: Path) -> None:
+    network = load(networks / "cells.onnx")
+    assert network.outputs[0].shape == (1, 384, 4)
+    sample = np.random.default_rng(6).random((1, 16, 24, 3)).astype(np.float32)
+    with np.load(networks / "weights.npz") as weights:
+        w = weights["w"]
+    found = network.run(sample)[0].reshape(16, 24, 4)[1, 2]
+    np.testing.assert_allclose(found, np.einsum("oiyx,yxi->o", w, sample[0, :3, 1:4]), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -60,9 +60,9 @@ def load(source: OnnxSource, files: SourceFiles, input_shape: Shape | None) -> N
         if any(None in (entry["shape"] or [None, None])[1:] for entry in described["inputs"]):
             # onnx2tf's own option sets what a network says of its input, not what follows from it
             path = _fix(python, path, {name: how.inner for name, how in zip(names, fed, strict=True)}, where)
-        flatbuffer = _convert(python, path, names, fed, where)
         samples = [np.random.default_rng(1).normal(size=how.shape).astype(np.float32) for how in fed]
-        expected = _reference(python, path, names, fed, samples, where)
+        expected = _reference(python, path, names, fed, samples, where)  # before onnxsim rewrites it
+        flatbuffer = _convert(python, path, names, fed, where)
     worst = float("inf")
     for network in _candidates(tflite.from_flatbuffer(flatbuffer, where, fixed=True), fed, where):
         worst = min(worst, _difference(expected, network.run(*samples)))
@@ -179,10 +179,16 @@ def _environment() -> dict[str, str]:
 
 
 def _child(command: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Exit code and output of a child. Raises `subprocess.TimeoutExpired`."""
+    """Exit code and output of a child. Raises `subprocess.TimeoutExpired`.
+
+    ``command``: an interpreter first, whose folder is searched for programs: onnx2tf calls ``onnxsim`` by its name, and goes
+    on without what that computes beforehand where there is none.
+    """
+    environment = _environment()
+    environment["PATH"] = os.pathsep.join([str(Path(command[0]).parent), environment.get("PATH", os.defpath)])
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
-        env=_environment(), timeout=TIMEOUT_S, check=False,
+        env=environment, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     return done.returncode, _COLOURS.sub("", done.stdout.decode("utf-8", "replace"))
 
