@@ -36,6 +36,29 @@ def test_a_second_input_is_named_where_a_classifier_is_expected(
     assert "found picture float32[1, 8, 8, 3], more float32[1, 4] and classes float32[1, 3]; leave it out" in said
 
 
+def test_a_size_is_stated_where_the_network_leaves_it_open(
+    tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tf.keras.Input((None, None, 3))
+    save_network(tf.keras.Model(picture, tf.keras.layers.Conv2D(2, 3)(picture)), tmp_path / "open.keras")
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "pictures" / f"{number}.png"), pixels)
+    out = tmp_path / "open.tflite"
+    asked = ["build", str(tmp_path / "open.keras"), "--data", str(tmp_path / "pictures"), "--out", str(out)]
+    assert main(asked) == 2
+    assert (
+        "expected fixed dimensions, found [?, ?, ?, 3]; export it with fixed dimensions, or, of pictures, say --size"
+        in (capsys.readouterr().err)
+    )
+    for text in ("12", "12x", "0x8", "12x8x3", "9000x1"):
+        with pytest.raises(SystemExit):
+            main([*asked, "--size", text])
+    assert main([*asked, "--size", "12x8", "--quantise", "float32"]) == 0
+    assert "| [1, 6, 10, 2] |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("offset", "noted"), [(1000.0, True), (0.0, False)])
 def test_outputs_of_which_little_is_left_are_noted(
     tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: float, noted: bool

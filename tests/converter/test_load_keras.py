@@ -120,7 +120,7 @@ def test_open_dimensions_need_a_shape(keras: Any, tmp_path: Path) -> None:
     expect_close(network.run(noise(1, 12, 9, 3))[0], model(noise(1, 12, 9, 3)))
     assert network.model.input.shape == (None, 12, 9, 3)
     with pytest.raises(
-        ModelError, match=r"input picture: expected \[\?, \?, \?, 3\], found \[1, 12, 9, 1\] in the recipe"
+        ModelError, match=r"input picture: expected \[\?, \?, \?, 3\], found \[1, 12, 9, 1\] by \[input\] or --size"
     ):
         load(path, (1, 12, 9, 1))
 

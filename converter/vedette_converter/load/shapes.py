@@ -14,7 +14,7 @@ Declared: TypeAlias = Sequence[int | None]
 
 TO_CHANNELS_FIRST: Final = (0, 3, 1, 2)  # NHWC -> NCHW
 TO_CHANNELS_LAST: Final = (0, 2, 3, 1)  # NCHW -> NHWC
-_FIX: Final = "export it with fixed dimensions, or, of pictures, say [input] height and width in a recipe"
+_FIX: Final = "export it with fixed dimensions, or, of pictures, say --size, or [input] height and width in a recipe"
 _PICTURE: Final = (1, 3)  # channels of grey and colour
 _NO_CHANNELS: Final = (1, 3, 4)  # a last dimension that may be channels makes the layout ambiguous
 
@@ -56,7 +56,9 @@ def fix_shape(name: str, declared: Declared | None, given: Shape | None, where: 
             return Fed(given)
         if len(dims) == 4 and len(given) == 4 and _fits(dims, tuple(given[axis] for axis in TO_CHANNELS_FIRST)):
             return Fed(given, channels_first=True)
-        raise ModelError(f"input {name}", where=where, expected=_text(dims), found=f"{_text(given)} in the recipe")
+        raise ModelError(
+            f"input {name}", where=where, expected=_text(dims), found=f"{_text(given)} by [input] or --size"
+        )
     known = (1, *dims[1:])
     if None in known:
         raise ModelError(f"input {name}", where=where, expected="fixed dimensions", found=_text(dims), fix=_FIX)
@@ -75,7 +77,7 @@ def only_given(names: Sequence[str], given: Shape | None, where: str) -> Shape |
     """The recipe's shape, which is for a network of one input. Raises `ModelError` where there are several."""
     if given is not None and len(names) != 1:
         raise ModelError(
-            "several inputs", where=where, expected="one, for the recipe's [input]", found=", ".join(names) or "none"
+            "several inputs", where=where, expected="one, for [input] or --size", found=", ".join(names) or "none"
         )
     return given
 

@@ -30,6 +30,8 @@ class Flags:
     quantise: Quantise
     name: str | None = None
     labels: Path | None = None
+    size: tuple[int, int] | None = None
+    """Width and height of the pictures it is fed, where it leaves them open."""
     color: Literal["rgb", "bgr", "gray"] | None = None
     resize: Literal["stretch", "letterbox", "center-crop"] | None = None
     mean: tuple[float, ...] | None = None
@@ -39,6 +41,14 @@ class Flags:
     min_speedup: float | None = None
     max_bytes: int | None = None
     max_latency_ms: float | None = None
+
+
+def input_shape(flags: Flags) -> tuple[int, ...] | None:
+    """Of pictures, batch and channels included, where a size is stated."""
+    if flags.size is None:
+        return None
+    width, height = flags.size
+    return (1, height, width, 1 if flags.color == "gray" else 3)
 
 
 def image_input(spec: TensorSpec, flags: Flags) -> tuple[ImageInput, list[str]] | None:
@@ -134,6 +144,14 @@ def _folders(data: Path, classes: int) -> str:
 def _name(model: Path) -> str:
     name = re.sub(r"[^a-z0-9._-]+", "-", model.stem.lower()).strip("-._")[:64]
     return name or "network"
+
+
+def size(text: str) -> tuple[int, int]:
+    """``320x240``, width first. Raises `ValueError`."""
+    width, height = (int(part) for part in text.lower().split("x"))
+    if not (0 < width <= 8192 and 0 < height <= 8192):
+        raise ValueError(text)
+    return width, height
 
 
 def numbers(text: str) -> tuple[float, ...]:
