@@ -249,7 +249,7 @@ def test_nothing_is_left_when_it_is_closed(make: Make, device: TestDelegate) -> 
 def test_what_cannot_be_accelerated_is_refused(device: TestDelegate, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\nd\n")
-    plain = read_model(str(DATA / "tiny-uint8.tflite"), PlainModel(ClassifyOutput(), None, labels))
+    plain = read_model(str(DATA / "tiny-uint8.tflite"), PlainModel(ClassifyOutput(), labels_file=labels))
     with pytest.raises(ModelError, match="has no golden vectors"):
         check_acceleration(plain, device.delegate("edgetpu"))
     spec = read_model("cifar10-resnet8")

@@ -186,7 +186,7 @@ def test_labels_that_do_not_fit_the_model(street: Path, labels_file: Path) -> No
         (["--threads", "0"], "threads"),
         (["--threads", "-3"], "threads"),
         (["--size", "16"], "--size"),
-        (["--mean", "3"], "--size"),
+        (["--mean", "3"], "leaves 2 of a pixel's 256 values"),
         (["--size", "16x16", "--std", "0"], "--std: expected numbers above 0"),
         (["--size", "16x16", "--mean", "nan"], "--mean: expected finite numbers"),
         (["--runtime", "tflite-runtime"], ""),
@@ -420,8 +420,15 @@ def test_show_of_a_plain_model(classify: list[object]) -> None:
     assert answer["bundle"] is False and answer["name"] == TINY.stem
     text = good("show", TINY, *classify).stdout
     assert "plain model" in text and "as its own tensor says" in text and answer["input"] is None
-    stated = ("show", TINY, *classify, "--size", "1x16")
-    assert document(*stated, "--json")["input"]["height"] == 16 and "1x16 rgb, stretch" in good(*stated).stdout
+    stated = ("show", TINY, *classify, "--resize", "letterbox")
+    assert document(*stated, "--json")["input"]["resize"] == "letterbox"
+    assert "resize letterbox, the rest as its own tensor says" in good(*stated).stdout
+
+
+@needs_bundle
+def test_no_option_of_a_plain_model_is_passed_over(street: Path) -> None:
+    assert "a bundle, which says all of itself" in mistake("infer", BUNDLE, street, "--resize", "letterbox")
+    assert "--activation: expected --decoder NAME" in mistake("infer", BUNDLE, street, "--activation", "none")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ OPTION = re.compile(r"^#(?=\[|[a-z_]+ = )")  # "# " begins prose
 # Worked out where the agent runs, so that no default can stand in a file
 DEVICE = "device"
 # TOML has no null; absent means "the bundle's own", "none", "nowhere"
-NULLS = {"threshold", "stride", "rate_hz", "folder"}
+NULLS = {"threshold", "stride", "rate_hz", "folder", "height", "width", "color", "mean", "std"}
 
 
 @pytest.fixture
@@ -128,7 +128,8 @@ def _differences(config: Config) -> Iterator[tuple[str, Any, Any]]:
                 default = field.default_factory()
             value = getattr(struct, field.name)
             tables = isinstance(value, dict) and any(isinstance(item, msgspec.Struct) for item in value.values())
-            if default is msgspec.NODEFAULT or field.name in NULLS or isinstance(value, msgspec.Struct) or tables:
+            null = field.name in NULLS and default in (None, "")
+            if default is msgspec.NODEFAULT or null or isinstance(value, msgspec.Struct) or tables:
                 continue  # needed; or null; or tables, whose own fields are looked at
             if value != default:
                 yield f"{type(struct).__name__}.{field.name}", value, default

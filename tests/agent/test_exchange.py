@@ -229,7 +229,7 @@ def test_what_was_checked_is_what_is_loaded(kind: str, tmp_path: Path) -> None:
         shutil.copyfile(DATA / "tiny-uint8.tflite", path)
         labels = tmp_path / "labels.txt"
         labels.write_text("ash\nbirch\ncedar\nelm\n")
-        spec = read_model(str(path), PlainModel(ClassifyOutput(), None, labels))
+        spec = read_model(str(path), PlainModel(ClassifyOutput(), labels_file=labels))
     model = load_model(spec)
     frame = np.full((16, 16, 3), 77, np.uint8)
     before = model(frame)

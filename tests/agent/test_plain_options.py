@@ -13,6 +13,7 @@ from test_pipeline import SmallEngine
 
 from vedette.cli.plain import DECODERS, add_plain_arguments, plain_model
 from vedette.contract.errors import ModelError, UserError
+from vedette.contract.image_options import ImageOptions
 from vedette.contract.manifest import (
     ClassifyOutput,
     HeatmapOutput,
@@ -68,7 +69,7 @@ def test_how_pixels_become_the_input() -> None:
     found = parsed(
         "--decoder yolo --labels l.txt --size 416x320 --resize letterbox --pad-value 114 --color bgr --std 255"
     )
-    spec = ImageInput(width=416, height=320, resize="letterbox", pad_value=114, color="bgr", std=(255.0,))
+    spec = ImageOptions(width=416, height=320, resize="letterbox", pad_value=114, color="bgr", std=(255.0,))
     assert found == PlainModel(YoloOutput(), spec, Path("l.txt"))
 
 
@@ -92,7 +93,8 @@ def test_nothing_said_is_no_plain_model() -> None:
         ),
         ("--decoder ssd", "--decoder ssd: expected --feature-maps"),
         ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0, found 0.0"),
-        ("--decoder classify --pad-value 7", "input options: expected --size"),
+        ("--decoder classify --pad-value 700", "--pad-value: expected whole number <= 255, found 700"),
+        ("--activation softmax", "--activation: expected --decoder NAME beside it"),
     ],
 )
 def test_what_cannot_be_is_one_line(line: str, error: str) -> None:
@@ -101,13 +103,12 @@ def test_what_cannot_be_is_one_line(line: str, error: str) -> None:
     assert error in str(caught.value)
 
 
-def taking(tensor: TensorSpec) -> Model:
-    """A plain classifier of which nothing is said but its labels and decoder, whose input is this tensor."""
+def taking(tensor: TensorSpec, said: ImageOptions = ImageOptions()) -> Model:  # noqa: B008 - frozen
+    """A plain classifier whose input is this tensor, and of which ``said`` is said beside its labels and decoder."""
     engine = SmallEngine([np.zeros((1, 3), np.float32)])
     engine.inputs = (tensor,)
     spec = ModelSpec(
-        DATA / "tiny-uint8.tflite", "small", "1", "0" * 64, ("a", "b", "c"), ImageInput(height=1, width=1),
-        ClassifyOutput(), None,
+        DATA / "tiny-uint8.tflite", "small", "1", "0" * 64, ("a", "b", "c"), said, ClassifyOutput(), None,
     )  # fmt: skip
     return Model(spec, engine)
 
@@ -137,7 +138,41 @@ def test_pixels_of_eight_bits_are_taken_as_they_are(
 def test_pixels_whose_range_nobody_knows_are_asked_about(dtype: str, scale: float, advice: str) -> None:
     with pytest.raises(ModelError, match=f"takes {dtype} pixels, and nobody knows in which range") as caught:
         taking(TensorSpec("in", (1, 24, 16, 3), np.dtype(dtype), scale, 0))
-    assert advice in caught.value.fix and "--size 16x24" in caught.value.fix
+    assert advice in caught.value.fix
+
+
+def test_an_option_leaves_the_rest_to_the_network() -> None:
+    coral = TensorSpec("in", (1, 16, 16, 3), np.dtype(np.uint8), 1 / 128, 128)
+    model = taking(coral, ImageOptions(resize="letterbox", color="bgr", pad_value=9))
+    picture = np.full((8, 16, 3), (10, 100, 200), np.uint8)
+    model.preprocess(picture)
+    assert (model._inputs[0][0, 4:12] == picture).all() and (model._inputs[0][0, :4] == 9).all()
+    assert model.input == ImageInput(
+        height=16, width=16, resize="letterbox", color="bgr", pad_value=9, mean=(128.0,), std=(128.0,)
+    )
+    with pytest.raises(ModelError, match="nobody knows in which range"):
+        taking(TensorSpec("in", (1, 16, 16, 3), np.dtype(np.float32), 0.0, 0), ImageOptions(resize="letterbox"))
+
+
+def test_mean_and_std_go_together() -> None:
+    model = taking(TensorSpec("in", (1, 16, 24, 1), np.dtype(np.float32), 0.0, 0), ImageOptions(std=(255.0,)))
+    assert model.input == ImageInput(height=16, width=24, color="gray", std=(255.0,))
+    with pytest.raises(
+        ModelError, match=r"what is said of it does not fit input tensor .* found mean: expected 1 or 1"
+    ):
+        taking(TensorSpec("in", (1, 16, 24, 1), np.dtype(np.float32), 0.0, 0), ImageOptions(mean=(1.0, 2.0, 3.0)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point", "mean", "std", "left"),
+    [("uint8", 1 / 128, 128, 0.0, 1.0, 2), ("int8", 1.0, 0, 127.5, 127.5, 3), ("uint8", 1 / 128, 128, 0.0, 0.01, 2)],
+)
+def test_pixels_of_which_next_to_nothing_is_left_are_refused(
+    dtype: str, scale: float, zero_point: int, mean: float, std: float, left: int
+) -> None:
+    tensor = TensorSpec("in", (1, 16, 16, 3), np.dtype(dtype), scale, zero_point)
+    with pytest.raises(ModelError, match=f"leaves {left} of a pixel's 256 values"):
+        taking(tensor, ImageOptions(mean=(mean,), std=(std,)))
 
 
 def test_pixels_of_a_dtype_that_is_not_written_are_refused() -> None:

@@ -87,7 +87,7 @@ def test_what_fails_is_not_remembered(tmp_path: Path, probed: list[str]) -> None
 def test_a_plain_model_has_nothing_to_prove(tmp_path: Path, probed: list[str]) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\nd\n")
-    spec = read_model(str(DATA / "tiny-uint8.tflite"), PlainModel(ClassifyOutput(), None, labels))
+    spec = read_model(str(DATA / "tiny-uint8.tflite"), PlainModel(ClassifyOutput(), labels_file=labels))
     assert Proofs(tmp_path).prove(spec, load_runtime("litert")) is None
     assert probed == []
 

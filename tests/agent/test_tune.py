@@ -37,7 +37,7 @@ HERE = Circumstances("0" * 64, "litert 2.3.0", "cpu", 4)
 
 @pytest.fixture
 def tiny(labels_file: Path) -> ModelSpec:
-    return read_model(str(TINY), PlainModel(ClassifyOutput(), None, labels_file))
+    return read_model(str(TINY), PlainModel(ClassifyOutput(), labels_file=labels_file))
 
 
 def rows(*measured: tuple[int, int, float, float]) -> list[Measured]:

@@ -10,7 +10,8 @@ from vedette.contract.errors import UserError
 
 if TYPE_CHECKING:
     # --help must not import numpy and OpenCV
-    from vedette.contract.manifest import ImageInput, OutputSpec
+    from vedette.contract.image_options import ImageOptions
+    from vedette.contract.manifest import OutputSpec
     from vedette.models.model import PlainModel
 
 DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "pose", "pose-heatmap", "segment")
@@ -23,15 +24,22 @@ def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder", choices=DECODERS, metavar="NAME", help=f"what the output tensors mean: {', '.join(DECODERS)}"
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one label a line, line number = class id")
-    group.add_argument("--size", metavar="WxH", help="input size, where it must be said together with --mean")
-    group.add_argument("--color", choices=("rgb", "bgr", "gray"), default=None, help="colour order (default rgb)")
+    group.add_argument("--size", metavar="WxH", help="input size (default: the network's own)")
+    group.add_argument(
+        "--color",
+        choices=("rgb", "bgr", "gray"),
+        default=None,
+        help="colour order (default rgb, of a network of one channel gray)",
+    )
     group.add_argument(
         "--resize", choices=("stretch", "letterbox", "center-crop"), default=None, help="default stretch"
     )
     group.add_argument(
         "--pad-value", type=int, default=None, metavar="N", help="of letterbox's bars, 0 to 255 (default 0)"
     )
-    group.add_argument("--mean", type=float, default=None, help="real = (pixel - mean) / std")
+    group.add_argument(
+        "--mean", type=float, default=None, help="real = (pixel - mean) / std (default: as the network says)"
+    )
     group.add_argument("--std", type=float, default=None, help="see --mean")
     group.add_argument("--activation", choices=("sigmoid", "softmax", "none"), default=None, help="left to be done")
     group.add_argument(
@@ -51,27 +59,11 @@ def plain_model(arguments: argparse.Namespace) -> PlainModel | None:
     from vedette.models.model import PlainModel
 
     if not arguments.decoder:
-        return PlainModel(labels_file=arguments.labels) if arguments.labels else None
-    given_input = any(
-        value is not None
-        for value in (
-            arguments.size,
-            arguments.color,
-            arguments.resize,
-            arguments.pad_value,
-            arguments.mean,
-            arguments.std,
-        )
-    )
-    try:
-        return PlainModel(_output(arguments), _input(arguments) if given_input else None, arguments.labels)
-    except ValueError as error:
-        # a struct's own check: "std: expected numbers above 0, found [0.0]"
-        field, _, rest = str(error).partition(": expected ")
-        expected, _, found = rest.partition(", found ")
-        raise UserError(
-            f"--{field.replace('_', '-')}", expected=expected, found=found.strip("[]()").rstrip(",")
-        ) from None
+        for option in ("set", "activation", "feature_maps"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option.replace('_', '-')}", expected="--decoder NAME beside it", found="none")
+    plain = PlainModel(_output(arguments) if arguments.decoder else None, _input(arguments), arguments.labels)
+    return None if plain == PlainModel() else plain
 
 
 def _output(arguments: argparse.Namespace) -> OutputSpec:
@@ -120,21 +112,24 @@ def _option(text: str) -> tuple[str, object]:
         return key.strip(), value.strip()
 
 
-def _input(arguments: argparse.Namespace) -> ImageInput:
-    from vedette.contract.manifest import ImageInput
+def _input(arguments: argparse.Namespace) -> ImageOptions:
+    import msgspec
 
-    if not arguments.size:
-        raise UserError("input options", expected="--size WxH beside them", found="none")
-    width, height = _pair(arguments.size, "--size")
-    return ImageInput(
-        height=height,
-        width=width,
-        color=arguments.color or "rgb",
-        resize=arguments.resize or "stretch",
-        pad_value=arguments.pad_value if arguments.pad_value is not None else 0,
-        mean=(arguments.mean if arguments.mean is not None else 0.0,),
-        std=(arguments.std if arguments.std is not None else 1.0,),
-    )
+    from vedette.contract.image_options import ImageOptions
+    from vedette.contract.wording import explained
+
+    given: dict[str, object] = {name: getattr(arguments, name) for name in ("color", "resize", "pad_value")}
+    given |= {name: [value] for name in ("mean", "std") if (value := getattr(arguments, name)) is not None}
+    if arguments.size is not None:
+        given["width"], given["height"] = _pair(arguments.size, "--size")
+    stated = {name: value for name, value in given.items() if value is not None}
+    try:
+        return msgspec.convert({**stated, "kind": "image"}, ImageOptions)
+    except msgspec.ValidationError as error:
+        where, expected, found = explained(error)
+        raise UserError(
+            f"--{where.replace('_', '-')}", expected=expected, found=found.strip("[]") or str(given[where])
+        ) from None
 
 
 def _pair(text: str, option: str) -> tuple[int, int]:

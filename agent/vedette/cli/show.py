@@ -14,6 +14,7 @@ from .plain import add_plain_arguments, plain_model
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vedette.contract.image_options import ImageOptions
     from vedette.contract.manifest import InputSpec
 
 HELP = "show what a model says of itself, or list the models there are"
@@ -43,6 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from vedette.contract.bundle import has_archive
+    from vedette.contract.image_options import ImageOptions
     from vedette.contract.labels import is_used
     from vedette.contract.manifest import AnomalyOutput, SeriesInput, decoder_name
     from vedette.models.model import model_folders, read_model
@@ -69,7 +71,7 @@ def execute(arguments: argparse.Namespace) -> int:
         "name": spec.name,
         "version": spec.version,
         "labels": list(spec.labels),
-        "input": msgspec.to_builtins(spec.input) if spec.input_stated else None,
+        "input": msgspec.to_builtins(spec.input) if spec.input != ImageOptions() else None,
         "output": msgspec.to_builtins(spec.output),
     }
     bundle = spec.bundle
@@ -85,7 +87,7 @@ def execute(arguments: argparse.Namespace) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("size", f"{spec.path.stat().st_size / 1e6:.2f} MB")
     table.add_row("sha256", spec.sha256)
-    table.add_row("input", _input(spec.input) if spec.input_stated else "as its own tensor says")
+    table.add_row("input", _input(spec.input))
     if isinstance(spec.input, SeriesInput):
         channels = [f"{channel.name}{f' ({channel.unit})' if channel.unit else ''}" for channel in spec.input.channels]
         table.add_row("channels", escape(f"{len(channels)}: {', '.join(channels)}"))
@@ -143,10 +145,17 @@ def _listed(files: Sequence[Path]) -> Table:
     return table
 
 
-def _input(spec: InputSpec, *, short: bool = False) -> str:
+def _input(spec: InputSpec | ImageOptions, *, short: bool = False) -> str:
     """What the network looks at. ``short``: without how it is made."""
+    import msgspec
+
+    from vedette.contract.image_options import ImageOptions
     from vedette.contract.manifest import SeriesInput
 
+    if isinstance(spec, ImageOptions):
+        unsaid = msgspec.structs.asdict(ImageOptions())
+        said = [f"{name} {value}" for name, value in msgspec.structs.asdict(spec).items() if value != unsaid[name]]
+        return ", ".join([*said, "the rest as its own tensor says"] if said else ["as its own tensor says"])
     if isinstance(spec, SeriesInput):
         rate = f" at {spec.rate_hz:g} Hz" if spec.rate_hz else ""
         return f"{spec.length} reading{'' if spec.length == 1 else 's'}{rate}" + (

@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from vedette import mqtt_text
-from vedette.contract.manifest import InputSpec, OutputSpec
+from vedette.contract.image_options import ImageOptions
+from vedette.contract.manifest import OutputSpec, SeriesInput
 from vedette.delivery import Durable, WhenFull
 from vedette.flow.governor import GovernorOptions
 from vedette.flow.motion import MotionOptions
@@ -149,7 +150,7 @@ class PlainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """[pipeline.NAME.plain]: what a model without a manifest cannot say of itself."""
 
     output: OutputSpec
-    input: InputSpec | None = None
+    input: ImageOptions | SeriesInput = ImageOptions()
     labels_file: FileName = ""
 
 

@@ -28,6 +28,9 @@ from .planes import resized_to_bgr
 from .types import Float32Array, Picture, Planes, Tensor, TensorSpec, UInt8Array
 
 MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
+MIN_LEVELS: Final = (
+    16  # of a pixel's 256 values that are told apart in a quantised tensor; fewer are a mistaken mean or std
+)
 MAX_PIXELS: Final = 100_000_000  # 300 MB as BGR; a larger picture is refused before it is decoded
 
 _INTERPOLATION: Final = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST}
@@ -265,7 +268,15 @@ def pixel_table(spec: ImageInput, tensor: TensorSpec) -> Tensor:
         # the spec's own rounding (TFLite's Quantize op): half away from zero
         steps = real / tensor.scale
         rounded = np.trunc(steps + np.copysign(0.5, steps)) + tensor.zero_point
-        return np.asarray(np.clip(rounded, limits.min, limits.max), tensor.dtype)
+        table = np.asarray(np.clip(rounded, limits.min, limits.max), tensor.dtype)
+        if len(np.unique(table)) < MIN_LEVELS:
+            low, high = ((limit - tensor.zero_point) * tensor.scale for limit in (limits.min, limits.max))
+            raise ModelError(
+                f"input tensor {tensor.name}: (pixel - mean) / std leaves {len(np.unique(table))} of a pixel's 256 values",
+                expected=f"numbers over the range of its quantisation, {low:.4g}..{high:.4g}",
+                found=f"{real.min():.4g}..{real.max():.4g}", fix="set mean and std, or leave both out",
+            )  # fmt: skip
+        return table
     if tensor.dtype == np.float32:
         return real.astype(np.float32)
     limits = np.iinfo(tensor.dtype.name)

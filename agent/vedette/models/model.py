@@ -99,10 +99,8 @@ class Model:
             raise ModelError("network", where=spec.path, expected="one input tensor", found=str(len(engine.inputs)))
         self.spec = spec
         self.engine = engine
-        self.input: InputSpec = spec.input
+        self.input: InputSpec = input_from(engine.inputs[0], spec)
         """How samples become the input tensor; of a plain model completed by what its file says."""
-        if not spec.input_stated:
-            self.input = input_from(engine.inputs[0], spec)
         try:
             self._preprocess = _preprocessor(self.input, engine.inputs[0])
             self._decode = self._decoder(score_threshold)

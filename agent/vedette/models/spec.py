@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,10 +18,10 @@ import numpy as np
 from vedette.contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
 from vedette.contract.errors import ModelError
 from vedette.contract.flatbuffer import is_whole
+from vedette.contract.image_options import ImageOptions
 from vedette.contract.labels import parse_third_party_labels
 from vedette.contract.manifest import (
     AnomalyOutput,
-    ImageInput,
     InputSpec,
     Manifest,
     OutputSpec,
@@ -36,15 +36,14 @@ if TYPE_CHECKING:
     from vedette.trust.signatures import Trust
 
 SUFFIX: Final = ".tflite"
-_UNSTATED: Final = ImageInput(height=1, width=1)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainModel:
-    """What a user says of a model that carries no manifest. None: as the file's own tensors say."""
+    """What a user says of a model that carries no manifest."""
 
     output: OutputSpec | None = None
-    input: InputSpec | None = None
+    input: ImageOptions | SeriesInput = field(default_factory=ImageOptions)
     labels_file: Path | None = None
 
 
@@ -58,7 +57,8 @@ class ModelSpec:
     sha256: str
     """Of a bundle's manifest, which names all the rest; of a plain model, the file's."""
     labels: tuple[str, ...]
-    input: InputSpec
+    input: InputSpec | ImageOptions
+    """Of pictures for a plain model what the user said; `input_from` says the rest."""
     output: OutputSpec
     bundle: Bundle | None
 
@@ -66,11 +66,6 @@ class ModelSpec:
     def manifest(self) -> Manifest | None:
         """None for a plain model."""
         return self.bundle.manifest if self.bundle else None
-
-    @property
-    def input_stated(self) -> bool:
-        """False for a plain model whose input nobody has stated: `input_from` then says what ``input`` does not."""
-        return self.bundle is not None or self.input != _UNSTATED
 
 
 def find_model(name: str) -> Path:
@@ -172,7 +167,7 @@ def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpe
         )  # fmt: skip
     labels = _plain_labels(path, plain, plain.output)
     return ModelSpec(
-        path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input or _UNSTATED, plain.output, None,
+        path, path.stem, "0", hashlib.sha256(data).hexdigest(), labels, plain.input, plain.output, None,
     )  # fmt: skip
 
 
@@ -197,7 +192,7 @@ def _plain_labels(path: Path, plain: PlainModel, output: OutputSpec) -> tuple[st
     )  # fmt: skip
 
 
-def _named(input: InputSpec | None, output: OutputSpec) -> tuple[str, ...] | None:
+def _named(input: InputSpec | ImageOptions, output: OutputSpec) -> tuple[str, ...] | None:
     """What the labels must be, where input or output name channels or quantities; None where labels say more."""
     if isinstance(output, RegressOutput):
         return tuple(quantity.name for quantity in output.quantities)
@@ -206,12 +201,16 @@ def _named(input: InputSpec | None, output: OutputSpec) -> tuple[str, ...] | Non
     return None
 
 
-def input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
-    """For a plain model without input options: the tensor's own size, RGB, and the normalisation its metadata states.
+def input_from(tensor: TensorSpec, spec: ModelSpec) -> InputSpec:
+    """Of a plain model of pictures what the user said, and for the rest the tensor's own size, RGB or grey, and the
+    normalisation that its metadata states.
 
     Without metadata a uint8 or int8 tensor takes the pixels as they are, for its quantisation maps their range over its
     whole own, and uint8 without one has no other. A float or int16 tensor makes no such statement, so it must be given.
     """
+    options = spec.input
+    if not isinstance(options, ImageOptions):
+        return options
     shape = tensor.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
         raise ModelError(
@@ -220,28 +219,30 @@ def input_from(tensor: TensorSpec, spec: ModelSpec) -> ImageInput:
     color: Literal["gray", "rgb"] = "gray" if shape[3] == 1 else "rgb"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    stated = read_normalization(spec.path.read_bytes())
+    stated = None if options.normalised else read_normalization(spec.path.read_bytes())
     if stated is not None and (tensor.quantised or tensor.dtype != np.uint8):
         mean, std = stated.mean, stated.std
+    elif options.normalised:
+        pass
     elif tensor.dtype in (np.float32, np.int16) or (tensor.dtype == np.int8 and not tensor.quantised):
         advice = "--mean 127.5 --std 127.5 for -1..1, --mean 0 --std 255 for 0..1"
         if tensor.dtype != np.float32 and not tensor.quantised:
             advice = "--mean 0 --std 1 for pixels as they are, --mean 128 --std 1 for pixel - 128"
         raise ModelError(
             f"takes {tensor.dtype.name} pixels, and nobody knows in which range", where=spec.path, expected="mean and std",
-            fix=f"give them: --size {shape[2]}x{shape[1]} and {advice} (in a config: [pipeline.NAME.plain])",
+            fix=f"give them: {advice} (in a config: [pipeline.NAME.plain.input])",
         )  # fmt: skip
     elif tensor.quantised:
         # the quantisation maps 0..255 over the tensor's whole range: raw = pixel for uint8, pixel - 128 for int8
         low = float(np.iinfo(tensor.dtype.name).min - tensor.zero_point) * tensor.scale
         mean, std = (-low / tensor.scale,), (1 / tensor.scale,)
     try:
-        return ImageInput(height=shape[1], width=shape[2], color=color, mean=mean, std=std)
+        return options.completed(shape[1], shape[2], color, mean, std)
     except ValueError as error:
+        said = "what is said of it" if options.normalised else "its metadata" if stated else "its quantisation"
         raise ModelError(
-            f"its {'metadata' if stated else 'quantisation'} does not fit input tensor {tensor}", where=spec.path,
-            found=str(error), fix=f"give --size {shape[2]}x{shape[1]}, --mean and --std (in a config: "
-            "[pipeline.NAME.plain])",
+            f"{said} does not fit input tensor {tensor}", where=spec.path, found=str(error),
+            fix="give --mean and --std (in a config: [pipeline.NAME.plain.input])",
         ) from None  # fmt: skip
 
 

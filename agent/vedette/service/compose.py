@@ -11,7 +11,7 @@ from vedette import clock
 from vedette.clock import ClockState
 from vedette.config import Config, Places
 from vedette.contract.errors import BrokerRefusedError, ConfigError
-from vedette.contract.manifest import ImageInput, SeriesInput
+from vedette.contract.manifest import SeriesInput
 from vedette.delivery import Outbox
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
 from vedette.flow.lane import Seat
@@ -157,7 +157,7 @@ def make_pipeline(
 
 def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Feed:
     source, spec = prepared.config.source_config, prepared.spec.input
-    if isinstance(spec, ImageInput):
+    if not isinstance(spec, SeriesInput):
         return FrameFeed(
             Grabber(
                 prepared.source,

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from vedette.config import EngineConfig
 from vedette.contract.errors import FaultError, ModelError, VedetteError, placed
-from vedette.contract.manifest import ImageInput
+from vedette.contract.manifest import SeriesInput
 from vedette.engine import AcceleratedEngine, AcceleratorStatus, Engine, Runtime, SelfTest, TfliteEngine, load_runtime
 from vedette.flow.lane import Lane, Turns, slots
 from vedette.memory import return_freed
@@ -206,7 +206,7 @@ def _asked(pipeline: Prepared, room: int) -> int:
     """How many inferences of it are to run at the same moment, where there is room for so many. Of a file that is read flat
     out pictures wait for the pipeline: what counts is how many are looked at, and not how soon each."""
     config = pipeline.config
-    flat_out = config.source_config.pace == "max" and isinstance(pipeline.spec.input, ImageInput)
+    flat_out = config.source_config.pace == "max" and not isinstance(pipeline.spec.input, SeriesInput)
     return config.parallel or (room if flat_out else 1)
 
 

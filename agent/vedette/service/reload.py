@@ -24,6 +24,7 @@ import msgspec
 
 from vedette.config import Config, PipelineConfig, load_config
 from vedette.contract.errors import ConfigError, FaultError, StateError, UserError, VedetteError
+from vedette.contract.image_options import ImageOptions
 from vedette.contract.manifest import InputSpec, SeriesInput, task_of
 from vedette.flow.pipeline import Pipeline
 from vedette.mqtt.commands import Answer
@@ -250,7 +251,7 @@ def check_fits(old: Prepared, new: Prepared) -> None:
         )  # fmt: skip
 
 
-def _windows(taken: InputSpec) -> SeriesInput | None:
+def _windows(taken: InputSpec | ImageOptions) -> SeriesInput | None:
     """What is cut from readings, whatever a model makes of the values; None for pictures, which come as they are."""
     if not isinstance(taken, SeriesInput):
         return None
