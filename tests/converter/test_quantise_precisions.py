@@ -128,6 +128,19 @@ def test_a_flatbuffer_without_signatures_gets_other_outputs_too(
     assert [tensor.dtype.name for tensor in engine.outputs] == [options.output_dtype]
 
 
+@pytest.mark.parametrize("precision", ["float16", "dynamic", "int8"])
+def test_a_flatbuffer_of_an_old_schema_is_quantised_as_a_new_one(network: Network, precision: Any) -> None:
+    whole = as_flatbuffer(network)
+    assert whole.flatbuffer is not None
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(whole.flatbuffer))
+    for code in model.operatorCodes:
+        code.builtinCode = 0  # as TensorFlow 1 wrote it: the op is in the deprecated field alone
+    old = replace(whole, flatbuffer=bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    made, expected = (quantise.convert(n, Quantise(precision=precision), samples(n)) for n in (old, whole))
+    kinds = [[(op.name, [t.dtype for t in op.inputs]) for op in read_graph(given).ops] for given in (made, expected)]
+    assert kinds[0] == kinds[1] and abs(len(made) - len(expected)) < 64
+
+
 def test_the_plain_int8_of_a_graph_is_tensorflows_to_the_byte(network: Network) -> None:
     shown = samples(network)
     plain = quantise.to_int8(network, [*shown()])  # type: ignore[list-item]

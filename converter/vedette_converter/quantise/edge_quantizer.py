@@ -106,7 +106,7 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars of its own
             warnings.simplefilter("ignore")
-            quantizer = Quantizer(_with_signatures(flatbuffer), recipe)
+            quantizer = Quantizer(_as_converters_write_today(flatbuffer), recipe)
             made = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
@@ -119,14 +119,19 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
     return compact(_with_parts_nobody_reads(bytes(made.quantized_model)))
 
 
-def _with_signatures(flatbuffer: bytes) -> bytearray:
-    """The quantiser goes over a list of them, which may be empty and which many files have not."""
+def _as_converters_write_today(flatbuffer: bytes) -> bytearray:
+    """The quantiser goes over a list of signatures, which may be empty and which many files have not; and it knows an op by
+    the field alone that files of before 2020 leave at 0, which is ADD.
+    """
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
-    if model.signatureDefs is not None:
+    old = [code for code in model.operatorCodes if code.builtinCode < code.deprecatedBuiltinCode]
+    if model.signatureDefs is not None and not old:
         return bytearray(flatbuffer)
-    model.signatureDefs = []
+    for code in old:
+        code.builtinCode = code.deprecatedBuiltinCode
+    model.signatureDefs = model.signatureDefs or []
     return bytearray(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
