@@ -24,6 +24,7 @@ from ..tensorflow import load_tensorflow
 from .graph import as_network
 from .network import Network
 from .shapes import Fed, Shape
+from .unfused import take_apart
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards store it
     "float32": np.dtype("<f4"),
@@ -95,7 +96,10 @@ def read_weights(model: Mapping[str, Any], contents: Mapping[str, bytes], where:
 
 
 def build_graph(model: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Any:
-    """A GraphDef whose Const nodes hold their weights. Raises `ModelError` where a weight does not fit its node."""
+    """A GraphDef of TensorFlow's own ops whose Const nodes hold their weights.
+
+    Raises `ModelError` where a weight does not fit its node.
+    """
     tf = load_tensorflow()
     from google.protobuf import json_format
 
@@ -119,6 +123,7 @@ def build_graph(model: Mapping[str, Any], weights: Mapping[str, Tensor], where: 
                 found=f"{weight.dtype.name}{list(weight.shape)}",
             )  # fmt: skip
         tensor.CopyFrom(tf.make_tensor_proto(weight, dtype=dtype, shape=shape))
+    take_apart(graph, where)
     return graph
 
 
