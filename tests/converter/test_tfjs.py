@@ -117,8 +117,10 @@ def test_bytes_lacking_or_left_over_are_refused(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"dtype": "complex64"}, "expected plain float32, int32, bool, uint8, found complex64"),
-        ({"quantization": {"dtype": "uint8", "scale": 0.1, "min": 0}}, "found quantised weights"),
+        ({"dtype": "complex64"}, "expected float32, int32, bool, uint8; or, quantised, .*, found complex64"),
+        ({"quantization": {"dtype": "uint4", "scale": 0.1, "min": 0}}, "found uint4 for"),
+        ({"quantization": {"dtype": "uint8", "scale": 0.1}}, "uint8 or uint16 with scale and min, found uint8 for"),
+        ({"dtype": "int32", "quantization": {"dtype": "float16"}}, "found float16 for int32"),
     ],
 )
 def test_weights_of_another_kind_are_refused(tiny: Tiny, change: dict[str, Any], expected: str) -> None:
@@ -127,6 +129,27 @@ def test_weights_of_another_kind_are_refused(tiny: Tiny, change: dict[str, Any],
     model["weightsManifest"][0]["weights"][0].update(change)
     with pytest.raises(ModelError, match=expected):
         tfjs.read_weights(model, files, WHERE)
+
+
+def test_quantised_weights_are_read_as_they_were_meant() -> None:
+    numbers = np.array([0, 3, 200], np.uint8)
+    wide = np.array([0, 3, 60000], "<u2")
+    halves = np.array([0.1, -2.5], "<f2")
+    scaled = {"scale": 0.3, "min": -1.2}
+    entries: list[dict[str, Any]] = [
+        {"name": "eight", "shape": [3], "dtype": "float32", "quantization": {"dtype": "uint8", **scaled}},
+        {"name": "whole", "shape": [3], "dtype": "int32", "quantization": {"dtype": "uint8", **scaled}},
+        {"name": "sixteen", "shape": [3], "dtype": "float32", "quantization": {"dtype": "uint16", **scaled}},
+        {"name": "half", "shape": [2], "dtype": "float32", "quantization": {"dtype": "float16"}},
+    ]
+    model = {"weightsManifest": [{"paths": ["shard"], "weights": entries}]}
+    data = b"".join(array.tobytes() for array in (numbers, numbers, wide, halves))
+    weights = tfjs.read_weights(model, {"shard": data}, "model.json")
+    np.testing.assert_allclose(weights["eight"], [-1.2, -0.3, 58.8], rtol=1e-6)
+    np.testing.assert_array_equal(weights["whole"], [-1, 0, 59])
+    np.testing.assert_allclose(weights["sixteen"], [-1.2, -0.3, 17998.8], rtol=1e-6)
+    np.testing.assert_array_equal(weights["half"], halves.astype(np.float32))
+    assert [weights[e["name"]].dtype.name for e in entries] == ["float32", "int32", "float32", "float32"]
 
 
 def test_a_weight_must_fit_its_node(tf: Any, tiny: Tiny) -> None:

@@ -1,7 +1,8 @@
 """TensorFlow.js graph models: ``model.json`` (a GraphDef as JSON, a weights manifest) and its binary shards.
 
 The format: https://github.com/tensorflow/tfjs, ``tfjs-converter`` (``graph_model.ts``, ``weights_loader.ts``): the shards
-of a group, one after the other, are the weights of its manifest, one after the other, little-endian, without padding.
+of a group, one after the other, are the weights of its manifest, one after the other, little-endian, without padding. Where
+an entry says ``quantization``, they are halves, or whole numbers of which ``number * scale + min`` is the weight.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards
     "int32": np.dtype("<i4"),
     "bool": np.dtype("u1"),
     "uint8": np.dtype("u1"),
+}
+_PACKED: Final[dict[str, np.dtype[Any]]] = {
+    "float16": np.dtype("<f2"),
+    "uint8": np.dtype("u1"),
+    "uint16": np.dtype("<u2"),
 }
 
 
@@ -75,24 +81,50 @@ def read_weights(model: Mapping[str, Any], contents: Mapping[str, bytes], where:
         position = 0
         for entry in group["weights"]:
             name, shape = entry["name"], tuple(int(n) for n in entry["shape"])
-            if "quantization" in entry or entry["dtype"] not in _DTYPES:
-                found = "quantised weights" if "quantization" in entry else entry["dtype"]
-                raise ModelError(
-                    f"weight {name}", where=where, expected="plain " + ", ".join(_DTYPES), found=found,
-                    fix="use the network's float32 edition",
-                )  # fmt: skip
-            dtype = _DTYPES[entry["dtype"]]
+            dtype = _stored(entry, where)
             size = math.prod(shape) * dtype.itemsize
             if position + size > len(data):
                 raise ModelError(
                     f"weight {name}", where=where, expected=f"{size} bytes at {position} of its shards",
                     found=f"{max(0, len(data) - position)}",
                 )  # fmt: skip
-            weights[name] = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape)
+            stored = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape)
+            weights[name] = _unpacked(stored, entry)
             position += size
         if position != len(data):
             raise ModelError("bytes left over", where=", ".join(paths), expected=f"{position}", found=f"{len(data)}")
     return weights
+
+
+def _stored(entry: Mapping[str, Any], where: str) -> np.dtype[Any]:
+    """How the shards hold a weight. Raises `ModelError` where that is not known."""
+    dtype, packed = entry["dtype"], entry.get("quantization")
+    if packed is None:
+        found, known = dtype, dtype in _DTYPES
+    else:
+        found = f"{packed.get('dtype')} for {dtype}"
+        known = (packed.get("dtype") == "float16" and dtype == "float32") or (
+            packed.get("dtype") in ("uint8", "uint16")
+            and dtype in ("float32", "int32")
+            and {"scale", "min"} <= {*packed}
+        )
+    if not known:
+        raise ModelError(
+            f"weight {entry['name']}", where=where, found=found,
+            expected=f"{', '.join(_DTYPES)}; or, quantised, float16, or uint8 or uint16 with scale and min",
+            fix="use the network's float32 edition",
+        )  # fmt: skip
+    return _DTYPES[dtype] if packed is None else _PACKED[packed["dtype"]]
+
+
+def _unpacked(stored: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    packed = entry.get("quantization")
+    if packed is None:
+        return stored
+    if packed["dtype"] == "float16":
+        return stored.astype(np.float32)
+    values = stored * np.float64(packed["scale"]) + packed["min"]
+    return np.asarray(np.floor(values + 0.5), np.int32) if entry["dtype"] == "int32" else values.astype(np.float32)
 
 
 def build_graph(model: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Any:

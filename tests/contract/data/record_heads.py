@@ -8,7 +8,6 @@ where they come from. The networks of TensorFlow.js run in TensorFlow, in the en
 from __future__ import annotations
 
 import ast
-import base64
 import json
 import sys
 import tarfile
@@ -80,48 +79,15 @@ def record_yolox(wheel: Path) -> dict[str, np.ndarray]:
 
 
 def run_tfjs(package: Path, name: str, first: str, outputs: list[str], picture: np.ndarray) -> list[np.ndarray]:
-    """A TensorFlow.js network's outputs. Halves become floats, and fused convolutions the operations they are made of."""
+    """A TensorFlow.js network's outputs."""
+    where = f"{MODELS}/{name}.json"
     with tarfile.open(package) as archive:
-
-        def read(path: str) -> bytes:
-            file = archive.extractfile(f"{MODELS}/{path}")
-            assert file is not None
-            return file.read()
-
-        model = json.loads(read(f"{name}.json"))
-        weights: dict[str, np.ndarray] = {}
-        for group in model["weightsManifest"]:
-            data, position = b"".join(read(path) for path in group["paths"]), 0
-            for entry in group["weights"]:
-                half = entry.get("quantization", {}).get("dtype") == "float16"
-                dtype = np.dtype("<f2" if half else {"float32": "<f4", "int32": "<i4", "bool": "u1"}[entry["dtype"]])
-                count = int(np.prod(entry["shape"], dtype=int))
-                weight = np.frombuffer(data, dtype, count, position).reshape(entry["shape"])
-                weights[entry["name"]] = weight.astype(np.float32) if half else weight
-                position += count * dtype.itemsize
-    nodes = []
-    for node in model["modelTopology"]["node"]:
-        nodes += _split(node) if node["op"] in ("_FusedConv2D", "FusedDepthwiseConv2dNative") else [node]
-    model["modelTopology"]["node"] = nodes
-    graph = tfjs.build_graph(model, weights, name)
+        model = json.load(archive.extractfile(where))
+        shards = [f"{MODELS}/{path}" for group in model["weightsManifest"] for path in group["paths"]]
+        contents = {shard: archive.extractfile(shard).read() for shard in shards}
+    graph = tfjs.build_graph(model, tfjs.read_weights(model, contents, where), where)
     network = as_network(graph, {first: (first, Fed(picture.shape))}, [(output, output) for output in outputs], name)
     return network.run(picture)
-
-
-def _split(node: dict[str, Any]) -> list[dict[str, Any]]:
-    attributes = node["attr"]
-    own = {key: attributes[key] for key in ("T", "strides", "padding", "data_format", "dilations") if key in attributes}
-    picture, kernel, *rest = node["input"]
-    operation = "Conv2D" if node["op"] == "_FusedConv2D" else "DepthwiseConv2dNative"
-    names = [f"{node['name']}/alone"]
-    nodes = [{"name": names[0], "op": operation, "input": [picture, kernel], "attr": own}]
-    fused = [s if isinstance(s, str) else bytes(s).decode("latin-1") for s in attributes["fused_ops"]["list"]["s"]]
-    for number, code in enumerate(fused):
-        kind = base64.b64decode(code).decode()
-        names.append(node["name"] if number == len(fused) - 1 else f"{node['name']}/{number}")
-        inputs = [names[-2], rest[0]] if kind == "BiasAdd" else [names[-2]]
-        nodes.append({"name": names[-1], "op": kind, "input": inputs, "attr": {"T": attributes["T"]}})
-    return nodes
 
 
 def record_blazepose(wheel: Path) -> dict[str, np.ndarray]:
