@@ -11,7 +11,8 @@ from typing import Final
 
 from vedette.contract.errors import UserError
 
-from .recipe.sources import FileSource, SavedModelSource, Source, TfjsSource
+from .model_json import groups_of, parse
+from .recipe.sources import FileSource, SavedModelSource, Source, TfjsModelSource, TfjsSource
 
 MAX_FILE: Final = 1024 * 1024 * 1024  # bytes; of one file
 _ROOT: Final = "package"  # the folder inside every npm archive
@@ -57,6 +58,8 @@ def read_source(source: Source, path: Path | None, resolve: Callable[[str], Path
     where = path or resolve(source.path)
     if isinstance(source, SavedModelSource):
         return _read_saved_model(source, where)
+    if isinstance(source, TfjsModelSource):
+        return _read_model_json(source, where)
     return _read_file(source, where)
 
 
@@ -72,15 +75,28 @@ def _read_saved_model(source: SavedModelSource, folder: Path) -> SourceFiles:
         raise UserError("no SavedModel", where=folder, expected=f"a folder with {_GRAPH}")
     names = [_GRAPH, *sorted(str(p.relative_to(folder)) for p in (folder / "variables").glob("*") if p.is_file())]
     contents = {name: _read(folder / name) for name in names}
-    if source.sha256:
-        for name in sorted({*contents, *source.sha256}):
-            if name not in contents or name not in source.sha256:
-                raise UserError(
-                    "file missing" if name not in contents else "file without a sha256 in the recipe",
-                    where=folder / name, fix="name every file in [source.sha256], and no others",
-                )  # fmt: skip
-            _expect_digest(contents[name], source.sha256[name], folder / name, "get the recipe's folder again")
+    _expect_digests(contents, source.sha256, folder)
     return SourceFiles(contents, folder)
+
+
+def _read_model_json(source: TfjsModelSource, path: Path) -> SourceFiles:
+    """The shards are called as the manifest says, and ``model.json`` as the recipe does."""
+    raw = _read(path)
+    shards = [name for group in groups_of(parse(raw, str(path)), str(path)) for name in group.paths]
+    contents = {Path(source.file).name: raw, **{name: _read(path.parent / name) for name in shards}}
+    _expect_digests(contents, source.sha256, path.parent)
+    return SourceFiles(contents, path)
+
+
+def _expect_digests(contents: dict[str, bytes], expected: Mapping[str, str], folder: Path) -> None:
+    """Where a recipe has any digest of a folder's files, it has all."""
+    for name in sorted({*contents, *expected}) if expected else []:
+        if name not in contents or name not in expected:
+            raise UserError(
+                "file missing" if name not in contents else "file without a sha256 in the recipe",
+                where=folder / name, fix="name every file in [source.sha256], and no others",
+            )  # fmt: skip
+        _expect_digest(contents[name], expected[name], folder / name, "get the recipe's folder again")
 
 
 def _read(path: Path) -> bytes:

@@ -49,12 +49,13 @@ def test_a_saved_model(tmp_path: Path) -> None:
 
 def test_what_is_not_understood_lists_what_is(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK")
-    (tmp_path / "tfjs").mkdir()
-    (tmp_path / "tfjs" / "model.json").write_text("{}")
-    for path, found in ((tmp_path / "a.pt", r"ending in \.pt"), (tmp_path / "tfjs", r"a TensorFlow\.js model")):
-        with pytest.raises(
-            UserError, match=rf"which network is this\?: expected a \.keras or \.h5 file.*found .*{found}"
-        ):
+    (tmp_path / "package" / "tfjs").mkdir(parents=True)
+    (tmp_path / "package" / "tfjs" / "model.json").write_text("{}")
+    for path, found in (
+        (tmp_path / "a.pt", r"ending in \.pt"),
+        (tmp_path / "package", r"a folder with tfjs/model\.json"),
+    ):
+        with pytest.raises(UserError, match=rf"which network is this\?: expected a \.keras, \.h5.*found .*{found}"):
             guess_source(path)
     with pytest.raises(UserError, match="no such file: expected a"):
         guess_source(tmp_path / "nowhere.keras")

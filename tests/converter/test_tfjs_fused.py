@@ -84,3 +84,8 @@ def test_what_cannot_be_taken_apart_is_named(tf: Any) -> None:
     definition = fused(tf, "_FusedConv2D", weights(3, 3, 4, 4), ["FusedBatchNorm"])
     with pytest.raises(ModelError, match=r"node y: expected BiasAdd, .*found FusedBatchNorm fused into _FusedConv2D"):
         take_apart(definition, "model.json")
+    for kinds in (["BiasAdd", "Prelu"], ["BiasAdd"], []):
+        definition = fused(tf, "_FusedConv2D", weights(3, 3, 4, 4), kinds)
+        del definition.node[-1].input[len(kinds) + 1 :]
+        with pytest.raises(ModelError, match="node y: expected the inputs of a _FusedConv2D, found"):
+            take_apart(definition, "model.json")

@@ -55,7 +55,8 @@ def add(commands: Any) -> None:
     )
     make.add_argument(
         "recipe", type=Path, metavar="RECIPE|MODEL",
-        help="a recipe's TOML file; or a network as it is: .keras, .h5, a SavedModel's folder, .pb, .tflite, .onnx",
+        help="a recipe's TOML file; or a network as it is: .keras, .h5, a SavedModel's folder, .pb, .tflite, .onnx, "
+        "TensorFlow.js's model.json",
     )  # fmt: skip
     make.add_argument(
         "--data", type=Path, required=True, metavar="PATH",

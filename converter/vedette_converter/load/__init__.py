@@ -8,6 +8,7 @@ from ..recipe.sources import (
     OnnxSource,
     SavedModelSource,
     Source,
+    TfjsModelSource,
     TfjsSource,
     TfliteSource,
 )
@@ -27,6 +28,8 @@ def load_network(source: Source, files: SourceFiles, input_shape: tuple[int, ...
     match source:
         case TfjsSource():
             return tfjs.load(source, files, input_shape)
+        case TfjsModelSource():
+            return tfjs.load_own(source, files, input_shape)
         case KerasSource():
             return keras.load(source, files, input_shape)
         case SavedModelSource():

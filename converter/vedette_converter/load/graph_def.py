@@ -20,9 +20,15 @@ def load(source: GraphDefSource, files: SourceFiles, input_shape: Shape | None) 
     Raises `ModelError` where the file is no GraphDef, a named node is not there, or none is named and it is not clear
     which one is meant.
     """
-    where = files.where
-    graph = parse(files.only, where)
-    entry = source.input or _only_placeholder(graph, where)
+    return between(parse(files.only, files.where), source.input, source.outputs, input_shape, files.where)
+
+
+def between(
+    graph: Any, first: str | None, last: tuple[str, ...] | None, input_shape: Shape | None, where: str
+) -> Network:
+    """The part of a graph between the node ``first``, its only placeholder without, and the nodes ``last``, those that no
+    other reads without. Raises `ModelError`."""
+    entry = first or _only_placeholder(graph, where)
     node = next((node for node in graph.node if node.name == entry), None)
     if node is None:
         placeholders = ", ".join(node.name for node in graph.node if node.op == "Placeholder") or "none"
@@ -32,7 +38,7 @@ def load(source: GraphDefSource, files: SourceFiles, input_shape: Shape | None) 
         )  # fmt: skip
     fed = fix_shape(entry, _declared(node), input_shape, where)
     feed_floats(graph, entry, where)
-    outputs = source.outputs or _leaves(graph, where)
+    outputs = last or _leaves(graph, where)
     return as_network(graph, {entry: (entry, fed)}, [(name, name) for name in outputs], where)
 
 

@@ -13,10 +13,11 @@ from ..recipe.sources import (
     OnnxSource,
     SavedModelSource,
     Source,
+    TfjsModelSource,
     TfliteSource,
 )
 
-_BY_SUFFIX: Final[dict[str, type[KerasSource | GraphDefSource | TfliteSource | OnnxSource]]] = {
+_BY_SUFFIX: Final[dict[str, type[KerasSource | GraphDefSource | TfliteSource | OnnxSource | TfjsModelSource]]] = {
     ".keras": KerasSource,
     ".h5": KerasSource,
     ".hdf5": KerasSource,
@@ -24,11 +25,9 @@ _BY_SUFFIX: Final[dict[str, type[KerasSource | GraphDefSource | TfliteSource | O
     ".lite": TfliteSource,
     ".onnx": OnnxSource,
     ".pb": GraphDefSource,
+    ".json": TfjsModelSource,
 }
-UNDERSTOOD: Final = (
-    "a .keras or .h5 file, a SavedModel's folder, a frozen graph .pb, a float .tflite, an .onnx; "
-    "a TensorFlow.js package only through a recipe"
-)
+UNDERSTOOD: Final = "a .keras, .h5, .pb, .onnx or float .tflite file, a SavedModel's folder, a TensorFlow.js model.json"
 
 
 def guess_source(path: Path) -> Source:
@@ -41,7 +40,10 @@ def guess_source(path: Path) -> Source:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return SavedModelSource(folder=str(path))
-        found = "a TensorFlow.js model" if any(path.rglob("model.json")) else "a folder without saved_model.pb"
+        if (path / "model.json").is_file():
+            return TfjsModelSource(file=str(path / "model.json"))
+        found = next((f"a folder with {p.relative_to(path)}" for p in sorted(path.rglob("model.json"))), "a folder without "
+                     "saved_model.pb and model.json")  # fmt: skip
         raise UserError("which network is this?", where=path, expected=UNDERSTOOD, found=found)
     if not path.exists():
         raise UserError("no such file", where=path, expected=UNDERSTOOD)

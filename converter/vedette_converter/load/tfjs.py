@@ -8,10 +8,10 @@ an entry says ``quantization``, they are halves, or whole numbers of which ``num
 from __future__ import annotations
 
 import base64
-import json
 import math
 import posixpath
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +19,13 @@ import numpy as np
 from vedette.contract.errors import ModelError
 from vedette.contract.types import Tensor
 
-from ..recipe.sources import TfjsSource
+from ..model_json import Weight, groups_of, parse
+from ..recipe.sources import TfjsModelSource, TfjsSource
 from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
-from .graph import as_network
+from .graph_def import between
 from .network import Network
-from .shapes import Fed, Shape
+from .shapes import Shape
 from .unfused import take_apart
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {  # of the manifest -> as the shards store it
@@ -48,23 +49,53 @@ def load(source: TfjsSource, files: SourceFiles, input_shape: Shape | None) -> N
     if input_shape is None:
         raise ModelError(f"input {source.input}", where=source.model, expected="a shape", found="none given")
     where = source.model
-    model = _parse(files.contents[where], where)
-    graph = build_graph(model, read_weights(model, files.contents, where), where)
-    fed = Fed(input_shape)
-    return as_network(graph, {source.input: (source.input, fed)}, [(name, name) for name in source.outputs], where)
+    graph = _read_graph(parse(files.contents[where], where), files, where)
+    return between(graph, source.input, source.outputs, input_shape, where)
 
 
-def _parse(raw: bytes, where: str) -> dict[str, Any]:
+def load_own(source: TfjsModelSource, files: SourceFiles, input_shape: Shape | None) -> Network:
+    """The same of a ``model.json`` on this disk, whose signature says what the recipe does not.
+
+    Raises `ModelError` as `load`, and where it is not clear which nodes are meant.
+    """
+    name = Path(source.file).name
+    model = parse(files.contents[name], files.where)
+    graph = _read_graph(model, files, name)
+    signed = _signature(model)
+    for node in graph.node:
+        if node.op == "Placeholder" and (stated := signed["inputs"].get(node.name)) is not None:
+            _close(node.attr["shape"].shape, stated)
+    outputs = source.outputs or tuple(signed["outputs"]) or None
+    return between(graph, source.input, outputs, input_shape, files.where)
+
+
+def _read_graph(model: Mapping[str, Any], files: SourceFiles, where: str) -> Any:
+    return build_graph(model, read_weights(model, files.contents, where), where)
+
+
+def _signature(model: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
+    """Node -> shape, of inputs and outputs; -1 for an open dimension. Empty where the model states none."""
+    stated = model.get("signature") or (model.get("userDefinedMetadata") or {}).get("signature") or {}
     try:
-        model = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ModelError("no TensorFlow.js model", where=where, found=str(error)) from None
-    for key in ("modelTopology", "weightsManifest"):
-        if not isinstance(model, dict) or key not in model:
-            raise ModelError("no TensorFlow.js graph model", where=where, expected=f"the key {key}")
-    if "node" not in model["modelTopology"]:
-        raise ModelError("no TensorFlow.js graph model", where=where, expected="modelTopology.node, a GraphDef")
-    return dict(model)
+        return {
+            side: {
+                str(tensor["name"]).removesuffix(":0"): [
+                    int(dim["size"]) for dim in tensor.get("tensorShape", {}).get("dim", [])
+                ]
+                for tensor in (stated.get(side) or {}).values()
+            }
+            for side in ("inputs", "outputs")
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {"inputs": {}, "outputs": {}}  # a hint that is none
+
+
+def _close(shape: Any, stated: list[int]) -> None:
+    """Gives a placeholder's open dimensions, but the batch, the sizes that the signature has for them."""
+    if len(shape.dim) == len(stated):
+        for dim, size in zip(shape.dim[1:], stated[1:], strict=True):
+            if dim.size < 1 <= size:
+                dim.size = size
 
 
 def read_weights(model: Mapping[str, Any], contents: Mapping[str, bytes], where: str) -> dict[str, Tensor]:
@@ -73,14 +104,14 @@ def read_weights(model: Mapping[str, Any], contents: Mapping[str, bytes], where:
     Raises `ModelError` where a shard is missing, bytes are left over or lack, or a dtype is unknown.
     """
     weights: dict[str, Tensor] = {}
-    for group in model["weightsManifest"]:
-        paths = [posixpath.join(posixpath.dirname(where), path) for path in group["paths"]]
+    for group in groups_of(model, where):
+        paths = [posixpath.join(posixpath.dirname(where), path) for path in group.paths]
         if missing := [path for path in paths if path not in contents]:
             raise ModelError("shard missing", where=where, expected=missing[0], fix="name it in [source.sha256]")
         data = b"".join(contents[path] for path in paths)
         position = 0
-        for entry in group["weights"]:
-            name, shape = entry["name"], tuple(int(n) for n in entry["shape"])
+        for entry in group.weights:
+            name, shape = entry.name, entry.shape
             dtype = _stored(entry, where)
             size = math.prod(shape) * dtype.itemsize
             if position + size > len(data):
@@ -96,35 +127,34 @@ def read_weights(model: Mapping[str, Any], contents: Mapping[str, bytes], where:
     return weights
 
 
-def _stored(entry: Mapping[str, Any], where: str) -> np.dtype[Any]:
+def _stored(entry: Weight, where: str) -> np.dtype[Any]:
     """How the shards hold a weight. Raises `ModelError` where that is not known."""
-    dtype, packed = entry["dtype"], entry.get("quantization")
+    packed = entry.quantization
     if packed is None:
-        found, known = dtype, dtype in _DTYPES
+        found, known = entry.dtype, entry.dtype in _DTYPES
     else:
-        found = f"{packed.get('dtype')} for {dtype}"
-        known = (packed.get("dtype") == "float16" and dtype == "float32") or (
-            packed.get("dtype") in ("uint8", "uint16")
-            and dtype in ("float32", "int32")
-            and {"scale", "min"} <= {*packed}
+        found = f"{packed.dtype} for {entry.dtype}"
+        scaled = packed.dtype in ("uint8", "uint16") and None not in (packed.scale, packed.min)
+        known = (packed.dtype, entry.dtype) == ("float16", "float32") or (
+            scaled and entry.dtype in ("float32", "int32")
         )
     if not known:
         raise ModelError(
-            f"weight {entry['name']}", where=where, found=found,
+            f"weight {entry.name}", where=where, found=found,
             expected=f"{', '.join(_DTYPES)}; or, quantised, float16, or uint8 or uint16 with scale and min",
             fix="use the network's float32 edition",
         )  # fmt: skip
-    return _DTYPES[dtype] if packed is None else _PACKED[packed["dtype"]]
+    return _DTYPES[entry.dtype] if packed is None else _PACKED[packed.dtype]
 
 
-def _unpacked(stored: Tensor, entry: Mapping[str, Any]) -> Tensor:
-    packed = entry.get("quantization")
+def _unpacked(stored: Tensor, entry: Weight) -> Tensor:
+    packed = entry.quantization
     if packed is None:
         return stored
-    if packed["dtype"] == "float16":
+    if packed.scale is None or packed.min is None:
         return stored.astype(np.float32)
-    values = stored * np.float64(packed["scale"]) + packed["min"]
-    return np.asarray(np.floor(values + 0.5), np.int32) if entry["dtype"] == "int32" else values.astype(np.float32)
+    values = stored * np.float64(packed.scale) + packed.min
+    return np.asarray(np.floor(values + 0.5), np.int32) if entry.dtype == "int32" else values.astype(np.float32)
 
 
 def build_graph(model: Mapping[str, Any], weights: Mapping[str, Tensor], where: str) -> Any:

@@ -25,12 +25,19 @@ def take_apart(graph: Any, where: str) -> None:
     """
     plain = type(graph)()
     for node in graph.node:
-        if node.op == "Prelu":
-            plain.node.extend(_prelu(node, node.name, *node.input))
-        elif node.op in _PLAIN:
-            plain.node.extend(_parts(node, where))
-        else:
-            plain.node.append(node)
+        try:
+            if node.op == "Prelu":
+                x, alpha = node.input
+                plain.node.extend(_prelu(node, node.name, x, alpha))
+            elif node.op in _PLAIN:
+                plain.node.extend(_parts(node, where))
+            else:
+                plain.node.append(node)
+        except (ValueError, IndexError):  # an input that is not there, or a name that is no text
+            raise ModelError(
+                f"node {node.name}", where=where, expected=f"the inputs of a {node.op}", found=f"{len(node.input)}",
+                fix="the file is damaged: get it again",
+            ) from None  # fmt: skip
     del graph.node[:]
     graph.node.extend(plain.node)
 

@@ -116,4 +116,25 @@ class SavedModelSource(LocalSource, frozen=True, forbid_unknown_fields=True, kw_
         return self.folder
 
 
-Source: TypeAlias = TfjsSource | KerasSource | SavedModelSource | GraphDefSource | TfliteSource | OnnxSource
+class TfjsModelSource(LocalSource, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="tfjs_model"):
+    """A TensorFlow.js graph model on your own disk."""
+
+    file: Text
+    """Path of ``model.json``, relative to the recipe; the shards lie beside it."""
+    sha256: dict[str, Sha256] = {}
+    """sha256 of every file that is used, by its path inside the folder. Any are taken without them."""
+    input: Text | None = None
+    """The node that is fed; what the graph computes before it is left out. Default: the graph's only placeholder."""
+    outputs: Outputs | None = None
+    """The nodes that are read, in the order that ``[output]`` counts them. Default: those of the model's signature, in its
+    order; without one, those that no other node reads, in order of their names."""
+
+    @property
+    def path(self) -> str:
+        """See `LocalSource`."""
+        return self.file
+
+
+Source: TypeAlias = (
+    TfjsSource | TfjsModelSource | KerasSource | SavedModelSource | GraphDefSource | TfliteSource | OnnxSource
+)
