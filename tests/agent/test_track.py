@@ -139,6 +139,19 @@ def test_a_poor_detection_goes_on_with_a_track_and_begins_none() -> None:
     assert film.show(seen((0.3, 0.3, 0.19))).ids.tolist() == [0], "below low_score"
 
 
+def test_who_stands_still_and_is_hardly_seen_now_and_then_stays_the_same() -> None:
+    film = Film()
+    for _ in range(3):
+        film.show(seen((0.3, 0.3, 0.9)))
+    for _ in range(8):
+        for _ in range(8):
+            tracked = film.show(seen())
+            assert tracked.live.ids.tolist() == [1] and not len(tracked.ended)
+        assert film.show(seen((0.33, 0.3, 0.3))).ids.tolist() == [0], "beside it, and poor"
+        assert film.show(seen((0.3, 0.3, 0.3))).ids.tolist() == [1]
+    assert film.show(seen((0.3, 0.3, 0.9))).ids.tolist() == [1]
+
+
 def test_what_moves_further_than_its_size_between_two_frames_is_found_again() -> None:
     film = Film(step_ns=500_000_000)
     ids = [film.show(seen((0.1 + 0.103 * k, 0.5, 0.9))).ids.tolist() for k in range(7)]

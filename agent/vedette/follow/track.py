@@ -37,6 +37,7 @@ TENTATIVE_MISSES: Final = 1  # frames that may miss what is no track yet
 POOR_MISSES: Final = (
     3  # a poor detection goes on with a track that so many frames, this one included, have not confirmed
 )
+UPON_IOU: Final = 0.75  # later it must lie right upon the prediction: somebody who stands there, and is hardly seen
 KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, however long they took
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving
 
@@ -222,7 +223,8 @@ class Tracker:
         gains = overlap * found.scores * np.where(confirmed, 1.0, UNCONFIRMED)[:, None]
         pair(np.where(same & (overlap >= self._options.min_iou), gains, 0.0), free, left)
         if poor.any():
-            pair(np.where(same & (overlap >= LOW_IOU), overlap, 0.0), free & (ints[:, _MISSES] <= POOR_MISSES), poor)
+            least = np.where(ints[:, _MISSES] <= POOR_MISSES, LOW_IOU, UPON_IOU)[:, None]
+            pair(np.where(same & (overlap >= least), overlap, 0.0), free, poor)
         if left.any() and free.any():
             near = _iou(at * NEAR_SCALE, measured * NEAR_SCALE)
             distance = measured - at[:, None]
