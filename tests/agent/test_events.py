@@ -447,3 +447,23 @@ def test_what_is_left_out_of_the_report_changes_nothing_else(report: list[SceneK
             seen.append((tuple(event for event in change.events if event.kind in report), change.state))
         changes.append(seen)
     assert changes[0] == changes[1]
+
+
+def test_what_something_is_called_may_change_until_it_counts() -> None:
+    stage = Stage(SceneOptions(min_duration_s=0.5, debounce_s=0.0))
+    stage.show((1, 0.7), class_id=1, frames=3)
+    stage.show((1, 0.7), class_id=2, frames=5)
+    stage.show((1, 0.7), class_id=1, frames=5)
+    stage.end()
+    assert [(event.kind, event.label) for event in stage.events] == [
+        ("track_began", "car"), ("zone_entered", "car"), ("zone_left", "car"), ("track_ended", "car"),
+    ]  # fmt: skip
+    assert stage.states[-2].counts == {"car": 1} and stage.states[-1].counts == {"car": 0}
+
+
+def test_what_follows_no_label_any_more_goes_on_where_it_counts() -> None:
+    stage = Stage(SceneOptions(labels=("car",), min_duration_s=0.0, debounce_s=0.0))
+    stage.show((1, 0.7), class_id=2, frames=2)
+    stage.show((1, 0.3), class_id=1)
+    assert {"zone_left", "wire_crossed"} <= {event.kind for event in stage.events}
+    assert {event.label for event in stage.events} == {"car"}

@@ -224,9 +224,52 @@ def test_classes_are_not_mixed() -> None:
         film.show(seen((0.5, 0.5, 0.9)))
     tracked = film.show(seen((0.5, 0.5, 0.9), class_id=1))
     assert tracked.ids.tolist() == [0]
-    tracked = film.show(both(seen((0.5, 0.5, 0.6)), seen((0.5, 0.5, 0.9), class_id=1)))
+    for _ in range(20):
+        tracked = film.show(both(seen((0.5, 0.5, 0.6)), seen((0.51, 0.5, 0.9), class_id=1)))
     assert tracked.ids.tolist() == [1, 2]
     assert tracked.live.class_ids.tolist() == [0, 1]
+
+
+def named(*scores: float, x: float = 0.3) -> Detections:
+    """One thing, what it scores as of each class; 0 for a class that does not show."""
+    boxes = [seen((x, 0.5, score), class_id=class_id) for class_id, score in enumerate(scores) if score]
+    return both(*boxes) if len(boxes) == 2 else boxes[0]
+
+
+def test_what_has_two_names_at_once_is_one_track_of_the_better_one() -> None:
+    film = Film()
+    scores = ((0.7,), (0.5, 0.8), (0.5, 0.95), (0.6, 0.4), (0.3, 0.8))
+    shown = [film.show(named(*both_scores)) for both_scores in scores]
+    assert [tracked.ids.tolist() for tracked in shown] == [[0], [1, 0], [0, 1], [1, 0], [0, 1]], "of the sum so far"
+    assert shown[-1].live.class_ids.tolist() == [1]
+
+
+def test_a_track_goes_on_by_another_name_that_it_had_before() -> None:
+    film = Film()
+    names = ((0.0, 0.6), (0.4, 0.7), (0.8, 0.0), (0.9, 0.0), (0.9, 0.0), (0.0, 0.3), (0.8, 0.0), (0.9, 0.0))
+    shown = [film.show(named(*scores, x=0.2 + 0.04 * k)) for k, scores in enumerate(names)]
+    assert [max(tracked.ids) for tracked in shown] == [0, *[1] * 7]
+    assert [tracked.live.ids.tolist() for tracked in shown[1:]] == [[1]] * 7
+
+
+def test_the_class_of_a_track_is_settled_after_a_second() -> None:
+    film = Film()
+    for _ in range(12):
+        film.show(named(0.9, 0.5))
+    for _ in range(50):
+        tracked = film.show(named(0.25, 0.9))
+    assert (tracked.ids.tolist(), tracked.live.class_ids.tolist()) == ([0, 1], [0])
+    assert film.show(named(0.55, 0.9)).ids.tolist() == [1, 0]
+
+
+def test_who_has_left_a_seat_does_not_stay_by_the_seat_s_name() -> None:
+    film = Film()
+    for _ in range(20):
+        film.show(named(0.9, 0.25))
+    ended = [(second, film.show(named(0.0, 0.8)).ended.ids.tolist()) for second in np.arange(0.1, 15.0, 0.1)]
+    assert [round(second) for second, ids in ended if ids] == [12], "ten seconds by another name, and keep_s"
+    tracked = film.show(named(0.0, 0.8))
+    assert (tracked.ids.tolist(), tracked.live.class_ids.tolist()) == ([2], [1])
 
 
 def test_thresholds_are_those_of_each_class() -> None:

@@ -121,6 +121,7 @@ class _Object:
 
     id: int
     label: str
+    """What the tracker calls it, until it counts."""
     began_ns: int
     seen_ns: int
     box: Box
@@ -178,10 +179,12 @@ class Scene:
         inside = self._zones.inside(live.boxes).tolist()
         boxes = live.boxes.tolist()
         for row, known in enumerate(before):
-            if self._labels[live.class_ids[row]] not in self._followed:
+            label = self._labels[live.class_ids[row]] if known is None or not known.counts else known.label
+            if label not in self._followed:
                 continue
             if known is None:
                 known = self._meet(live, row, boxes[row])
+            known.label = label
             known.seen_ns = int(live.seen_ns[row])  # also unseen: what was held in between counts
             if live.seen[row]:
                 self._see(known, live, row, boxes[row], inside[row], crossed[row])

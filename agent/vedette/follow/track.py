@@ -7,7 +7,7 @@ size between two frames, as happens at the few frames a second of a small board;
 for where boxes overlap, what a network errs (half of somebody cut off, say) is more than any such gate lets pass. Between
 frames each track is predicted by a Kalman filter of constant velocity (SORT, Bewley et al., arXiv 1602.00763) whose noise
 grows with the time that passed, in seconds and not in frames, and with the object's size (DeepSORT, Wojke et al., arXiv
-1703.07402).
+1703.07402). What the network has several names for is one object (names.py).
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from vedette.contract.types import Detections, Float32Array, Int32Array, Int64Array
 
 from .assign import assign
+from .names import Names, twins
 
 Float64Array: TypeAlias = NDArray[np.float64]
 _Rows: TypeAlias = NDArray[np.intp]
+_Bools: TypeAlias = NDArray[np.bool_]
 
 MAX_TRACKS: Final = 1000  # a detector that goes wild must not take the memory; those unseen for longest go first
 MIN_SIDE: Final = 1e-4  # of the frame; a box without an area has no overlap with anything, itself included
@@ -40,6 +42,11 @@ POOR_MISSES: Final = (
 UPON_IOU: Final = 0.75  # later it must lie right upon the prediction: somebody who stands there, and is hardly seen
 KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, however long they took
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving
+OTHER_IOU: Final = 0.5  # a detection of another name than the track's class must lie well upon the prediction
+OTHER_NAME: Final = 0.75  # and weighs so much
+OTHER_NS: Final = 10_000_000_000  # a track lives by other names alone no longer: who rose from a seat is not the seat
+NAMING_NS: Final = 1_000_000_000  # after it began, a track's class is settled
+POOR_NAME: Final = 1e-3  # weight of a poor detection's score in that
 
 # Noise, in squares of the object's size: of the centre's x and y, and of width and height, which have no velocity
 MEASURED: Final = np.array([0.05, 0.05, 0.08, 0.08]) ** 2  # of one detection
@@ -100,7 +107,7 @@ class Tracked:
 
 
 # columns of the integers, and planes of the reals: mean and velocity, then the three covariances of the two
-_ID, _CLASS, _BEGAN, _SEEN, _HITS, _MISSES = range(6)
+_ID, _CLASS, _BEGAN, _SEEN, _NAMED, _HITS, _MISSES = range(7)  # _NAMED: when it was last seen as of its class
 _AT, _SPEED, _VAR, _COVAR, _SPEED_VAR = range(5)
 
 
@@ -120,7 +127,8 @@ class Tracker:
         self._keep_ns = int(options.keep_s * 1e9)
         self._last_id = last_id
         self._now_ns = 0
-        self._ints: Int64Array = np.empty((0, 6), np.int64)
+        self._ints: Int64Array = np.empty((0, 7), np.int64)
+        self._names = Names()
         self._reals: Float64Array = np.empty((5, 0, 4))
         self._scores: Float32Array = np.empty(0, np.float32)
         self._firsts: Float32Array = np.empty((0, 4), np.float32)
@@ -152,7 +160,7 @@ class Tracker:
         passed = max(0, until_ns - self._now_ns)
         if self._now_ns:
             self._now_ns += passed
-            self._ints[self._ints[:, _MISSES] == 0, _SEEN] += passed
+            self._ints[np.ix_(self._ints[:, _MISSES] == 0, (_SEEN, _NAMED))] += passed
 
     def update(self, found: Detections, captured_ns: int) -> Tracked:
         """Takes a frame's detections, those from ``low_score`` on. A frame from before the last one counts as of the
@@ -164,10 +172,14 @@ class Tracker:
         good = found.scores >= thresholds
         poor = ~good & (found.scores >= self._options.low_score) & (thresholds <= 1.0)
         measured = _centred(found.boxes)
-        track_of = self._associate(found, measured, good, poor)
-        new = np.flatnonzero(good & (track_of < 0))
+        heads = twins(found, good, good | poor)
+        apart = np.ones(len(found), np.bool_)
+        apart[list(heads)] = False
+        track_of = self._associate(found, measured, heads, good & apart, poor & apart)
+        new = np.flatnonzero(good & apart & (track_of < 0))
         track_of[new] = np.arange(len(self._ints), len(self._ints) + len(new))
         self._begin(new, found, measured)
+        self._name(found, track_of, heads, good)
         began = self._confirm()
         ids = np.zeros(len(found), np.int32)
         matched = track_of >= 0
@@ -198,21 +210,32 @@ class Tracker:
         speed_var += shake * dt
 
     def _associate(
-        self, found: Detections, measured: Float64Array, good: NDArray[np.bool_], poor: NDArray[np.bool_]
+        self, found: Detections, measured: Float64Array, heads: dict[int, int], good: _Bools, poor: _Bools
     ) -> _Rows:
-        """(n,) the row of the track that each detection goes on with, or -1. Those tracks are corrected by them."""
+        """(n,) the row of the track that each detection goes on with, or -1. Those tracks are corrected by them.
+
+        ``heads``: of `twins`, which are neither ``good`` nor ``poor``.
+        """
         track_of = np.full(len(found), -1, np.intp)
         ints, at = self._ints, self._reals[_AT]
         ints[:, _MISSES] += 1
         if not len(ints) or not len(found):
             return track_of
-        same = ints[:, _CLASS, None] == found.class_ids
         overlap = _iou(at, measured)
+        same = ints[:, _CLASS, None] == found.class_ids
+        called = same
+        if heads or self._names.several:
+            called = self._names.known(found.class_ids)
+            for twin, head in heads.items():
+                same[:, head] |= same[:, twin]
+                called[:, head] |= called[:, twin]
+            called &= (overlap >= OTHER_IOU) & (self._now_ns - ints[:, _NAMED, None] <= OTHER_NS)
+            called |= same
         confirmed = ints[:, _ID] > 0
         free = np.ones(len(at), np.bool_)
         left = good.copy()
 
-        def pair(gains: Float64Array, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> None:
+        def pair(gains: Float64Array, rows: _Bools, columns: _Bools) -> None:
             row, column = rows.nonzero()[0], columns.nonzero()[0]
             if len(row) and len(column):
                 i, j = assign(gains[row[:, None], column])
@@ -221,10 +244,12 @@ class Tracker:
 
         # of two that lie as well: the better detection (ByteTrack's fused score), and the older track
         gains = overlap * found.scores * np.where(confirmed, 1.0, UNCONFIRMED)[:, None]
-        pair(np.where(same & (overlap >= self._options.min_iou), gains, 0.0), free, left)
+        if called is not same:
+            gains[~same] *= OTHER_NAME
+        pair(np.where(called & (overlap >= self._options.min_iou), gains, 0.0), free, left)
         if poor.any():
             least = np.where(ints[:, _MISSES] <= POOR_MISSES, LOW_IOU, UPON_IOU)[:, None]
-            pair(np.where(same & (overlap >= least), overlap, 0.0), free, poor)
+            pair(np.where(called & (overlap >= least), overlap, 0.0), free, poor)
         if left.any() and free.any():
             near = _iou(at * NEAR_SCALE, measured * NEAR_SCALE)
             distance = measured - at[:, None]
@@ -257,9 +282,9 @@ class Tracker:
         """Rows for detections that nothing explains."""
         if not len(new):
             return
-        ints = np.zeros((len(new), 6), np.int64)
+        ints = np.zeros((len(new), 7), np.int64)
         ints[:, _CLASS] = found.class_ids[new]
-        ints[:, _BEGAN] = ints[:, _SEEN] = self._now_ns
+        ints[:, _BEGAN] = ints[:, _SEEN] = ints[:, _NAMED] = self._now_ns
         ints[:, _HITS] = 1
         at = measured[new]
         size = _size(at)
@@ -269,6 +294,33 @@ class Tracker:
         self._reals = np.concatenate((self._reals, reals), axis=1)
         self._scores = np.concatenate((self._scores, found.scores[new]))
         self._firsts = np.concatenate((self._firsts, found.boxes[new]))
+        self._names.begin(len(new))
+
+    def _name(self, found: Detections, track_of: _Rows, heads: dict[int, int], good: _Bools) -> None:
+        """Remembers what tracks were called, and settles the class of the young.
+
+        ``track_of``: (n,) as of `_associate`; changed so that of twins a good one of the track's class has the track.
+        """
+        ints = self._ints
+        all_of = track_of.copy()
+        for twin, head in heads.items():
+            all_of[twin] = track_of[head]
+        columns = (all_of >= 0).nonzero()[0]
+        if not len(columns):
+            return
+        rows, class_ids = all_of[columns], found.class_ids[columns]
+        weights = np.where(good[columns], np.float32(1.0), np.float32(POOR_NAME))
+        self._names.add(rows, class_ids, found.scores[columns] * weights, several=len(heads) > 0)
+        if not self._names.several:
+            ints[rows, _NAMED] = self._now_ns
+            return
+        young = rows[self._now_ns - ints[rows, _BEGAN] <= NAMING_NS]
+        ints[young, _CLASS] = self._names.best(young)
+        named = ints[rows, _CLASS] == class_ids
+        ints[rows[named], _NAMED] = self._now_ns
+        for column in columns[named & good[columns]].tolist():
+            if column in heads:
+                track_of[heads[column]], track_of[column] = -1, all_of[column]
 
     def _confirm(self) -> Int32Array:
         """Gives ids to those seen often enough; which."""
@@ -296,13 +348,14 @@ class Tracker:
             self._keep(~over)
         return ended
 
-    def _keep(self, rows: NDArray[np.bool_]) -> None:
+    def _keep(self, rows: _Bools) -> None:
         self._ints = self._ints[rows]
         self._reals = self._reals[:, rows]
         self._scores = self._scores[rows]
         self._firsts = self._firsts[rows]
+        self._names.keep(rows)
 
-    def _rows(self, rows: NDArray[np.bool_]) -> Tracks:
+    def _rows(self, rows: _Bools) -> Tracks:
         ints, reals = self._ints[rows], self._reals[:, rows]
         centre, half = reals[_AT, :, :2], reals[_AT, :, 2:] / 2
         return Tracks(
