@@ -60,6 +60,12 @@ def test_an_object_is_a_track_from_its_second_frame_on() -> None:
     ]  # fmt: skip
 
 
+def test_the_score_of_a_track_is_its_best_from_the_first_detection_on() -> None:
+    film = Film()
+    scores = [film.show(seen((0.5, 0.5, score))).live.scores.tolist() for score in (0.8, 0.3, 0.4, 0.9, 0.3)]
+    assert scores == [[], *([np.float32(best)] for best in (0.8, 0.8, 0.9, 0.9))]
+
+
 def test_one_that_appears_once_is_none() -> None:
     film = Film()
     film.show(seen((0.5, 0.5, 0.9)))

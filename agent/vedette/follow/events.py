@@ -223,7 +223,7 @@ class Scene:
     ) -> None:
         """What a frame that shows the track says of it."""
         known.box = _box(box)
-        known.best = max(known.best, float(live.scores[row]))
+        known.best = float(live.scores[row])
         known.area = max(known.area, (box[2] - box[0]) * (box[3] - box[1]))
         centre = _centre(box)
         if (step := hypot(centre[0] - known.waypoint[0], centre[1] - known.waypoint[1])) >= STRIDE:

@@ -74,7 +74,7 @@ class Tracks:
     """Tracks, each a row: ``ids`` (k,) int32 from 1; ``class_ids`` (k,) int32; ``boxes`` (k, 4) float32, filtered, as
     fractions of the frame, and as predicted where the track was not seen; ``firsts`` (k, 4) float32, the box of the first
     detection; ``velocities`` (k, 2) float32, of the centre,
-    frames' widths and heights a second; ``scores`` (k,) float32, of the last detection; ``began_ns``, ``seen_ns`` (k,)
+    frames' widths and heights a second; ``scores`` (k,) float32, the best of its detections; ``began_ns``, ``seen_ns`` (k,)
     int64, CLOCK_BOOTTIME of the first and the last detection, the latter later by what was held (`Tracker.hold`);
     ``seen`` (k,) bool, whether this very frame showed it."""
 
@@ -276,7 +276,7 @@ class Tracker:
         self._ints[rows, _SEEN] = self._now_ns
         self._ints[rows, _MISSES] = 0
         self._ints[rows, _HITS] += 1
-        self._scores[rows] = found.scores[columns]
+        self._scores[rows] = np.maximum(self._scores[rows], found.scores[columns])
 
     def _begin(self, new: _Rows, found: Detections, measured: Float64Array) -> None:
         """Rows for detections that nothing explains."""
