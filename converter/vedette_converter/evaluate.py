@@ -110,6 +110,10 @@ class Accuracy:
     """The probability of the float network's figure without looking, where that can be told."""
     ask: str = chance.ASK
     """What to look at where it is too large."""
+    told: float | None = None
+    """Of anomalies, the later network's: share of the anomalous windows above the threshold less that of the normal ones."""
+    tellable: float = 0.0
+    """The same at the best threshold that there would have been."""
 
     @property
     def drop(self) -> float:

@@ -54,6 +54,9 @@ def judge(
         rows.append(_at_most(f"{accuracy.metric} drop", accuracy.drop, gate.max_drop, "[gate] max_drop"))
         if gate.min_accuracy is not None:
             rows.append(_at_least(accuracy.metric, accuracy.after, gate.min_accuracy, "[gate] min_accuracy"))
+        if accuracy.told is not None:
+            row = _at_least("anomalies told at the threshold", accuracy.told, gate.min_told, "[gate] min_told")
+            rows.append(replace(row, fix=_why_untold(accuracy.tellable, gate.min_told)))
     if gate.min_agreement > 0:
         rows.append(_at_least("agreement", agreement.share, gate.min_agreement, "[gate] min_agreement"))
     else:
@@ -62,6 +65,19 @@ def judge(
         latency, size, max_ratio=max_ratio, min_speedup=gate.min_speedup, max_latency_ms=gate.max_latency_ms,
         max_bytes=gate.max_bytes,
     )  # fmt: skip
+
+
+def _why_untold(tellable: float, wanted: float) -> str:
+    """What to look at: the network, or the threshold alone."""
+    if tellable < wanted:
+        return (
+            f"no threshold reaches more than {tellable:.2g} with these scores: another [input] length, [source] code or "
+            "filters, more epochs, or are the recordings in the wrong folders?"
+        )
+    return (
+        f"another threshold would have reached {tellable:.2g}: is [output] quantile or threshold amiss, or something odd "
+        "among the normal recordings?"
+    )
 
 
 def limits_rows(

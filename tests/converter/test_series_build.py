@@ -118,9 +118,11 @@ def test_a_motion_that_was_never_normal_stands_out(hum: Built) -> None:
     _, measured, bundle = hum
     accuracy = measured.accuracy
     assert accuracy is not None and accuracy.metric == "AUC" and min(accuracy.before, accuracy.after) > 0.95
-    f1, alarms = accuracy.more
+    f1, found, alarms = accuracy.more
     assert f1.name.startswith("F1 at the threshold") and f1.after > 0.7
-    assert 0 <= alarms.after < 0.4
+    assert 0 <= alarms.after < 0.4 < found.after <= 1
+    assert accuracy.told == pytest.approx(found.after - alarms.after) and accuracy.told <= accuracy.tellable
+    assert ("anomalies told at the threshold", True) in [(row.what, row.holds) for row in measured.rows]
     assert bundle.manifest.task == "anomaly" and bundle.labels == ("x", "y")
 
 
@@ -210,6 +212,23 @@ def test_a_known_threshold_stays(hum: Built, tmp_path: Path) -> None:
     )
     assert isinstance(bundle.manifest.output, AnomalyOutput) and bundle.manifest.output.threshold == 0.75
     assert [len(e.metrics) for e in bundle.manifest.evaluation] == [1]  # agreement alone: nothing was given to judge by
+
+
+def test_a_threshold_that_nothing_reaches_ships_nothing(
+    hum: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project, *_ = hum
+    recipe, out = project.edit("quantile = 0.9", "threshold = 1e6", "deaf.toml"), tmp_path / "deaf.tflite"
+    data, test, work = str(project.data), str(project.test), str(project.folder / "work")
+    code = cli.main([
+        "build", str(recipe), "--data", data, "--evaluate", test, "--out", str(out), "--work", work,
+    ])  # fmt: skip
+    said = capfd.readouterr().err
+    assert code == 1 and not out.exists()
+    assert (
+        "expected anomalies told at the threshold >= 0.1, found 0; another threshold would have reached 1: is" in said
+    )
+    assert said.strip().endswith("promise less: [gate] min_told")
 
 
 def test_one_object_for_programs(motions: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vedette_converter.series.judge import _draws, auc, f1, macro_f1, r2
+from vedette.contract.manifest import Dataset
+from vedette_converter import gate
+from vedette_converter.agreement import Agreement
+from vedette_converter.evaluate import Accuracy
+from vedette_converter.latency import Latency, Timing
+from vedette_converter.recipe import ANY_RATIO, Gate
+from vedette_converter.series.judge import _draws, auc, f1, macro_f1, r2, tellable, told
 from vedette_converter.series.recordings import Recording
 from vedette_converter.series.windows import Windows
 
@@ -32,6 +39,27 @@ def test_f1_counts_what_was_found_and_what_was_there() -> None:
     precision, recall = 2 / 3, 2 / 3
     assert f1(found, there) == pytest.approx(2 * precision * recall / (precision + recall))
     assert f1(np.zeros(3, bool), np.zeros(3, bool)) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_alarms_are_worth_is_the_share_of_right_ones_less_that_of_false_ones(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, odd = rng.integers(0, 5, 40).astype(np.float64), rng.random(40) < 0.3
+    each = [sum(scores[odd] > at) / odd.sum() - sum(scores[~odd] > at) / (~odd).sum() for at in np.arange(-1, 6)]
+    assert [told(scores, odd, at) for at in np.arange(-1, 6)] == pytest.approx(each)
+    assert tellable(scores, odd) == pytest.approx(max(each))
+    assert told(scores, odd, -1) == told(scores, odd, 5) == 0  # all are alarms, or none
+    assert told(odd * 1.0, odd, 0.5) == tellable(odd * 1.0, odd) == 1
+
+
+def test_a_gate_asks_that_alarms_be_worth_something() -> None:
+    latency = Latency(Timing(1, 1, 1, 1, 1), Timing(1, 1, 1, 1, 1), 5, "", 1, "")
+    data, agreement = Dataset(name="d", count=1, sha256="0" * 64), Agreement(1, 1, 1, 1)
+    for worth, best, fix in ((0.02, 0.5, "another threshold would have reached 0.5"), (-0.1, 0.05, "no threshold")):
+        judged = Accuracy("AUC", data, 0.86, 0.86, None, {}, told=worth, tellable=best)
+        [row] = gate.failing(gate.judge(Gate(), ANY_RATIO, judged, agreement, latency, 1))
+        assert row.key == "[gate] min_told" and row.fix.startswith(fix)
+        assert not gate.failing(gate.judge(Gate(), ANY_RATIO, replace(judged, told=0.1), agreement, latency, 1))
 
 
 def test_macro_f1_gives_a_rare_class_the_weight_of_a_common_one() -> None:

@@ -123,6 +123,9 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of mAP, top-1, AUC or R2 (0..1), float less the bundle's, over everything in ``--evaluate``."""
     min_accuracy: Fraction | None = None
     """Of the same figure, the bundle's own."""
+    min_told: Fraction = 0.1
+    """Anomalies: the share of the anomalous windows in ``--evaluate`` that are above the threshold, less that of the normal
+    ones, the bundle's own. 1: none is missed and no alarm is false; 0: alarms come as often without a cause."""
     min_agreement: Fraction = 0.90
     """Share of the float network's confident results that the bundle's network gives again."""
     min_speedup: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None

@@ -7,7 +7,7 @@ has a single recording there is none: nobody knows how another would differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,6 +52,21 @@ def f1(found: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
     both = int((found & positive).sum())
     total = int(found.sum()) + int(positive.sum())
     return 2 * both / total if total else 0.0
+
+
+def told(scores: Numbers, positive: NDArray[np.bool_], threshold: float) -> float:
+    """Share of the positives above the threshold less that of the negatives, -1..1 (Youden, Cancer 3, 1950: his J): what an
+    alarm is worth, however rare positives are. 0 where all alarms are noise, or none ever comes."""
+    above = scores > threshold
+    return round(float(above[positive].mean() - above[~positive].mean()), 9)
+
+
+def tellable(scores: Numbers, positive: NDArray[np.bool_]) -> float:
+    """The same at the threshold that is best for these very scores."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are on one side
+    found = np.cumsum(positive[order]) / positive.sum() - np.cumsum(~positive[order]) / (~positive).sum()
+    return float(max(0.0, found[last].max()))
 
 
 def macro_f1(found: NDArray[np.int32], truth: NDArray[np.int32]) -> float:
@@ -147,14 +162,17 @@ class Judge:
             limit = self.output.threshold
             odd = truth == 1
             scores = [scores_of(results) for results in (first, second)]
-            return self._judged(
+            accuracy = self._judged(
                 "AUC", windows, data, progress, [
                     ("AUC", "", [lambda i, s=s: auc(s[i], odd[i]) for s in scores]),
                     (f"F1 at the threshold {limit:.4g}", "", [lambda i, s=s: f1(s[i] > limit, odd[i]) for s in scores]),
+                    ("share of anomalous windows above the threshold", "",
+                     [lambda i, s=s: float((s[i] > limit)[odd[i]].mean()) for s in scores]),
                     ("share of normal windows above the threshold", "",
                      [lambda i, s=s: float((s[i] > limit)[~odd[i]].mean()) for s in scores]),
                 ], chance.blind_scores(scores[0], odd, windows.recording),
             )  # fmt: skip
+            return replace(accuracy, told=told(scores[1], odd, limit), tellable=tellable(scores[1], odd))
         wanted = windows.targets.astype(np.float64)
         values = [values_of(results) for results in (first, second)]
         figures: list[tuple[str, str, list[Score]]] = [
