@@ -5,6 +5,7 @@ Strict, unlike a live source: the first line that cannot be used is an error tha
 
 from __future__ import annotations
 
+import re
 import tokenize
 import warnings
 from collections.abc import Callable
@@ -22,14 +23,16 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
 FORMATS: Final[dict[str, Literal["csv", "ndjson"]]] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 SUFFIXES: Final = frozenset({*FORMATS, ".npy"})
+TAKE_OUT: Final = "take out what was not measured; a gap in time is no mistake"
 
 
 def read_recording(
-    path: Path, channels: tuple[str, ...], *, on_doubt: Callable[[str], None] = lambda _: None
+    path: Path, channels: tuple[str, ...], *, time: str = "", on_doubt: Callable[[str], None] = lambda _: None
 ) -> Readings:
     """All readings of a file: the values of these channels in this order, with the file's times where it has some.
 
-    ``arrived_ns`` is 0, as are all times where there are none. ``on_doubt``: is told where a column may be the time, and is
+    ``arrived_ns`` is 0, as are all times where there are none. ``time``: what the time is called where it has another name
+    than the usual ones. ``on_doubt``: is told where a column may be the time, and is
     not called so. Raises `ReadingsError` that names file and line.
     """
     suffix = path.suffix.lower()
@@ -38,7 +41,7 @@ def read_recording(
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ReadingsError("recording too large", where=path, expected=f"at most {MAX_BYTES} bytes")
-        readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, FORMATS[suffix], on_doubt)
+        readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, time, on_doubt)
     except OSError as error:
         raise ReadingsError("cannot be read", where=path, found=error.strerror or str(error)) from None
     if not len(readings):
@@ -46,20 +49,18 @@ def read_recording(
     return readings
 
 
-def _lines(
-    path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"], on_doubt: Callable[[str], None]
-) -> Readings:
+def _lines(path: Path, channels: tuple[str, ...], time: str, on_doubt: Callable[[str], None]) -> Readings:
     tally = Tally()
-    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=format)
+    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=FORMATS[path.suffix.lower()], time=time)
     parts = []
     with path.open("rb") as file:
         while data := file.read(CHUNK_BYTES):
             parts.append(parser.parse(cutter.feed(data)))
             if tally.total():
-                raise _first_bad_line(path, channels, format)
+                raise _first_bad_line(path, channels, time)
     parts.append(parser.parse(cutter.end(broken=False)))
     if tally.total():
-        raise _first_bad_line(path, channels, format)
+        raise _first_bad_line(path, channels, time)
     if doubt := untimed_lines(tally):
         on_doubt(doubt)
     values = np.concatenate([part.values for part in parts])
@@ -68,10 +69,10 @@ def _lines(
     return Readings(values, times_ns, 0, bool(timed))
 
 
-def _first_bad_line(path: Path, channels: tuple[str, ...], format: Literal["csv", "ndjson"]) -> ReadingsError:
+def _first_bad_line(path: Path, channels: tuple[str, ...], time: str) -> ReadingsError:
     """Once more, line by line, for whole pieces of a file do not say which it was."""
     tally = Tally()
-    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=format)
+    cutter, parser = LineCutter(tally), LineParser(channels, tally, format=FORMATS[path.suffix.lower()], time=time)
     number = 0
     with path.open("rb") as file:
         # a line without an end is no longer kept than the cutter would keep it
@@ -82,8 +83,20 @@ def _first_bad_line(path: Path, channels: tuple[str, ...], format: Literal["csv"
     reason, example = next(iter(tally.problems.items()), ("", ""))
     return ReadingsError(
         f"a line that cannot be used ({reason.replace('_', ' ')})", where=f"{path}:{number}",
-        expected="values of " + ", ".join(channels), found=repr(example), fix=advice(reason, example, len(channels)),
+        expected="values of " + ", ".join(channels), found=repr(example),
+        fix=advice(reason, example, len(channels)) or _fix(reason, example, FORMATS[path.suffix.lower()], number),
     )  # fmt: skip
+
+
+def _fix(reason: str, example: str, format: Literal["csv", "ndjson"], number: int) -> str:
+    """What to do about such a line of a file."""
+    if re.search(r"\\x[0-9a-f]{2}", example):  # as a byte that is none of UTF-8's is shown
+        return "write it as UTF-8"
+    if format == "ndjson" and example[:1] not in ("{", "["):
+        return "lines of commas are named .csv"
+    if format == "csv" and number == 1:
+        return "the first line names the columns, or has the channels' values in this order"
+    return TAKE_OUT if reason in ("not_a_number", "not_finite") else ""
 
 
 def _npy(path: Path, channels: tuple[str, ...]) -> Readings:

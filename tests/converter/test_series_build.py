@@ -259,8 +259,12 @@ def mistake(project: Project, capfd: pytest.CaptureFixture[str], recipe: Path, *
     ("file", "content", "expected"),
     [
         ("slow/p1-left.csv", "time,x\n0,1\n", "p1-left.csv:1: no column y: expected x, y, found time, x"),
-        ("slow/p1-left.csv", "time,x,y\n0,1,2\n0.02,1,2,3\n", "p1-left.csv:3: a line of the recording: expected 3 val"),
-        ("slow/p1-left.csv", "time,x,y\n0,1,2\n0.02,nan,2\n", "p1-left.csv: reading 2: x: expected a finite number"),
+        (
+            "slow/p1-left.csv",
+            "time,x,y\n0,1,2\n0.02,1,2,3\n",
+            "p1-left.csv:3: a line that cannot be used (wrong count)",
+        ),
+        ("slow/p1-left.csv", "time,x,y\n0,1,2\n0.02,nan,2\n", "p1-left.csv:3: a line that cannot be used (not finite)"),
         (
             "slow/p1-left.csv",
             "time,x,y\n0,1,2\n",
@@ -271,7 +275,7 @@ def mistake(project: Project, capfd: pytest.CaptureFixture[str], recipe: Path, *
             "time,x,y\n" + "".join(f"{20 * n},1,2\n" for n in range(99)),
             "found 99 readings: readings are 20 s apart by their t, the model wants 0.02 s: is t in milliseconds",
         ),
-        ("slow/p1-left.csv", "time;x;y\n0;1;2\n", "found time;x;y; columns are parted by commas"),
+        ("slow/p1-left.csv", "time|x|y\n0|1|2\n", "found time|x|y; the first line names the columns"),
         ("slow/p1-left.csv", "", "p1-left.csv:1: no column x: expected x, y, found an empty line"),
         ("hop/p1.csv", "time,x,y\n0,1,2\n", "hop: a folder that is no label: expected slow, fast"),
     ],

@@ -13,6 +13,7 @@ from series_project import write_csv
 from vedette.contract.errors import ReadingsError, UserError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import TensorSpec
+from vedette.recordings import read_recording
 from vedette_converter.recipe.series import Jitter, Series
 from vedette_converter.series import recordings, windows
 from vedette_converter.series.given import sort_out
@@ -25,23 +26,33 @@ NAMES = ("x", "y")
 def refusal(path: Path, text: str, columns: tuple[str, ...] = NAMES) -> str:
     path.write_text(text)
     with pytest.raises(ReadingsError) as caught:
-        recordings.read(path, columns, "time")
+        recordings.read(path, columns, "")
     return caught.value.line().replace(str(path), "FILE")
 
 
 def test_columns_are_found_by_name_in_any_order_and_others_are_left(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("\ufeffy, note,time,x\n1,7,0.5,2\n\n3,7,1.5,4\n")
-    found = recordings.read(path, NAMES, "time")
-    assert found.values.tolist() == [[2, 1], [4, 3]] and found.values.dtype == np.float32
-    assert found.times_ns is not None and found.times_ns.tolist() == [500_000_000, 1_500_000_000]
-    assert recordings.read(path, NAMES, "t").times_ns is None
+    for text in (
+        "\ufeffy, note,time,x\n1,7,0.5,2\n\n3,7,1.5,4\n",
+        "y;note;timestamp;x;\r\n1;slow;1970-01-01 00:00:00.5;2;\r\n3;;1970-01-01T01:00:01.5+01:00;4;\r\n",
+        "t\ty\tx\n0.5\t1\t2\n1.5\t3\t4\n",
+        "at,t,y,x\n0.5,9,1,2\n1.5,8,3,4\n",
+    ):
+        path.write_text(text)
+        found = recordings.read(path, NAMES, "at" if text.startswith("at") else "")
+        assert found.values.tolist() == [[2, 1], [4, 3]] and found.values.dtype == np.float32
+        assert found.times_ns is not None and found.times_ns.tolist() == [500_000_000, 1_500_000_000]
+        read = read_recording(path, NAMES, time="at" if text.startswith("at") else "")
+        assert read.values.tolist() == found.values.tolist() and read.times_ns.tolist() == found.times_ns.tolist()
+    path.write_text("Time,x,y\n0.5,2,1\n")
+    found = recordings.read(path, NAMES, "")
+    assert found.times_ns is None and "not used: 'Time'; where one is the time, call it t" in found.doubt
 
 
 def test_an_array_has_its_columns_in_order(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.arange(6).reshape(3, 2))
-    assert recordings.read(path, NAMES, "time").values.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert recordings.read(path, NAMES, "").values.tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(
@@ -50,15 +61,35 @@ def test_an_array_has_its_columns_in_order(tmp_path: Path) -> None:
         ("x,z\n1,2\n", "FILE:1: no column y: expected x, y, found x, z; the first line names the columns"),
         ("1,2\n3,4\n", "FILE:1: no column x: expected x, y, found 1, 2"),
         ("", "FILE:1: no column x: expected x, y, found an empty line"),
-        ("x,y\n", "FILE: recording is empty: expected one reading at least"),
-        ("x,y\n1,2\n3,4,5\n", "FILE:3: a line of the recording: expected 2 values, found 3"),
-        ("x,y\n1,2\n3\n", "FILE:3: a line of the recording: expected 2 values, found 1"),
-        ("x,y\n1,2\n3,\n", "FILE:3: y: expected a number, found ''"),
-        ("x,y\n1,2\n3,broken\n", "FILE:3: y: expected a number, found 'broken'"),
-        ("x,y\n1,2\n3,nan\n", "FILE: reading 2: y: expected a finite number, found nan"),
-        ("x,y\n1,2\n1e39,4\n", "FILE: reading 2: x: expected a finite number, found inf"),
-        ("time,x,y\nnan,1,2\n", "FILE: column time: expected seconds, finite"),
-        ('x,y\n"1,2\n', "FILE:2: a line of the recording: expected 2 values, found 1"),
+        ("x,y\r1,2\r", "FILE:1: recording cannot be read: found new-line character seen in unquoted field"),
+        ("x y\n1 2\n", "FILE:1: no column x: expected x, y, found x y"),
+        ("x,y\n", "FILE: not one reading"),
+        (
+            "x,y\n1,2\n3,4,5\n",
+            "FILE:3: a line that cannot be used (wrong count): expected values of x, y, found '3,4,5'",
+        ),
+        ("x,y\n1,2\n3\n", "FILE:3: a line that cannot be used (wrong count): expected values of x, y, found '3'"),
+        (
+            "x,y\n1,2\n3,\n",
+            "FILE:3: a line that cannot be used (not a number): expected values of x, y, found '3,'; take",
+        ),
+        ("x,y\n1,2\n3,broken\n", "FILE:3: a line that cannot be used (not a number)"),
+        (
+            "x;y\n1,5;2\n",
+            "FILE:2: a line that cannot be used (not a number): expected values of x, y, found '1,5;2'; decim",
+        ),
+        (
+            "x,y\n1,2\n3,nan\n",
+            "FILE:3: a line that cannot be used (not finite): expected values of x, y, found '3,nan'; t",
+        ),
+        ("x,y\n1,2\n1e39,4\n", "FILE:3: a line that cannot be used (not finite)"),
+        ("time,x,y\nnan,1,2\n", "FILE:2: a line that cannot be used (bad time)"),
+        (
+            "t,x,y\n1764260000123,1,2\n",
+            "FILE:2: a line that cannot be used (bad time): expected values of x, y, found '176",
+        ),
+        ("t,x,t,y\n1,1,2,2\n", "FILE:1: a line that cannot be used (duplicate column)"),
+        ('x,y\n"1,2\n', "FILE:2: a line that cannot be used (wrong count)"),
     ],
 )
 def test_what_is_wrong_in_a_recording_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -74,30 +105,36 @@ def test_json_lines_are_read_as_the_agent_reads_them(tmp_path: Path) -> None:
         '{"at": 0.5, "t": 9, "x": 2, "y": 1}\n{"at": 1.5, "t": 8, "x": 4, "y": 3}\n',
     ):
         path.write_text(text)
-        found = recordings.read(path, NAMES, "at" if "at" in text[:4] else "time")
+        found = recordings.read(path, NAMES, "at" if "at" in text[:4] else "")
         assert found.values.tolist() == [[2, 1], [4, 3]] and found.values.dtype == np.float32
         assert found.times_ns is not None and found.times_ns.tolist() == [500_000_000, 1_500_000_000]
     path.write_text("[2, 1]\n[4, 3]\n")
-    assert recordings.read(path, NAMES, "time").times_ns is None
+    assert recordings.read(path, NAMES, "").times_ns is None
     assert recordings.list_recordings(tmp_path, "")[0].path == path and recordings.holds_recordings(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("1,2\n", 'FILE:1: a line of the recording: expected a reading as JSON, such as {"t": 0.1, "x": 0.1, "y"'),
-        ("7\n", "FILE:1: a line of the recording: expected a reading as JSON"),
-        ('{"x": 1, "z": 2}\n', "FILE:1: no key y: expected x, y, found x, z"),
-        ('{"x": 1, "y": 2}\n{}\n', "FILE:2: no key x: expected x, y, found an empty object"),
-        ("[1, 2]\n[1]\n", "FILE:2: a line of the recording: expected 2 values, x, y, found 1"),
-        ('{"x": 1, "y": true}\n', "FILE:1: y: expected a number, found True"),
-        ("[1, 1e39]\n", "FILE: reading 1: y: expected a finite number, found inf"),
-        ("\n", "FILE: recording is empty"),
-        ('{"t": "noon", "x": 1, "y": 2}\n', "FILE:1: t: expected seconds, or ISO 8601, found 'noon'"),
-        ('{"t": 1e10, "x": 1, "y": 2}\n', "FILE:1: t: expected seconds, or ISO 8601, found 10000000000.0"),
-        ('{"t": 1, "x": 1, "y": 2}\n[1, 2]\n', "FILE:2: a line of the recording: expected a time in every line or in"),
-        ("[1, 2]\n" + "[" * 5000 + "\n", "FILE:2: a line of the recording: expected a reading as JSON"),
-        ("[1, 2]\n[1, 1" + "0" * 400 + "]\n", "FILE: reading 2: y: expected a finite number, found inf"),
+        (
+            "1,2\n",
+            "FILE:1: a line that cannot be used (not a number): expected values of x, y, found '1,2'; lines of comm",
+        ),
+        ("7\n", "FILE:1: a line that cannot be used (not a number)"),
+        ('{"x": 1, "z": 2}\n', "FILE:1: a line that cannot be used (missing channel): expected values of x, y, found"),
+        (
+            '{"x": 1, "y": 2}\n{}\n',
+            "FILE:2: a line that cannot be used (missing channel): expected values of x, y, found",
+        ),
+        ("[1, 2]\n[1]\n", "FILE:2: a line that cannot be used (wrong count): expected values of x, y, found '[1]'"),
+        ('{"x": 1, "y": true}\n', "FILE:1: a line that cannot be used (not a number)"),
+        ("[1, 1e39]\n", "FILE:1: a line that cannot be used (not finite)"),
+        ("\n", "FILE: not one reading"),
+        ('{"t": "noon", "x": 1, "y": 2}\n', "FILE:1: a line that cannot be used (bad time)"),
+        ('{"t": 1e10, "x": 1, "y": 2}\n', "FILE:1: a line that cannot be used (bad time)"),
+        ('{"t": 1, "x": 1, "y": 2}\n[1, 2]\n', "FILE:2: a line that cannot be used (bad time)"),
+        ("[1, 2]\n" + "[" * 5000 + "\n", "FILE:2: a line that cannot be used (not "),
+        ("[1, 2]\n[1, 1" + "0" * 400 + "]\n", "FILE:2: a line that cannot be used (not finite)"),
     ],
 )
 def test_what_is_wrong_in_json_lines_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -113,8 +150,11 @@ def test_json_lines_under_the_name_of_csv_are_told_their_name(tmp_path: Path) ->
 def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
     binary, array = tmp_path / "a.csv", tmp_path / "a.npy"
     binary.write_bytes(b"x,y\n\xff\xfe\n")
+    with pytest.raises(ReadingsError, match=r"a\.csv:2: a line that cannot be used .*; write it as UTF-8"):
+        recordings.read(binary, NAMES, "")
+    binary.write_bytes("x,y,°C\n1,2,3\n".encode("latin-1"))
     with pytest.raises(ReadingsError, match="is no text: expected UTF-8"):
-        recordings.read(binary, NAMES, "time")
+        recordings.read(binary, NAMES, "")
     for made, expected in (
         (np.zeros((3, 3)), "expected 2 columns: x, y, found 3"),
         (np.zeros(3), r"expected numbers, \(readings, 2\), found float64 \[3\]"),
@@ -122,10 +162,10 @@ def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
     ):
         np.save(array, made, allow_pickle=True)
         with pytest.raises(ReadingsError, match=expected):
-            recordings.read(array, NAMES, "time")
+            recordings.read(array, NAMES, "")
     array.write_bytes(b"\x93NUMPY")
     with pytest.raises(ReadingsError, match=r"a\.npy: recording cannot be read"):
-        recordings.read(array, NAMES, "time")
+        recordings.read(array, NAMES, "")
 
 
 def test_hidden_copies_are_no_recordings(tmp_path: Path) -> None:

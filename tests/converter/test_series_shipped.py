@@ -63,7 +63,7 @@ def test_the_demos_recording_shows_three_exercises_of_a_person_the_network_has_n
     assert read_recipe(RECIPES / "watch-activity.toml").recipe.series.judged == ("p10",)
     bundle = bundle_of("watch-activity")
     subject, spec = subject_of(bundle)
-    found = read(MEDIA / "shoulder-exercises.csv", [channel.name for channel in spec.channels], "time")
+    found = read(MEDIA / "shoulder-exercises.csv", [channel.name for channel in spec.channels], "")
     assert found.times_ns is not None
     times = found.times_ns
     seen: list[str] = []

@@ -52,9 +52,9 @@ Row: TypeAlias = tuple[Sequence[float], float | str | None]
 class JsonReadings:
     """NDJSON through msgspec's typed decoders: the three forms of a reading, the one that came last tried first."""
 
-    def __init__(self, channels: tuple[str, ...]) -> None:
+    def __init__(self, channels: tuple[str, ...], time_keys: tuple[str, ...]) -> None:
         n = len(channels)
-        time_keys = [key for key in TIME_KEYS if key not in channels]
+        time_keys = tuple(key for key in time_keys if key not in channels)
         names = [f"v{index}" for index in range(n)]
         times = [f"t{index}" for index in range(len(time_keys))]
         renamed = dict(zip(names + times, (*channels, *time_keys), strict=True))
@@ -163,8 +163,9 @@ class Columns:
 class CsvReadings:
     """CSV whose delimiter (comma, semicolon or tab) the first line shows."""
 
-    def __init__(self, channels: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    def __init__(self, channels: tuple[str, ...], columns: tuple[str, ...], time_keys: tuple[str, ...]) -> None:
         self._wanted = channels
+        self._time_keys = time_keys
         self._delimiter = b""
         self._unusable = False  # a header has come that lacks a channel
         self.untimed: tuple[str, ...] = ()
@@ -173,13 +174,13 @@ class CsvReadings:
 
     def named(self, names: Sequence[str]) -> Columns:
         """Raises `RefusedLineError` where a channel has no column, or what is wanted has two."""
-        if repeated(names, self._wanted):
+        if repeated(names, (*self._wanted, *self._time_keys)):
             raise RefusedLineError("duplicate_column")
         try:
             where = tuple(names.index(name) for name in self._wanted)
         except ValueError:
             raise RefusedLineError("missing_channel") from None
-        keys = [key for key in TIME_KEYS if key in names and key not in self._wanted]
+        keys = [key for key in self._time_keys if key in names and key not in self._wanted]
         self.untimed = () if keys else tuple(name for name in names if name and name not in self._wanted)
         return Columns(len(names), where, names.index(keys[0]) if keys else None)
 
@@ -237,13 +238,13 @@ class CsvReadings:
             return values, time
 
     def _is_header(self, fields: list[str]) -> bool:
-        known = any(field in self._wanted or field in TIME_KEYS for field in fields)
+        known = any(field in self._wanted or field in self._time_keys for field in fields)
         return known and not any(_is_number(field) for field in fields)
 
 
-def repeated(names: Sequence[str], channels: Sequence[str]) -> str:
-    """The first column that is wanted, as a channel or as the time, and there twice; "" for none."""
-    return next((name for name in (*channels, *TIME_KEYS) if names.count(name) > 1), "")
+def repeated(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """The first column that is wanted, and there twice; "" for none."""
+    return next((name for name in wanted if names.count(name) > 1), "")
 
 
 def _number(field: str) -> float:

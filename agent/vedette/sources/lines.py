@@ -21,7 +21,7 @@ import numpy as np
 
 from vedette.contract.types import Float32Array, Int64Array
 
-from .line_formats import CsvReadings, JsonReadings, Reason, RefusedLineError, Row, times_to_ns
+from .line_formats import TIME_KEYS, CsvReadings, JsonReadings, Reason, RefusedLineError, Row, times_to_ns
 
 MAX_LINE: Final = 65_536  # bytes; a reading of 256 channels has some 6,000
 EXAMPLE_CHARACTERS: Final = 120  # of a malformed line, kept to be shown
@@ -124,17 +124,20 @@ class LineParser:
     """Parses lines of one source. Owned by one thread."""
 
     def __init__(
-        self, channels: tuple[str, ...], tally: Tally, *, format: Format = "any", columns: tuple[str, ...] = ()
-    ) -> None:
+        self, channels: tuple[str, ...], tally: Tally, *, format: Format = "any", columns: tuple[str, ...] = (),
+        time: str = "",
+    ) -> None:  # fmt: skip
         """``channels``: the names that the model wants, in its order. ``columns``: the names of CSV's columns where no
-        header says them; empty: all channels in the model's order.
+        header says them; empty: all channels in the model's order. ``time``: what the time is called where it has another
+        name than the usual ones.
         """
         self._channels = channels
         self._tally = tally
         tally.wanted = channels
         self._format = format
-        self._json = JsonReadings(channels)
-        self._csv = CsvReadings(channels, columns)
+        time_keys = (time, *TIME_KEYS) if time and time not in TIME_KEYS else TIME_KEYS
+        self._json = JsonReadings(channels, time_keys)
+        self._csv = CsvReadings(channels, columns, time_keys)
         tally.untimed = self._csv.untimed
         self._timed: bool | None = None
         self.skipped = 0

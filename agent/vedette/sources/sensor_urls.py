@@ -13,7 +13,7 @@ from vedette.contract.wording import nearest
 from vedette.hosts import is_host
 from vedette.mqtt_text import MAX_BYTES, from_url, is_password, is_string
 
-from .line_formats import repeated
+from .line_formats import TIME_KEYS, repeated
 from .registry import masked_url
 from .sensor import SensorOptions, SensorSource
 
@@ -167,7 +167,7 @@ class _Url:
         names = self._names("columns")
         if missing := [channel for channel in self._options.channels if names and channel not in names]:
             self._bad("columns", f"every channel of the model, {missing[0]} too", ",".join(names))
-        if twice := repeated(names, self._options.channels):
+        if twice := repeated(names, (*self._options.channels, *TIME_KEYS)):
             self._bad("columns", f"{twice} once", ",".join(names))
         return names
 

@@ -38,9 +38,9 @@ class Series(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ``--evaluate`` has recordings of its own."""
     stride: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     """Samples from one training window to the next; that of ``[input]`` without."""
-    time: Annotated[str, Meta(max_length=64)] = "time"
-    """The column with the time in seconds, where there is one; lines of JSON may say ``t`` or ``timestamp`` as well.
-    Without a time, samples are taken to be ``rate_hz`` apart."""
+    time: Annotated[str, Meta(max_length=64)] = ""
+    """The column or key with the time where it has another name than ``t``, ``time`` and ``timestamp``, which the agent
+    knows; seconds, or ISO 8601. Without a time, samples are taken to be ``rate_hz`` apart."""
     held_back: Annotated[float, Meta(ge=0.05, le=0.9)] = 0.2
     """Anomalies: share of the training recordings (whole groups) that are not trained on, to find the threshold with."""
     target: Literal["last", "mean"] = "last"

@@ -217,9 +217,10 @@ class Recorded:
         """See `Material`."""
         found = []
         if self.input.rate_hz is not None and self.compared.untimed:
+            doubt = next(filter(None, self.compared.untimed), "")
             found.append(
-                f"{self.compared.untimed} recordings have no column {self.recipe.series.time!r}: their samples are taken to "
-                f"be {self.input.rate_hz:g} a second"
+                f"{len(self.compared.untimed)} recordings have no times: their samples are taken to be "
+                f"{self.input.rate_hz:g} a second" + (f" ({doubt}, or name it as [series] time)" if doubt else "")
             )
         if self.held_back is not None and self.learned is None:
             found.append("the threshold was found on recordings that are taken to be normal and not learned from")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import Float32Array, Int64Array
-
-from .ndjson import read_ndjson
+from vedette.recordings import TAKE_OUT, read_recording
 
 SUFFIXES: Final = frozenset({".csv", ".ndjson", ".jsonl", ".npy"})
 OF_SENSORS: Final = frozenset({".csv", ".ndjson"})  # the others are found beside pictures, too
 MAX_FILE: Final = 256 * 1024 * 1024  # bytes; of one recording
+MAX_LINE: Final = 65_536  # bytes; of names
 _NEEDED: Final = "files named .csv, .ndjson, .jsonl or .npy"
 
 
@@ -42,6 +40,8 @@ class Read:
 
     values: Float32Array
     times_ns: Int64Array | None
+    doubt: str = ""
+    """What to ask where there are no times, and a column that nobody uses might be one."""
 
 
 def holds_recordings(path: Path) -> bool:
@@ -97,41 +97,25 @@ def _group(path: Path, folder: Path, separator: str) -> str:
 
 
 def read(path: Path, columns: Sequence[str], time: str) -> Read:
-    """The named columns, in this order, and the time where there is a column of that name, in seconds.
+    """The named columns, in this order, and the times where there are some, as the agent reads them.
 
-    A ``.npy`` has no names: its columns are these, in this order, and no more. JSON lines may key their time as for the
-    agent, too: `read_ndjson`. Raises `ReadingsError` with the file, the
-    line and the column.
+    ``time``: what their column or key is called where it has another name than the usual ones. A ``.npy`` has no names: its
+    columns are these, in this order, and no more. Raises `ReadingsError` with the file and the line.
     """
+    doubts: list[str] = []
     try:
         if path.stat().st_size > MAX_FILE:
             raise ReadingsError(
                 "recording too large", where=path, expected=f"at most {MAX_FILE} bytes", fix="cut it in two"
             )
-        found = _read(path, columns, time)
+        if path.suffix.lower() == ".npy":
+            return _read_npy(path, columns)
+        if path.suffix.lower() == ".csv":
+            _expect_names(path, columns)
+        found = read_recording(path, tuple(columns), time=time, on_doubt=doubts.append)
     except OSError as error:
         raise ReadingsError("recording cannot be read", where=path, found=error.strerror or str(error)) from None
-    if not len(found.values):
-        raise ReadingsError("recording is empty", where=path, expected="one reading at least")
-    wrong = np.argwhere(~np.isfinite(found.values))
-    if len(wrong):
-        row, column = wrong[0]
-        raise ReadingsError(
-            f"reading {row + 1}: {columns[column]}", where=path, expected="a finite number",
-            found=f"{found.values[row, column]}", fix="take out what was not measured; a gap in time is no mistake",
-        )  # fmt: skip
-    return found
-
-
-def _read(path: Path, columns: Sequence[str], time: str) -> Read:
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return _read_npy(path, columns)
-    if suffix == ".csv":
-        return _read_csv(path, columns, time)
-    values, times_ns = read_ndjson(path, columns, time)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        return Read(values.astype(np.float32), times_ns)
+    return Read(found.values, found.times_ns if found.timed else None, *doubts)
 
 
 def _read_npy(path: Path, columns: Sequence[str]) -> Read:
@@ -149,69 +133,41 @@ def _read_npy(path: Path, columns: Sequence[str]) -> Read:
         raise ReadingsError(
             "recording", where=path, expected=f"{len(columns)} columns: {', '.join(columns)}", found=f"{array.shape[1]}"
         )
-    with np.errstate(over="ignore"):
-        return Read(np.ascontiguousarray(array, np.float32), None)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = np.ascontiguousarray(array, np.float32)
+    if not len(values):
+        raise ReadingsError("recording is empty", where=path, expected="one reading at least")
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ReadingsError(
+            f"reading {row + 1}: {columns[column]}", where=path, expected="a finite number",
+            found=f"{array[row, column]}", fix=TAKE_OUT,
+        )  # fmt: skip
+    return Read(values, None)
 
 
-def _read_csv(path: Path, columns: Sequence[str], time: str) -> Read:
+def _expect_names(path: Path, columns: Sequence[str]) -> None:
+    """The agent takes lines of numbers alone for the model's channels; what is learned from shall say what it is."""
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ReadingsError("recording is no text", where=path, expected="UTF-8", found=str(error)) from None
-    lines = csv.reader(io.StringIO(text, newline=""))
+    mark = next((mark for mark in ",;\t" if mark in text), ",")
     try:
-        names = [name.strip() for name in next(lines, [])]
+        names = [name.strip() for name in next(csv.reader([text], delimiter=mark, skipinitialspace=True), [])]
     except csv.Error as error:
-        raise ReadingsError("recording cannot be read", where=f"{path}:1", found=str(error)) from None
+        raise ReadingsError(
+            "recording cannot be read", where=f"{path}:1", found=str(error), fix="end each line with \\n, or \\r\\n"
+        ) from None
     if missing := [name for name in columns if name not in names]:
-        other = len(names) == 1 and any(mark in names[0] for mark in ";\t")
-        fix = "columns are parted by commas" if other else "the first line names the columns"
         raise ReadingsError(
             f"no column {missing[0]}", where=f"{path}:1", expected=", ".join(columns),
             found=", ".join(names[:32])[:200] or "an empty line",
-            fix="lines of JSON are named .ndjson" if text[:1] in ("{", "[") else fix,
+            fix="lines of JSON are named .ndjson" if text[:1] in ("{", "[") else "the first line names the columns",
         )  # fmt: skip
-    body = text.partition("\n")[2]
-    try:
-        rows = np.loadtxt(io.StringIO(body), delimiter=",", ndmin=2, comments=None) if body.strip() else None
-    except ValueError:
-        rows = None
-    if rows is None or rows.shape[1] != len(names):
-        rows = _row_by_row(path, lines, names)  # slower, and knows which line is wrong
-    times = None
-    if time in names:
-        seconds = rows[:, names.index(time)]
-        if not np.isfinite(seconds).all() or np.abs(seconds).max(initial=0.0) > 9e9:
-            raise ReadingsError(
-                f"column {time}", where=path, expected="seconds, finite", found="NaN, infinity or too large"
-            )
-        times = np.rint(seconds * 1e9).astype(np.int64)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        return Read(rows[:, [names.index(name) for name in columns]].astype(np.float32), times)
-
-
-def _row_by_row(path: Path, lines: Any, names: Sequence[str]) -> NDArray[np.float64]:
-    rows: list[list[float]] = []
-    try:
-        for row in lines:
-            if not row:
-                continue
-            where = f"{path}:{lines.line_num}"
-            if len(row) != len(names):
-                raise ReadingsError(
-                    "a line of the recording", where=where, expected=f"{len(names)} values", found=f"{len(row)}"
-                )
-            rows.append([_number(value, where, name) for value, name in zip(row, names, strict=True)])
-    except csv.Error as error:
-        raise ReadingsError("recording cannot be read", where=f"{path}:{lines.line_num}", found=str(error)) from None
-    return np.array(rows, np.float64).reshape(-1, len(names))
-
-
-def _number(value: str, where: str, name: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ReadingsError(name, where=where, expected="a number", found=repr(value[:40])) from None
 
 
 def dataset(name: str, recordings: Sequence[Recording], windows: int) -> Dataset:

@@ -38,8 +38,8 @@ class Windows:
     targets: Float32Array
     recording: NDArray[np.int32]
     recordings: tuple[Recording, ...]
-    untimed: int = 0
-    """Recordings without a column of times."""
+    untimed: tuple[str, ...] = ()
+    """Of each recording without times: what is to be asked about its columns, mostly nothing."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -79,7 +79,8 @@ def cut(
     wider = msgspec.structs.replace(spec, channels=(*spec.channels, *quantities), mean=(0.0,), std=(1.0,))
     parts: list[Float32Array] = []
     numbers: list[int] = []
-    size = untimed = 0
+    untimed: list[str] = []
+    size = 0
     for number, recording in enumerate(recordings):
         found = read(recording.path, columns, options.time)
         values = cut_windows(wider, found.values, found.times_ns, stride=stride)
@@ -96,7 +97,8 @@ def cut(
                 "too many windows to keep in memory", where=recording.path, expected=f"at most {MAX_BYTES // 1024**3} GB",
                 fix="a larger stride, or fewer recordings",
             )  # fmt: skip
-        untimed += found.times_ns is None
+        if found.times_ns is None:
+            untimed.append(found.doubt and f"{recording.path}: {found.doubt}")
         parts.append(values)
         numbers += [number] * len(values)
         on_recording()
@@ -106,7 +108,7 @@ def cut(
     targets = beside[:, -1] if options.target == "last" else beside.mean(axis=1)
     return Windows(
         np.ascontiguousarray(everything[:, :, :own]), np.asarray(targets, np.float32), np.array(numbers, np.int32),
-        tuple(recordings), untimed,
+        tuple(recordings), tuple(untimed),
     )  # fmt: skip
 
 
