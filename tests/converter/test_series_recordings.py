@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import series_project
+from numpy.typing import NDArray
 from series_project import write_csv
 
 from vedette.contract.errors import ReadingsError, UserError
@@ -17,6 +18,7 @@ from vedette.recordings import read_recording
 from vedette_converter.recipe.series import Jitter, Series
 from vedette_converter.series import recordings, windows
 from vedette_converter.series.given import sort_out
+from vedette_converter.series.taken import oddities
 from vedette_converter.train.data import PLAIN
 
 SPEC = SeriesInput(channels=(Channel(name="x"), Channel(name="y")), length=4, stride=2, rate_hz=10.0)
@@ -206,6 +208,59 @@ def test_a_recording_shorter_than_a_window_is_named(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", "x,y", np.zeros((3, 2)))
     with pytest.raises(ReadingsError, match=r"a\.csv: recording is shorter than a window: expected 4 samples at 10 Hz"):
         windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+
+
+def test_what_became_of_readings_is_said(tmp_path: Path) -> None:
+    def rows(times: list[float]) -> NDArray[np.float64]:
+        return np.column_stack([times, np.ones((len(times), 2))])
+
+    tenths = np.arange(24) / 10
+    for name, times in (
+        ("gap", [*tenths[:8], *tenths[14:]]),
+        ("late", [*tenths[:8], *tenths[4:]]),
+        ("reset", [*tenths + 100, *tenths]),
+        ("slow", [*tenths * 3]),
+        ("quick", [*np.arange(80) / 200]),
+    ):
+        write_csv(tmp_path / f"{name}.csv", "t,x,y", rows(times))
+    (tmp_path / "untimed.csv").write_text("Time,x,y\n" + "0,1,2\n" * 9)
+    made = windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+    taken = {one.path: own for one, own in zip(made.recordings, made.taken, strict=True)}
+    broken, untimed, slow, quick = oddities(taken, SPEC)
+    assert untimed.startswith("1 recordings have no times: their samples are taken to be 10 a second (")
+    assert "untimed.csv: no column" in untimed and untimed.endswith("or name it as [series] time)")
+    assert broken.startswith("3 of 6 recordings are not whole, 1 gaps, 4 late, 1 times the clock was set back: ")
+    assert slow.startswith("1 recordings have 3.333 readings a second or more, where the network takes 10")
+    assert quick.startswith("1 recordings have up to 200 readings a second") and "above 5 Hz" in quick
+    whole = {path: own for path, own in taken.items() if path.name == "slow.csv"}
+    assert len(oddities(whole, SPEC)) == 1 and oddities(whole, msgspec.structs.replace(SPEC, rate_hz=10 / 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (
+            np.arange(9),
+            "found 9 readings, 8 gaps, 1 s apart; is [input] rate_hz their rate? It asks for one every 0.1 s",
+        ),
+        (
+            np.arange(9) // 5,
+            "found 9 readings, 1 gaps, 7 late; the time must rise from line to line, and be as fine as",
+        ),
+        (np.arange(9)[::-1] * 2, "found 9 readings, 8 times the clock was set back; the time must rise from line"),
+        (
+            np.arange(9) * 100,
+            "found 9 readings: readings are 100 s apart by their t, the model wants 0.1 s: is t in mill",
+        ),
+    ],
+)
+def test_a_recording_whose_times_give_no_window_is_told_why(
+    tmp_path: Path, times: NDArray[np.float64], expected: str
+) -> None:
+    write_csv(tmp_path / "a.csv", "t,x,y", np.column_stack([times, np.ones((len(times), 2))]))
+    with pytest.raises(ReadingsError) as caught:
+        windows.cut(recordings.list_recordings(tmp_path, ""), SPEC, Series())
+    assert expected in caught.value.line()
 
 
 def test_a_channel_that_never_changes_is_divided_by_1(tmp_path: Path) -> None:

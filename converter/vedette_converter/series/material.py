@@ -43,6 +43,7 @@ from . import plot
 from .given import sort_out
 from .judge import Judge, look, scores_of
 from .recordings import Recording, dataset, list_recordings
+from .taken import oddities
 from .windows import Windows, WindowSamples, cut, moments, tensors, training_samples
 
 DIGITS: Final = 6  # of a threshold: what a manifest can say in print
@@ -215,13 +216,9 @@ class Recorded:
 
     def findings(self) -> Sequence[str]:
         """See `Material`."""
-        found = []
-        if self.input.rate_hz is not None and self.compared.untimed:
-            doubt = next(filter(None, self.compared.untimed), "")
-            found.append(
-                f"{len(self.compared.untimed)} recordings have no times: their samples are taken to be "
-                f"{self.input.rate_hz:g} a second" + (f" ({doubt}, or name it as [series] time)" if doubt else "")
-            )
+        parts = [part for part in (self.learned, self.held_back, self.compared, self.judged) if part is not None]
+        taken = {one.path: own for part in parts for one, own in zip(part.recordings, part.taken, strict=True)}
+        found = oddities(taken, self.input)
         if self.held_back is not None and self.learned is None:
             found.append("the threshold was found on recordings that are taken to be normal and not learned from")
         return found

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from vedette.contract.errors import ReadingsError, UserError
 from vedette.contract.manifest import Channel, SeriesInput
-from vedette.contract.time_unit import doubted_unit
-from vedette.contract.types import Float32Array, Int64Array, TensorSpec
-from vedette.contract.window import SeriesPreprocessor, cut_windows
+from vedette.contract.types import Float32Array, Readings, TensorSpec
+from vedette.contract.window import SeriesPreprocessor, WindowBuilder
 
 from ..recipe.series import Jitter, Series
 from ..train.data import Augmentation
 from .recordings import Recording, digest, read
+from .taken import Taken, no_window, rate_of
 
 MAX_BYTES: Final = 2 * 1024**3  # of windows; they are kept in memory
 LEAST_STD: Final = 1e-6  # of a channel's mean magnitude: a channel that never changes is divided by 1
@@ -38,8 +38,8 @@ class Windows:
     targets: Float32Array
     recording: NDArray[np.int32]
     recordings: tuple[Recording, ...]
-    untimed: tuple[str, ...] = ()
-    """Of each recording without times: what is to be asked about its columns, mostly nothing."""
+    taken: tuple[Taken, ...] = ()
+    """Of each of ``recordings``."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -79,44 +79,35 @@ def cut(
     wider = msgspec.structs.replace(spec, channels=(*spec.channels, *quantities), mean=(0.0,), std=(1.0,))
     parts: list[Float32Array] = []
     numbers: list[int] = []
-    untimed: list[str] = []
+    taken: list[Taken] = []
     size = 0
     for number, recording in enumerate(recordings):
         found = read(recording.path, columns, options.time)
-        values = cut_windows(wider, found.values, found.times_ns, stride=stride)
-        if not len(values):
-            asked, fix = _doubted(found.times_ns, spec.rate_hz) or ("", "take it out of the folder")
-            raise ReadingsError(
-                "recording is shorter than a window", where=recording.path,
-                expected=f"{spec.length} samples" + (f" at {spec.rate_hz:g} Hz" if spec.rate_hz else "")
-                + " without a gap", found=f"{len(found.values)} readings" + (f": {asked}" if asked else ""), fix=fix,
-            )  # fmt: skip
+        builder = WindowBuilder(wider, stride=stride)
+        times_ns = np.zeros(len(found.values), np.int64) if found.times_ns is None else found.times_ns
+        made = builder.push(Readings(found.values, times_ns, 0, found.times_ns is not None))
+        own = Taken(builder.counts, rate_of(found.times_ns), found.doubt and f"{recording.path}: {found.doubt}")
+        if not made:
+            raise no_window(recording.path, spec, own)
+        values = np.stack([window.values for window in made])
         size += values.nbytes
         if size > MAX_BYTES:
             raise ReadingsError(
                 "too many windows to keep in memory", where=recording.path, expected=f"at most {MAX_BYTES // 1024**3} GB",
                 fix="a larger stride, or fewer recordings",
             )  # fmt: skip
-        if found.times_ns is None:
-            untimed.append(found.doubt and f"{recording.path}: {found.doubt}")
+        taken.append(own)
         parts.append(values)
         numbers += [number] * len(values)
         on_recording()
     everything = np.concatenate(parts)
-    own = len(spec.channels)
-    beside = everything[:, :, own:]
+    channels = len(spec.channels)
+    beside = everything[:, :, channels:]
     targets = beside[:, -1] if options.target == "last" else beside.mean(axis=1)
     return Windows(
-        np.ascontiguousarray(everything[:, :, :own]), np.asarray(targets, np.float32), np.array(numbers, np.int32),
-        tuple(recordings), tuple(untimed),
+        np.ascontiguousarray(everything[:, :, :channels]), np.asarray(targets, np.float32), np.array(numbers, np.int32),
+        tuple(recordings), tuple(taken),
     )  # fmt: skip
-
-
-def _doubted(times_ns: Int64Array | None, rate_hz: float | None) -> tuple[str, str] | None:
-    """What to ask, and what to do, where a recording's times look like another unit than seconds."""
-    if times_ns is None or len(times_ns) < 2 or rate_hz is None:
-        return None
-    return doubted_unit(float(np.median(np.diff(times_ns))) / 1e9, 1.0 / rate_hz)
 
 
 def moments(windows: Windows) -> tuple[tuple[float, ...], tuple[float, ...]]:
