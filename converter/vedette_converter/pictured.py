@@ -10,7 +10,7 @@ from pathlib import Path
 from vedette.contract.errors import UserError
 from vedette.contract.golden import Golden
 from vedette.contract.labels import parse_labels
-from vedette.contract.manifest import ClassifyOutput, Dataset, Evaluation, ImageInput, SsdOutput
+from vedette.contract.manifest import ClassifyOutput, Dataset, Evaluation, ImageInput
 from vedette.contract.types import Float32Array, Tensor, TensorSpec
 from vedette.engine import Engine
 
@@ -23,7 +23,7 @@ from .pictures import dataset, digest, draw, list_pictures, read_picture
 from .progress import Progress, Silent
 from .quantise import limits_of
 from .quantise.findings import Limits
-from .recipe import Recipe, RecipeFile
+from .recipe import PicturedOutput, Recipe, RecipeFile
 from .recipe.flags import FLAGS
 from .recipe.training import ZooSource
 from .report.samples import Look, sample_pictures
@@ -58,7 +58,7 @@ class Pictures:
         return self.recipe.image
 
     @property
-    def output(self) -> SsdOutput | ClassifyOutput:
+    def output(self) -> PicturedOutput:
         """See `Material`."""
         return self.recipe.pictured
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ClassifyOutput, ImageInput, RegressOutput, SsdOutput
+from vedette.contract.manifest import ClassifyOutput, ImageInput, RegressOutput
 from vedette.engine import TfliteEngine, load_runtime
 
 from . import prune
@@ -33,6 +33,7 @@ from .distil.imitate import Imitation
 from .latency import time_both
 from .progress import Progress
 from .prune import gradual
+from .recipe import PicturedOutput
 from .recipe.series import AnomalyHead
 from .recipe.training import Augment, Distil, Prune, Train
 from .tensorflow import load_tensorflow
@@ -66,7 +67,7 @@ class Student:
 class Steps:
     """Runs the recipe's steps on one network's pictures or windows."""
 
-    output: SsdOutput | ClassifyOutput | AnomalyHead | RegressOutput
+    output: PicturedOutput | AnomalyHead | RegressOutput
     work: Work
     progress: Progress
     to_int8: Callable[[Any], bytes]

@@ -18,6 +18,7 @@ from real import DEADLINE_S, wait_for
 from vedette import clock
 from vedette.contract.errors import EngineFaultError, SourceError
 from vedette.contract.manifest import (
+    BoxesOutput,
     ClassifyOutput,
     HeatmapOutput,
     ImageInput,
@@ -347,6 +348,7 @@ SCORES = np.full((1, 3), NAN, np.float32)
         (SmallEngine([np.array([[np.inf, 0, 0]], np.float32)]), ClassifyOutput(activation="softmax")),
         (detector([NAN, NAN], [0, 1]), None),
         (SmallEngine([np.full((1, 5, 8), NAN, np.float32)]), YoloOutput()),
+        (SmallEngine([np.full((1, 5, n), NAN, np.float32) for n in (4, 3)]), BoxesOutput()),
         (SmallEngine([np.full((1, 4, 4, 3), NAN, np.float32)]), SegmentOutput(activation="softmax")),
         (SmallEngine([np.full((1, 4, 4, 3), NAN, np.float32)]), HeatmapOutput()),
         (SmallEngine([np.full((1, 3, 3), NAN, np.float32)]), PoseOutput()),

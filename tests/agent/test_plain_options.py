@@ -15,6 +15,7 @@ from vedette.cli.plain import DECODERS, add_plain_arguments, plain_model
 from vedette.contract.errors import ModelError, UserError
 from vedette.contract.image_options import ImageOptions
 from vedette.contract.manifest import (
+    BoxesOutput,
     ClassifyOutput,
     HeatmapOutput,
     ImageInput,
@@ -24,6 +25,7 @@ from vedette.contract.manifest import (
     SegmentOutput,
     SsdAnchors,
     SsdOutput,
+    SsdPriors,
     YoloOutput,
 )
 from vedette.contract.types import TensorSpec
@@ -52,6 +54,14 @@ def parsed(line: str) -> PlainModel | None:
             PoseOutput(point=("x", "y", "-"), score=1),
         ),
         ("--decoder pose-heatmap --set offsets=1 --set cells='corners'", HeatmapOutput(offsets=1, cells="corners")),
+        (
+            "--decoder ssd --set order=xywh --set 'priors={strides=[8, 16], sizes=[[10, 16.5], [32]]}'",
+            SsdOutput(priors=SsdPriors(strides=(8, 16), sizes=((10.0, 16.5), (32.0,))), order="xywh"),
+        ),
+        (
+            """--decoder boxes --set 'box=["x", "y", "width", "height"]' --activation softmax --set background=last""",
+            BoxesOutput(box=("x", "y", "width", "height"), activation="softmax", background="last"),
+        ),
         ("--decoder segment --activation sigmoid", SegmentOutput(activation="sigmoid")),
     ],
 )

@@ -49,6 +49,10 @@ outputs = st.one_of(
     st.builds(m.PostprocessOutput, count=st.integers(0, 3), class_offset=st.integers(-1, 1)),
     st.builds(m.SsdOutput, anchors=anchors, nms_iou=fractions, score_threshold=fractions,
               box_scale=st.tuples(*[st.floats(0.001, 1000)] * 4)),
+    st.builds(m.BoxesOutput, boxes=st.integers(0, 9), box=st.permutations(["x", "y", "width", "height"]).map(tuple),
+              background=st.sampled_from(["none", "first", "last"]), units=st.sampled_from(["fractions", "pixels"])),
+    st.builds(m.SsdOutput, priors=st.builds(m.SsdPriors, strides=st.just((8, 16)), clip=st.booleans(), sizes=st.tuples(
+        *[st.lists(st.floats(1, 1e3), min_size=1, max_size=3).map(tuple)] * 2)), order=st.sampled_from(["yxhw", "xywh"])),
     st.builds(m.YoloOutput, layout=st.sampled_from(["rows", "columns"]), objectness=st.booleans(), nms_iou=fractions,
               strides=st.lists(st.integers(1, 64), max_size=4).map(tuple), score_threshold=fractions),
 )  # fmt: skip

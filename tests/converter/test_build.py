@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from converter_project import BUNDLE, RECIPE, ROOT, Tiny
 from edgetpu_stand_in import stand_in
+from tfjs_writer import SIDE
 
 from vedette.contract import golden
 from vedette.contract.bundle import Bundle, open_bundle
@@ -24,6 +26,7 @@ from vedette_converter import build, cli, gate, package, report
 from vedette_converter.build import Inputs
 from vedette_converter.measured import Measured
 from vedette_converter.recipe import read_recipe
+from vedette_converter.train.kept import save_network
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,53 @@ def test_the_manifest_says_where_everything_came_from(built: tuple[Measured, Bun
     ]  # fmt: skip
     latency = json.loads(bundle.read("measurements.json"))["latency"]
     assert latency["before"]["p50_ms"] > 0 and latency["threads"] == 1
+
+
+def quarters(tf: Any, decoder: str) -> Any:
+    """Four candidates, the quarters of a picture, and how bright and how dark each is; as other people's heads say it."""
+    layers = tf.keras.layers
+    picture = tf.keras.Input((SIDE, SIDE, 3))
+    light = layers.AveragePooling2D(SIDE // 2)(picture)  # (2, 2, 3)
+    scores = layers.Reshape((4, 2))(layers.Conv2D(2, 1, activation="sigmoid", name="said")(light))
+    nothing = layers.Reshape((4, 4))(layers.Conv2D(4, 1, kernel_initializer="zeros")(light))
+    corners = np.array([[x, y, x + 0.5, y + 0.5] for y in (0, 0.5) for x in (0, 0.5)])
+    if decoder == "boxes":
+        boxes = layers.Rescaling(1.0, offset=corners.tolist())(nothing)
+        model = tf.keras.Model(picture, [boxes, scores])
+    else:
+        center = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, np.full((4, 2), 0.5)], axis=1)
+        boxes = layers.Rescaling(1.0, offset=center.tolist())(nothing)
+        model = tf.keras.Model(picture, layers.Permute((2, 1))(layers.Concatenate()([boxes, scores])))
+    model.get_layer("said").set_weights([np.full((1, 1, 3, 2), (9, -9), np.float32), np.full(2, -20, np.float32)])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("head", "shapes"),
+    [
+        ('decoder = "boxes"', [(2, 4, 4), (2, 4, 2)]),
+        ('decoder = "yolo"\nlayout = "columns"\nobjectness = false', [(2, 6, 4)]),
+    ],
+)
+def test_detectors_with_other_heads_become_bundles(
+    tf: Any, tiny: Tiny, tmp_path: Path, head: str, shapes: list[tuple[int, ...]]
+) -> None:
+    save_network(quarters(tf, head.split('"')[1]), tmp_path / "quarters.keras")
+    text = tiny.recipe.read_text()
+    source, output, labels = text.index("[source]"), text.index("[output]"), text.index("[labels]")
+    recipe = tiny.folder / "quarters.toml"
+    recipe.write_text(
+        f'{text[:source]}[source]\nformat = "keras"\nfile = "{tmp_path / "quarters.keras"}"\n'
+        f"{text[text.index('[input]') : output]}[output]\n{head}\n\n{text[labels:]}"
+    )
+    measured, bundle = build.build(read_recipe(recipe), Inputs(tiny.pictures, out=tmp_path / "quarters.tflite"))
+    assert measured.agreement.share == 1.0 and measured.agreement.confident >= 16
+    vectors = golden.decode(bundle.read("golden.npz"), "golden.npz")
+    assert [raw.shape for raw in vectors.raw] == shapes
+    test = run_self_test(
+        TfliteEngine(bundle.path, load_runtime()), bundle.manifest, len(bundle.labels), vectors, bundle.path
+    )
+    assert test.passed is True and test.verdict.judged >= 64, test.reason
 
 
 def test_the_network_for_the_edge_tpu_goes_into_the_same_bundle(

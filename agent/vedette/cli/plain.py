@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vedette.contract.manifest import OutputSpec
     from vedette.models.model import PlainModel
 
-DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "pose", "pose-heatmap", "segment")
+DECODERS = ("classify", "ssd", "tflite-detection-postprocess", "yolo", "boxes", "pose", "pose-heatmap", "segment")
 
 
 def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +77,12 @@ def _output(arguments: argparse.Namespace) -> OutputSpec:
     options = dict(_option(text) for text in arguments.set)
     if arguments.activation is not None:
         options["activation"] = arguments.activation
-    if arguments.decoder == "ssd":
+    if arguments.decoder == "ssd" and not {"anchors", "priors"} & options.keys():
         if not arguments.feature_maps:
             raise UserError(
-                "--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1", found="none"
-            )
+                "--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1, or --set 'priors={...}'",
+                found="none",
+            )  # fmt: skip
         maps = [_pair(part, "--feature-maps") for part in arguments.feature_maps.split(",")]
         options["anchors"] = {"feature_maps": maps}
     [kind] = [kind for kind in get_args(OutputSpec) if kind.__struct_config__.tag == arguments.decoder]

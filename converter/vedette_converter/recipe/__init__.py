@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from vedette.contract.errors import ConfigError, UserError
 from vedette.contract.manifest import (
+    BoxesOutput,
     ClassifyOutput,
     Fraction,
     ImageInput,
@@ -30,6 +31,7 @@ from vedette.contract.manifest import (
     Sha256,
     SsdOutput,
     Text,
+    YoloOutput,
 )
 from vedette.contract.wording import nearest
 
@@ -44,6 +46,9 @@ NAME_IN_WORDS: Final = "1 to 64 lower case letters, digits, dots, dashes and _, 
 
 ANY_RATIO: Final = 1000.0
 """The ``[latency] max_ratio`` that promises nothing."""
+
+PicturedOutput: TypeAlias = SsdOutput | YoloOutput | BoxesOutput | ClassifyOutput
+"""What networks of pictures end in."""
 
 RecipeTask: TypeAlias = Literal["detect", "classify", "anomaly", "regress"]
 
@@ -147,7 +152,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it finds: boxes, classes, what is out of the ordinary, or numbers."""
     source: Source | ZooSource
     input: ImageInput | SeriesInput
-    output: SsdOutput | ClassifyOutput | AnomalyHead | RegressOutput
+    output: PicturedOutput | AnomalyHead | RegressOutput
     labels: Labels = Labels()
     golden: GoldenVectors = GoldenVectors()
     series: Series = Series()
@@ -225,9 +230,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.input
 
     @property
-    def pictured(self) -> SsdOutput | ClassifyOutput:
+    def pictured(self) -> PicturedOutput:
         """``output`` of a network that takes pictures. Raises `UserError` for another."""
-        if not isinstance(self.output, SsdOutput | ClassifyOutput):
+        if not isinstance(self.output, PicturedOutput):
             raise UserError(f"{self.name}: a network of pictures is needed", found=f"task {self.task}")
         return self.output
 
@@ -239,6 +244,8 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 _TASKS: dict[type[Struct], RecipeTask] = {
     SsdOutput: "detect",
+    YoloOutput: "detect",
+    BoxesOutput: "detect",
     ClassifyOutput: "classify",
     AnomalyHead: "anomaly",
     RegressOutput: "regress",

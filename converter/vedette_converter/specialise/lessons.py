@@ -50,9 +50,7 @@ def prepare(room: Room, learned: Footage) -> Lesson:
     plain = msgspec.structs.replace(room.input, mean=(0.0,), std=(1.0,))
     height, width = room.size
     resize = ImagePreprocessor(plain, TensorSpec("lesson", (1, height, width, 3), np.dtype(np.uint8), 1.0, 0))
-    regrid = Regrid(
-        room.teacher.output.anchors, room.output.anchors, room.output.box_scale, background=room.output.background
-    )
+    regrid = Regrid(room.teacher.anchors, room.anchors, room.output.box_scale, background=room.output.background)
     columns = [0, *(i + 1 for i in room.teacher.class_ids)] if room.output.background else room.teacher.class_ids
     pixels = np.empty((len(learned) * VIEWS, height, width, 3), np.uint8)
     boxes: list[Float32Array] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from vedette.contract.manifest import ImageInput, SsdOutput
+from vedette.contract.manifest import ImageInput, SsdAnchors, SsdOutput
 from vedette.engine import Runtime, TfliteEngine
 
 from .. import quantise
@@ -35,10 +35,14 @@ class Room:
         return msgspec.structs.replace(self.teacher.input, height=self.size[0], width=self.size[1])
 
     @property
+    def anchors(self) -> SsdAnchors:
+        """Of the small network."""
+        return msgspec.structs.replace(self.teacher.anchors, feature_maps=ssdlite.feature_maps(*self.size))
+
+    @property
     def output(self) -> SsdOutput:
         """Of the small network."""
-        anchors = msgspec.structs.replace(self.teacher.output.anchors, feature_maps=ssdlite.feature_maps(*self.size))
-        return msgspec.structs.replace(self.teacher.output, anchors=anchors)
+        return msgspec.structs.replace(self.teacher.output, anchors=self.anchors)
 
     def engine(self, flatbuffer: bytes, name: str, threads: int = 1) -> TfliteEngine:
         """A flatbuffer in an engine, proved."""

@@ -12,7 +12,7 @@ from typing import Any
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
 from vedette.contract.labels import is_used
-from vedette.contract.manifest import ImageInput, SsdOutput
+from vedette.contract.manifest import ImageInput, SsdAnchors, SsdOutput
 from vedette.contract.wording import nearest
 
 from .. import quantise
@@ -39,7 +39,7 @@ class Teacher:
     def read(cls, wanted: Wanted) -> Teacher:
         bundle = open_bundle(wanted.bundle)
         output = bundle.manifest.output
-        if not isinstance(output, SsdOutput):
+        if not isinstance(output, SsdOutput) or output.anchors is None:
             raise UserError(
                 "no detector that can be specialised", where=wanted.bundle, expected="an SSD with anchors",
                 found=bundle.manifest.output.__struct_config__.tag,
@@ -62,6 +62,12 @@ class Teacher:
     def input(self) -> ImageInput:
         """As published."""
         return self.recipe.recipe.image
+
+    @property
+    def anchors(self) -> SsdAnchors:
+        """Of its head."""
+        assert self.output.anchors is not None  # `read` looked
+        return self.output.anchors
 
     @property
     def source(self) -> TfjsSource:

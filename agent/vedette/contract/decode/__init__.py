@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from ..errors import ModelError
 from ..manifest import (
     AnomalyOutput,
+    BoxesOutput,
     ClassifyOutput,
     HeatmapOutput,
     InputSpec,
@@ -26,6 +27,7 @@ from ..manifest import (
 )
 from ..types import Result, Tensor, TensorSpec
 from .anomaly import AnomalyDecoder
+from .boxes import BoxesDecoder
 from .classify import ClassifyDecoder
 from .heatmap import HeatmapDecoder
 from .pose import PoseDecoder
@@ -83,11 +85,13 @@ def make_decoder(
     else:
         threshold = spec.score_threshold if score_threshold is None else score_threshold
         if isinstance(spec, SsdOutput):
-            decoder = SsdDecoder(spec, tensors, threshold)
+            decoder = SsdDecoder(spec, tensors, threshold, inputs=inputs)
         elif isinstance(spec, PostprocessOutput):
             decoder = PostprocessDecoder(spec, tensors, threshold, labels)
         elif isinstance(spec, YoloOutput):
             decoder = YoloDecoder(spec, tensors, threshold, inputs=inputs)
+        elif isinstance(spec, BoxesOutput):
+            decoder = BoxesDecoder(spec, tensors, threshold, inputs=inputs)
         elif isinstance(spec, PoseOutput):
             decoder = PoseDecoder(spec, tensors, threshold, labels, inputs=inputs)
         elif isinstance(spec, HeatmapOutput):

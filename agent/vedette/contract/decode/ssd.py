@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from ..boxes import nms, nms_of_few
 from ..errors import ModelError
-from ..manifest import SsdAnchors, SsdOutput
+from ..manifest import MAX_ANCHORS, SsdAnchors, SsdOutput, SsdPriors
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, to_score
+from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, picture_sides, to_score
 
 FEW: Final = 32  # values that may pass; so many are looked at one by one, without a call of numpy for each step
 _COLUMNS: Final = np.arange(4)
@@ -55,15 +55,43 @@ def anchor_boxes(spec: SsdAnchors) -> Float32Array:
     return np.concatenate(blocks).astype(np.float32)
 
 
+def prior_boxes(spec: SsdPriors, width: int, height: int) -> Float32Array:
+    """The same of `SsdPriors`, for an input of so many pixels; cells row by row, sizes in order."""
+    cells = [(-(-height // stride), -(-width // stride)) for stride in spec.strides]
+    count = sum(rows * columns * len(sizes) for (rows, columns), sizes in zip(cells, spec.sizes, strict=True))
+    if count > MAX_ANCHORS:
+        raise ModelError("output.priors", expected=f"at most {MAX_ANCHORS} anchors", found=str(count))
+    blocks = []
+    for stride, (rows, columns), sizes in zip(spec.strides, cells, spec.sizes, strict=True):
+        row, column, size = np.meshgrid(np.arange(rows), np.arange(columns), sizes, indexing="ij")
+        y, x = (row + 0.5) * stride / height, (column + 0.5) * stride / width
+        blocks.append(np.stack([y, x, size / height, size / width], axis=-1).reshape(-1, 4))
+    boxes = np.concatenate(blocks).astype(np.float32)
+    return np.minimum(boxes, np.float32(1)) if spec.clip else boxes
+
+
 class SsdDecoder:
     """See the module."""
 
-    def __init__(self, spec: SsdOutput, tensors: Sequence[TensorSpec], score_threshold: float) -> None:
+    def __init__(
+        self,
+        spec: SsdOutput,
+        tensors: Sequence[TensorSpec],
+        score_threshold: float,
+        *,
+        inputs: Sequence[TensorSpec] = (),
+    ) -> None:
+        """``inputs``: the network's; needed for priors."""
         self._boxes_index = spec.boxes
         self._scores_index = spec.scores
         self._box_tensor = pick(tensors, spec.boxes, "boxes")
         self._score_tensor = pick(tensors, spec.scores, "scores")
-        self._anchors = anchor_boxes(spec.anchors)
+        if spec.anchors is not None:
+            self._anchors = anchor_boxes(spec.anchors)
+        else:
+            assert spec.priors is not None  # the manifest's own check
+            self._anchors = prior_boxes(spec.priors, *picture_sides(inputs))
+        self._order = None if spec.order == "yxhw" else np.array([1, 0, 3, 2])
         expect_shape(self._box_tensor, "boxes", (1, len(self._anchors), 4))
         expect_shape(self._score_tensor, "scores", (1, len(self._anchors), None))
         self._columns = self._score_tensor.shape[2]
@@ -149,7 +177,8 @@ class SsdDecoder:
             if not score >= self._threshold:  # nor is NaN
                 continue
             anchor, column = divmod(position, self._columns)
-            raw_y, raw_x, raw_height, raw_width = boxes[anchor].tolist()
+            encoded = boxes[anchor] if self._order is None else boxes[anchor][self._order]
+            raw_y, raw_x, raw_height, raw_width = encoded.tolist()
             anchor_y, anchor_x, height, width = self._anchors[anchor].tolist()
             y = of_y[raw_y] * height + anchor_y
             x = of_x[raw_x] * width + anchor_x
@@ -176,7 +205,7 @@ class SsdDecoder:
     def _decode_boxes(self, raw: Tensor, index: NDArray[np.intp]) -> Float32Array:
         # y = ty / sy * ha + ya, h = exp(th / sh) * ha (Ren et al., arXiv 1506.01497, eq. 2, with the box coder's scales)
         anchors = self._anchors[index]
-        chosen = raw[index]
+        chosen = raw[index] if self._order is None else raw[index][:, self._order]
         boxes = np.empty((len(index), 4), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # the caller drops what is not finite
             if self._encoded_of is None:
