@@ -101,11 +101,14 @@ def make_decoder(
         else:
             decoder = SegmentDecoder(spec, tensors, threshold)
     if decoder.classes is not None and labels != decoder.classes:
+        fix = "give the labels file that belongs to this model"
+        if isinstance(spec, BoxesOutput) and spec.background == "none" and labels == decoder.classes - 1:
+            fix += ', or say which score is the background\'s: background = "first" or "last"'
         raise ModelError(
             "labels do not fit the network",
             expected=f"{decoder.classes} labels, one {_LABELLED[task_of(spec)]}",
             found=f"{labels}",
-            fix="give the labels file that belongs to this model",
+            fix=fix,
         )
     return decoder
 
