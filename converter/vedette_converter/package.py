@@ -48,6 +48,7 @@ from .recipe import RecipeFile
 from .subject import Subject
 
 LEAST_INPUTS: Final = 32
+NAMED: Final = 20  # pictures in an error
 PARTS_TRIED: Final = 4096
 CLEAR: Final = 0.7  # score of a golden part: well above CONFIDENT, which is what is judged
 PICTURE_SIDE: Final = 160  # pixels of the golden picture's longer side
@@ -92,17 +93,24 @@ def make_golden(before: Subject, after: Subject, folder: Path, raw: int, *, clas
 
 
 def _sure_pictures(before: Subject, pictures: Sequence[Path]) -> Iterator[tuple[UInt8Array, Result]]:
+    unsure: list[tuple[Path, float]] = []
     for path in pictures:
         pixels = read_picture(path)
         found = before.on_tensor(before.preprocess(pixels))
         if not isinstance(found, Detections):
             raise FaultError("the recipe's decoder finds no boxes", found=type(found).__name__)
         if not (found.scores >= CONFIDENT).any():
-            raise UserError(
-                "proves nothing as a golden picture", where=path, expected=f"a detection with score >= {CONFIDENT:g}",
-                found=f"{found.scores.max(initial=0.0):.2f} at best",
-            )  # fmt: skip
+            unsure.append((path, float(found.scores.max(initial=0.0))))
+            continue
         yield pixels, found
+    if unsure:
+        (first, best), *others = unsure
+        named = ", ".join(path.name for path, _ in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        raise UserError(
+            "proves nothing as a golden picture", where=first, expected=f"a detection with score >= {CONFIDENT:g}",
+            found=f"{best:.2f} at best" + (f", and {len(others)} more such: {named}" if others else ""),
+            fix=f"leave them out: {len(pictures) - len(unsure)} are left, and {LEAST_INPUTS} needed",
+        )  # fmt: skip
 
 
 def _sure_parts(before: Subject, folder: Path) -> Iterator[tuple[UInt8Array, Result]]:
