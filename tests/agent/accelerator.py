@@ -51,13 +51,13 @@ class TestDelegate:
         return Delegate(name, str(self.library), {"command": str(self.command)})
 
 
-def compiled(kind: str) -> bytes:
-    """The tiny network with its softmax in the place of an Edge TPU's op, so that no CPU can run it."""
+def compiled(kind: str, op_name: bytes = CUSTOM_OP) -> bytes:
+    """The tiny network with its softmax in the place of an Edge TPU's op, or another, so that no CPU can run it."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs((DATA / f"tiny-{kind}.tflite").read_bytes(), 0))
     for code in model.operatorCodes:
         if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
             code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-            code.customCode = CUSTOM_OP
+            code.customCode = op_name
     for op in model.subgraphs[0].operators:
         if model.operatorCodes[op.opcodeIndex].builtinCode == schema.BuiltinOperator.CUSTOM:
             op.builtinOptions, op.builtinOptionsType = None, 0

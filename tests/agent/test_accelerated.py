@@ -20,7 +20,7 @@ from tiny import DATA
 from vedette.contract.errors import EngineRefusedError, ModelError
 from vedette.contract.manifest import ClassifyOutput, Tolerance
 from vedette.demo.broker import LOOPBACK
-from vedette.engine import AcceleratedEngine, Engine, Proof, TfliteEngine, load_runtime
+from vedette.engine import AcceleratedEngine, Engine, Proof, TfliteEngine, load_runtime, probe
 from vedette.models.acceleration import Acceleration, accelerate, check_acceleration
 from vedette.models.model import PlainModel, read_model
 
@@ -331,3 +331,30 @@ def test_a_check_tries_the_accelerator(
     [line] = [line for line in done.stdout.splitlines() if "door: accelerator" in line]
     assert line.startswith("ok" if code == 0 else "bad") and says in line, done.stdout + done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("op", "problem", "advice"),
+    [
+        (b"edgetpu-custom-op", "is compiled for the Edge TPU, and no CPU runs it", "a bundle can carry both"),
+        (
+            b"PosenetDecoderOp",
+            "needs an operation that the runtime has no kernel for",
+            "found PosenetDecoderOp; export",
+        ),
+        (
+            b"FlexRFFT",
+            "needs an operation that the runtime has no kernel for",
+            "convert the network with TFLITE_BUILTINS",
+        ),
+    ],
+)
+def test_an_operation_without_a_kernel_is_named_with_the_way_out(
+    tmp_path: Path, op: bytes, problem: str, advice: str
+) -> None:
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(compiled("uint8", op))
+    for refused in (lambda: probe(path), lambda: TfliteEngine(path, load_runtime())):
+        with pytest.raises(ModelError) as caught:
+            refused()
+        assert caught.value.line().startswith(f"{path}: {problem}: expected ") and advice in caught.value.line()

@@ -150,10 +150,17 @@ def test_an_op_that_the_runtime_lacks_is_named(tf: Any, tmp_path: Path) -> None:
     model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
     model.operatorCodes[0].customCode = "Frobnicate"
     path.write_bytes(tflite._pack(model))
-    with pytest.raises(
-        ModelError, match=r"c\.tflite: the TFLite runtime will not have it: found .*custom op: Frobnicate"
-    ):
+    with pytest.raises(ModelError, match=r"c\.tflite: needs an operation that .* no kernel for: .*, found Frobnicate"):
         load(path)
+
+
+def test_an_operation_that_xnnpack_alone_has_is_no_hindrance(tf: Any) -> None:
+    network = load(DATA / "selfie_segmentation.tflite")
+    shown = [np.full((1, 256, 256, 3), level, np.float32) for level in (0.2, 0.8)]
+    made = quantise.convert(network, Quantise(precision="float16"), lambda: iter(shown))
+    assert len(made) < 0.6 * len(network.flatbuffer or b"")
+    with pytest.raises(ModelError, match=r"would stay in float32: found Convolution2DTransposeBias at layer segment"):
+        quantise.convert(network, Quantise(), lambda: iter(shown))
 
 
 def test_the_published_files(tf: Any, shared_data: Path) -> None:

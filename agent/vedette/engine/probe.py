@@ -26,7 +26,7 @@ _CHILD: Final = (
     "import sys; from vedette.engine.child import end_with; end_with(int(sys.argv[1])); "
     "from vedette.engine.probe import {0}; sys.exit({0}(*sys.argv[2:]))"
 )
-_REFUSED: Final = 3  # the child's exit code for "the runtime said no", its last line saying why
+_REFUSED: Final = 3  # the child's exit code for "the runtime said no", its output saying why: see `_refuse`
 
 
 def probe(path: Path, runtime: str = "auto") -> None:
@@ -58,8 +58,8 @@ def _run(path: Path, function: str, *arguments: str) -> str:
         os.close(alive)
     if done.returncode == 0:
         return done.stdout
-    if done.returncode == _REFUSED:
-        raise ModelError("cannot be run", where=path, found=" ".join(done.stdout.split()))
+    if done.returncode == _REFUSED and done.stdout:
+        raise ModelError(where=path, **msgspec.json.decode(done.stdout, type=dict[str, str]))
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise ModelError(
@@ -81,8 +81,7 @@ def _load(path: str, runtime_name: str) -> int:
         inputs, outputs = engine.allocate()
         engine.invoke(inputs, outputs)
     except VedetteError as error:
-        print(error.found.strip() or error.line())
-        return _REFUSED
+        return _refuse(path, error, error.found.strip() or error.line())
     return 0
 
 
@@ -103,7 +102,15 @@ def _self_test(path: str, sha256: str, runtime_name: str, threads: str) -> int:
         vectors = golden.decode(bundle.read("golden.npz"), where)
         outcome = run_self_test(engine, bundle.manifest, len(bundle.labels), vectors, where)
     except VedetteError as error:
-        print(error.line())
-        return _REFUSED
+        return _refuse(path, error, error.line())
     print(msgspec.json.encode(outcome).decode())
     return 0
+
+
+def _refuse(path: str, error: VedetteError, found: str) -> int:
+    """Prints a `ModelError` of this file without where, for the parent to raise: this one, if it says what to do."""
+    said = {"problem": "cannot be run", "found": " ".join(found.split())}
+    if error.fix and str(error.where) == path:
+        said = {name: getattr(error, name) for name in ("problem", "expected", "found", "fix")}
+    print(msgspec.json.encode(said).decode())
+    return _REFUSED

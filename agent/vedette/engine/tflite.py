@@ -19,6 +19,7 @@ from vedette.contract.types import Tensor, TensorSpec
 from .base import EngineDescription
 from .child import describe
 from .native_log import captured_stderr
+from .refusal import refusal
 from .runtime import Runtime
 
 Kernels = Literal["default", "builtin", "reference"]
@@ -63,9 +64,7 @@ class TfliteEngine:
                 )
                 interpreter.allocate_tensors()
         except (ValueError, RuntimeError, TypeError, MemoryError) as error:
-            raise ModelError(
-                f"{runtime} cannot load it", where=path, found=" ".join(" ".join([str(error), *native]).split())
-            ) from None
+            raise refusal(f"{runtime} cannot load it", path, " ".join([str(error), *native])) from None
         self._interpreter: Any = interpreter
         self._inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())
         self._outputs = tuple(_spec(detail) for detail in interpreter.get_output_details())

@@ -87,8 +87,9 @@ def _try_out(content: bytes, where: str) -> None:
         try:
             probe(Path(file.name))
         except ModelError as error:
+            problem = error.problem if error.fix else "the TFLite runtime will not have it"
             found = error.found.replace(file.name, where)
-            raise ModelError("the TFLite runtime will not have it", where=where, found=found, fix=error.fix) from None
+            raise ModelError(problem, where=where, expected=error.expected, found=found, fix=error.fix) from None
 
 
 def _network(flatbuffer: bytes, where: str) -> Network:

@@ -11,6 +11,7 @@ from vedette.contract.errors import FaultError, UserError
 from vedette.contract.types import Float32Array, Tensor
 from vedette.engine import load_runtime
 from vedette.engine.native_log import captured_stderr
+from vedette.engine.refusal import lacking
 
 from .samples import Sample, tensors
 
@@ -24,23 +25,15 @@ class Trace:
         ``delegate``: XNNPACK, five times as fast for float; else TFLite's own kernels, which let a NaN through where
         XNNPACK's clamping may swallow it. Raises `FaultError`.
         """
-        module = load_runtime("litert").module
-        kernels = module.OpResolverType
-        native: list[str] = []
+        kernels = load_runtime("litert").module.OpResolverType
         try:
-            with captured_stderr() as native, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of the memory that keeping takes
-                self._interpreter: Any = module.Interpreter(
-                    model_content=flatbuffer,
-                    num_threads=1,
-                    experimental_preserve_all_tensors=keep,
-                    experimental_op_resolver_type=kernels.AUTO
-                    if delegate
-                    else kernels.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-                )
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise FaultError("the network does not load", found=" ".join([str(error).strip(), *native])) from None
+            self._interpreter = _loaded(
+                flatbuffer, keep, kernels.AUTO if delegate else kernels.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            )
+        except FaultError as error:
+            if delegate or not lacking(error.found):
+                raise
+            self._interpreter = _loaded(flatbuffer, keep, kernels.AUTO)  # XNNPACK has some of MediaPipe's own
         self._inputs = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
         self._details = {int(d["index"]): d for d in self._interpreter.get_tensor_details()}
@@ -80,6 +73,22 @@ class Trace:
     def outputs(self) -> list[Float32Array]:
         """The network's outputs as reals."""
         return [self.real(int(d["index"])) for d in self._outputs]
+
+
+def _loaded(flatbuffer: bytes, keep: bool, resolver: Any) -> Any:
+    native: list[str] = []
+    try:
+        with captured_stderr() as native, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of the memory that keeping takes
+            interpreter = load_runtime("litert").module.Interpreter(
+                model_content=flatbuffer, num_threads=1, experimental_preserve_all_tensors=keep,
+                experimental_op_resolver_type=resolver,
+            )  # fmt: skip
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        said = " ".join(" ".join([str(error), *native]).split())
+        raise FaultError("the network does not load", found=said) from None
+    return interpreter
 
 
 def run_outputs(flatbuffer: bytes, samples: list[Sample]) -> list[list[Float32Array]]:
