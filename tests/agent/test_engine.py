@@ -202,6 +202,17 @@ def test_a_buffer_that_does_not_fit_is_a_fault_of_the_engine(runtime: Runtime) -
     engine.invoke(inputs, outputs)  # and it still works
 
 
+def test_an_output_whose_size_is_computed_from_an_open_batch_has_it_from_the_beginning(runtime: Runtime) -> None:
+    path = DATA / "tiny-open-batch.tflite"
+    probe(path, runtime.name)
+    engine = TfliteEngine(path, runtime)
+    assert [tensor.shape for tensor in engine.outputs] == [(1, 16, 3)]
+    inputs, outputs = engine.allocate()
+    inputs[0][...] = np.arange(48).reshape(1, 4, 4, 3)
+    engine.invoke(inputs, outputs)
+    assert (outputs[0] == inputs[0].reshape(1, 16, 3)).all()
+
+
 def test_an_output_whose_size_depends_on_the_input_is_said_to_be_one(runtime: Runtime) -> None:
     path = DATA / "tiny-any-size.tflite"
     engine = TfliteEngine(path, runtime)

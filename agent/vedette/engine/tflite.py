@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,8 @@ class TfliteEngine:
             raise refusal(f"{runtime} cannot load it", path, " ".join([str(error), *native])) from None
         self._interpreter: Any = interpreter
         self._inputs = tuple(_spec(detail) for detail in interpreter.get_input_details())
+        if any(-1 in detail["shape_signature"][1:] for detail in interpreter.get_output_details()):
+            self._find_sizes()
         self._outputs = tuple(_spec(detail) for detail in interpreter.get_output_details())
         if not self._inputs or not self._outputs:
             raise ModelError(
@@ -78,6 +81,13 @@ class TfliteEngine:
         engine_class = runtime.engine_class(self._inputs[0].dtype) if kernels == "default" else kernels
         delegate = "xnnpack" if engine_class == "xnnpack" else "none"
         self._description = EngineDescription(str(runtime), delegate, threads, engine_class)
+
+    def _find_sizes(self) -> None:
+        """Runs it on zeros: of a batch that is left open, sizes further on may be computed from it, and are 1 until then."""
+        with suppress(ValueError, RuntimeError):  # then what is declared may be what there is
+            for detail, spec in zip(self._interpreter.get_input_details(), self._inputs, strict=True):
+                self._interpreter.set_tensor(detail["index"], spec.allocate())
+            self._interpreter.invoke()
 
     @property
     def description(self) -> EngineDescription:

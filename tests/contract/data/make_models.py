@@ -74,8 +74,19 @@ def of_any_size() -> bytes:
     return tf.lite.TFLiteConverter.from_concrete_functions([bright.get_concrete_function()]).convert()
 
 
+def of_an_open_batch() -> bytes:
+    """Its output: the pixels as rows, whose number is computed from the batch and said to be 1 until it has run."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 4, 3), tf.float32)])
+    def rows(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(pixels, (tf.shape(pixels)[0], -1, 3))
+
+    return tf.lite.TFLiteConverter.from_concrete_functions([rows.get_concrete_function()]).convert()
+
+
 def main() -> None:
-    """Writes the four files."""
+    """Writes the five files."""
+    (HERE / "tiny-open-batch.tflite").write_bytes(of_an_open_batch())
     (HERE / "tiny-any-size.tflite").write_bytes(of_any_size())
     model = network()
     for name, dtype in (("float32", None), ("int8", tf.int8), ("uint8", tf.uint8)):
