@@ -165,7 +165,9 @@ def test_a_model_that_is_not_there(command: str, street: Path) -> None:
 
 
 def test_a_plain_model_must_be_explained(street: Path, labels_file: Path) -> None:
-    assert "--decoder" in mistake("infer", TINY, street)
+    for command in (("infer", TINY, street), ("show", TINY), ("bench", TINY)):
+        line = mistake(*command)
+        assert "--decoder" in line and "uint8[1, 16, 16, 3]; output 0: StatefulPartitionedCall" in line
     assert "--labels" in mistake("infer", TINY, street, "--decoder", "classify")
     float_line = mistake("infer", FLOAT, street, "--decoder", "classify", "--labels", labels_file)
     assert "--mean" in float_line

@@ -10,15 +10,19 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 _MAX_ITEMS: Final = 10_000  # in one vector of tables; a bound on the work a hostile file can ask for
+_MAX_NAMED: Final = 12  # tensors of a line for people
+_DTYPES: Final = (
+    "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
+)  # fmt: skip
 _MAX_TABLES: Final = 100_000  # that are looked at before a model is called whole
 
 # field numbers in their tables
 _MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS = 1, 2, 4
 _SUBGRAPH_TENSORS, _SUBGRAPH_INPUTS, _SUBGRAPH_OUTPUTS, _SUBGRAPH_OPERATORS = 0, 1, 2, 3
-_TENSOR_SHAPE, _TENSOR_NAME = 0, 3
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_SIGNATURE = 0, 1, 3, 7
 _OPERATOR_INPUTS, _OPERATOR_OUTPUTS = 1, 2
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 
@@ -87,12 +91,19 @@ class Table:
         start, count = self.vector(number, 1)
         return self.data[start : start + count]
 
+    def integers(self, number: int) -> tuple[int, ...]:
+        """A vector of int32; empty where the table has none. More than 10,000 are none."""
+        return self._numbers(number, "i")
+
     def floats(self, number: int) -> tuple[float, ...]:
         """A vector of float32; empty where the table has none. More than 10,000 are none."""
+        return self._numbers(number, "f")
+
+    def _numbers(self, number: int, form: str) -> tuple[Any, ...]:
         start, count = self.vector(number, 4)
         if count > _MAX_ITEMS:
             raise BrokenError
-        return struct.unpack_from(f"<{count}f", self.data, start)
+        return struct.unpack_from(f"<{count}{form}", self.data, start)
 
 
 def is_whole(model: bytes) -> bool:
@@ -132,3 +143,26 @@ def _tables(model: Table) -> Iterator[Table]:
             operator.vector(_OPERATOR_INPUTS, 4)
             operator.vector(_OPERATOR_OUTPUTS, 4)
             yield operator
+
+
+def interface(model: bytes) -> str:
+    """For people: what the network takes and gives, by number, name, dtype and shape; -1 for a size that is left open. ""
+    where it cannot be read."""
+    try:
+        subgraph = Table(model, struct.unpack_from("<I", model)[0]).tables(_MODEL_SUBGRAPHS)[0]
+        tensors = subgraph.tables(_SUBGRAPH_TENSORS)
+        taken, given = (
+            [_named(tensors[index]) for index in subgraph.integers(number)[:_MAX_NAMED]]
+            for number in (_SUBGRAPH_INPUTS, _SUBGRAPH_OUTPUTS)
+        )
+    except (BrokenError, IndexError, struct.error):
+        return ""
+    outputs = ", ".join(f"{number}: {tensor}" for number, tensor in enumerate(given))
+    return f"input {', '.join(taken)}; output {outputs}"
+
+
+def _named(tensor: Table) -> str:
+    kind = tensor.scalar(_TENSOR_TYPE, "<B")
+    shape = list(tensor.integers(_TENSOR_SIGNATURE) or tensor.integers(_TENSOR_SHAPE))
+    name = tensor.bytes_(_TENSOR_NAME)[-60:].decode("utf-8", "replace")
+    return f"{name} {_DTYPES[kind] if kind < len(_DTYPES) else f'type {kind}'}{shape}"

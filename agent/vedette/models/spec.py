@@ -17,7 +17,7 @@ import numpy as np
 
 from vedette.contract.bundle import Bundle, has_archive, open_bundle, third_party_archive
 from vedette.contract.errors import ModelError
-from vedette.contract.flatbuffer import is_whole
+from vedette.contract.flatbuffer import interface, is_whole
 from vedette.contract.image_options import ImageOptions
 from vedette.contract.labels import parse_third_party_labels
 from vedette.contract.manifest import (
@@ -163,6 +163,7 @@ def _read(path: Path, plain: PlainModel | None, trust: Trust | None) -> ModelSpe
     if plain.output is None:
         raise ModelError(
             "has no manifest, so nobody knows what its output tensors mean", where=path, expected="a decoder",
+            found=interface(data),
             fix="give one: --decoder NAME (in a config: [pipeline.NAME.plain.output], see the end of vedette.toml)",
         )  # fmt: skip
     labels = _plain_labels(path, plain, plain.output)
