@@ -92,6 +92,24 @@ def test_shares_boxes_and_centroids_are_what_a_plain_loop_counts(case: Any) -> N
         np.testing.assert_allclose(centroid, wanted[2], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_classes_that_the_network_chose_are_summed_up_as_scores_are(dtype: Any) -> None:
+    chosen = np.random.default_rng(7).integers(0, 4, (1, 9, 7))
+    seen = (0.0, 0.26, 1.0, 0.74)
+    scores = (chosen[..., None] == np.arange(4)).astype(np.float32)
+    expected = decode(scores, seen, background=True)
+    decoder = make_decoder(SegmentOutput(background=True), [TensorSpec("ArgMax", chosen.shape, np.dtype(dtype))], 4)
+    assert isinstance(decoder, SegmentDecoder)
+    found = decoder([chosen.astype(dtype)], seen=seen)
+    for name in ("class_ids", "shares", "boxes", "centroids"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert decoder.unlabelled == ()
+    fewer = make_decoder(SegmentOutput(), [TensorSpec("ArgMax", chosen.shape, np.dtype(dtype))], 2)
+    assert isinstance(fewer, SegmentDecoder)
+    assert sorted(fewer([chosen.astype(dtype)]).class_ids.tolist()) == [0, 1] and fewer.unlabelled == (2, 3)
+    assert sum(fewer([chosen.astype(dtype)]).shares.tolist()) < 0.9, "cells of other classes are cells all the same"
+
+
 def test_cells_without_a_number_belong_to_no_class() -> None:
     raw = np.full((1, 4, 4, 2), np.nan, np.float32)
     for activation in ("none", "sigmoid", "softmax"):
@@ -116,6 +134,11 @@ def test_nothing_is_seen_of_a_picture_narrower_than_a_cell() -> None:
 def test_tensors_that_do_not_fit_are_refused(shape: Any, labels: int, options: Any, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         make_decoder(SegmentOutput(**options), [TensorSpec("a", shape, F32)], labels)
+
+
+def test_classes_that_were_chosen_have_no_scores_left_to_be_made() -> None:
+    with pytest.raises(ModelError, match='and no scores: expected activation "none", found softmax'):
+        make_decoder(SegmentOutput(activation="softmax"), [TensorSpec("a", (1, 4, 4), np.dtype(np.int64))], 3)
 
 
 # --- MediaPipe's selfie segmentation ---

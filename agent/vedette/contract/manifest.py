@@ -202,8 +202,8 @@ class HeatmapOutput(
 
 
 class SegmentOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="decoder", tag="segment"):
-    """A score a class for each cell of a grid: (1, rows, columns, classes). What is reported is each class's share of the
-    picture, the box around its cells, and their centroid.
+    """A score a class for each cell of a grid, (1, rows, columns, classes); or, of whole numbers, the class that the network
+    chose, (1, rows, columns). Reported are each class's share of the picture, the box around its cells, and their centroid.
     """
 
     scores: Index = 0

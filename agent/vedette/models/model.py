@@ -181,7 +181,7 @@ class Model:
 
     def _doubt(self, decoder: Decoder, result: Result) -> Doubt | None:
         """Looks at the outputs as a whole only where nothing was found in them, and where they can hold NaN."""
-        if isinstance(decoder, PostprocessDecoder) and decoder.unlabelled:
+        if isinstance(decoder, PostprocessDecoder | SegmentDecoder) and decoder.unlabelled:
             return Doubt(
                 "no_label", len(decoder.unlabelled), f"labels do not fit the network: it found class "
                 f"{decoder.unlabelled[0]:g}, counted from 0, and there are {len(self.spec.labels)} labels; give the labels "

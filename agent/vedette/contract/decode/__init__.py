@@ -99,7 +99,7 @@ def make_decoder(
         elif isinstance(spec, ClassifyOutput):
             decoder = ClassifyDecoder(spec, tensors, threshold)
         else:
-            decoder = SegmentDecoder(spec, tensors, threshold)
+            decoder = SegmentDecoder(spec, tensors, threshold, labels)
     if decoder.classes is not None and labels != decoder.classes:
         fix = "give the labels file that belongs to this model"
         if isinstance(spec, BoxesOutput) and spec.background == "none" and labels == decoder.classes - 1:

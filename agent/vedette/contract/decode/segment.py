@@ -19,12 +19,20 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 class SegmentDecoder:
     """See the module."""
 
-    def __init__(self, spec: SegmentOutput, tensors: Sequence[TensorSpec], score_threshold: float) -> None:
+    def __init__(self, spec: SegmentOutput, tensors: Sequence[TensorSpec], score_threshold: float, labels: int) -> None:
         self._spec = spec
         self._tensor = pick(tensors, spec.scores, "scores")
-        expect_shape(self._tensor, "scores", (1, None, None, None))
-        _, self._rows, self._columns, self._classes = self._tensor.shape
-        if self._classes == 1 and (spec.activation == "softmax" or spec.background):
+        self._chosen = self._tensor.dtype.kind in "iu" and not self._tensor.quantised and len(self._tensor.shape) == 3
+        expect_shape(self._tensor, "scores", (1, None, None) if self._chosen else (1, None, None, None))
+        _, self._rows, self._columns, self._classes = (*self._tensor.shape, labels)[:4]
+        self.unlabelled: tuple[int, ...] = ()
+        """The classes without a label of what was left out last."""
+        if self._chosen and spec.activation != "none":
+            raise ModelError(
+                f"output.scores: tensor {self._tensor.name}: the class of each cell, and no scores",
+                expected='activation "none"', found=spec.activation,
+            )  # fmt: skip
+        if not self._chosen and self._classes == 1 and (spec.activation == "softmax" or spec.background):
             raise ModelError(
                 "output: one class alone", expected='activation "sigmoid" or "none", and no background',
                 found=f"{spec.activation}, background = {str(spec.background).lower()}",
@@ -32,9 +40,9 @@ class SegmentDecoder:
         self._threshold = score_threshold
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int | None:
         """How many classes the network tells apart, the background counted: it has a label too."""
-        return self._classes
+        return None if self._chosen else self._classes
 
     def __call__(
         self,
@@ -46,11 +54,11 @@ class SegmentDecoder:
         y_max, in which the picture is. What the network says of the bars beside it does not count."""
         columns = _inside(self._columns, seen[0], seen[2])
         rows = _inside(self._rows, seen[1], seen[3])
-        grid = outputs[self._spec.scores].reshape(self._rows, self._columns, self._classes)[rows, columns]
+        grid = outputs[self._spec.scores].reshape(self._rows, self._columns, -1)[rows, columns]
         if not grid.size:
             none = np.empty((0, 4), np.float32)
             return Segments(np.empty(0, np.int32), none[:, 0], none, none[:, :2])
-        class_ids = self._class_of(grid)
+        class_ids = self._labelled(grid[:, :, 0]) if self._chosen else self._class_of(grid)
         cells = np.nonzero(class_ids >= 0)
         found = class_ids[cells].astype(np.intp)
         by_row = _histogram(found, cells[0], self._classes, grid.shape[0])
@@ -70,6 +78,12 @@ class SegmentDecoder:
             np.stack([x_min, y_min, x_max, y_max], axis=1).astype(np.float32),
             np.stack([x_mean, y_mean], axis=1).astype(np.float32),
         )
+
+    def _labelled(self, class_ids: Tensor) -> NDArray[np.int32]:
+        """(rows, columns): what the network chose, -1 where that has no label."""
+        known = (class_ids >= 0) & (class_ids < self._classes)
+        self.unlabelled = () if known.all() else tuple(np.unique(class_ids[~known]).tolist())
+        return np.where(known, class_ids.astype(np.int32), np.int32(-1))
 
     def _class_of(self, grid: Tensor) -> NDArray[np.int32]:
         """(rows, columns): the best class of each cell, -1 where it scores too little or is no number."""
