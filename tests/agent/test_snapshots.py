@@ -203,6 +203,17 @@ def test_what_is_drawn_is_what_is_reported(tmp_path: Path) -> None:
     assert np.abs(drawn.astype(int) - 90).max() > 50
 
 
+def test_what_an_event_is_about_is_drawn_though_it_scores_too_little_to_be_reported(tmp_path: Path) -> None:
+    grey = np.full((240, 320, 3), 90, np.uint8)
+    both = found((0, 0.4, (0.1, 0.2, 0.4, 0.8)), (0, 0.3, (0.6, 0.2, 0.9, 0.8)))
+    followed = Followed(np.array([3, 5], np.int32), (Event("track_began", 0, track=5),), None)
+    with Taken(tmp_path) as taken:
+        taken.see(both, followed, pixels=grey)
+        taken.wait(kept=1)
+    changed = np.abs(read(pictures(tmp_path)[0]).astype(int) - 90).max(axis=(0, 2)) > 50
+    assert not changed[:160].any() and changed[190:].any()
+
+
 def test_a_fault_while_developing_shows_nothing_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

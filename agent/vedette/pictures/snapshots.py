@@ -21,6 +21,7 @@ from typing import Annotated, Final
 import cv2
 import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
 from vedette.clock import rfc3339
 from vedette.contract.errors import StateError
@@ -188,7 +189,8 @@ class Snapshots:
         event = next((e for e in followed.events if e.kind in self._options.events), None)
         if event is not None and frame.captured_ns >= self._event_due_ns:
             self._event_due_ns = frame.captured_ns + int(self._options.events_every_s * 1e9)
-            self._take(frame, result, _why(event), event.box)
+            of = None if followed.ids is None or event.track is None else followed.ids == event.track
+            self._take(frame, result, _why(event), event.box, of=of)
         elif self._options.uncertain and frame.captured_ns >= self._uncertain_due_ns:
             doubt = self._doubt(result)
             if doubt is not None:
@@ -217,15 +219,20 @@ class Snapshots:
         why: str,
         focus: tuple[float, float, float, float] | None,
         *,
+        of: NDArray[np.bool_] | None = None,
         plain: bool = False,
     ) -> None:
+        """``of``: (n,) which detection the event is about, to be drawn even where its score is too poor to be reported."""
         if self._queue.full():
             self._count("queue")  # before anything is copied
             return
         private = np.empty((0, 4), np.float32)
         if isinstance(result, Detections):
             private = result.boxes[self._private[result.class_ids]]
-        shown, _ = LabelFilter(self._thresholds()).select(result)
+        reported = LabelFilter(self._thresholds())
+        shown, _ = reported.select(result)
+        if isinstance(result, Detections) and of is not None and of.any():
+            shown = result.take(np.union1d(reported.index(result), of.nonzero()[0]).astype(np.intp))
         drawn = shown if isinstance(shown, Detections | Poses | Segments) and self._options.draw and not plain else None
         # the pipeline's buffer is used again as soon as this returns
         shot = _Shot(own_bgr(frame.pixels), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
