@@ -17,6 +17,7 @@ from vedette.contract.errors import SourceLostError
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.types import Readings, Window
 from vedette.flow.feed import WINDOWS, WindowFeed, stop_all
+from vedette.messages.reports import sensor
 from vedette.sources import Outcome, SensorOptions, SensorSource, make_sensor_source
 from vedette.sources.lines import Tally
 
@@ -106,6 +107,15 @@ def test_a_live_sensor_drops_the_oldest_windows_and_counts_them() -> None:
         first = fed.feed.take(DEADLINE_S)
         assert isinstance(first, Window) and int(first.values[0, 0]) == WINDOWS * SPEC.stride
         assert first.seq == WINDOWS + 1, "dropped ones are counted in seq"
+
+
+@pytest.mark.parametrize("step_s", [0.0001, 1 / 3, 1800])
+def test_the_rate_of_a_slow_sensor_is_told_as_exactly_as_that_of_a_quick_one(step_s: float) -> None:
+    times_ns = (np.arange(9) * step_s * 1e9).astype(np.int64)
+    slow = Readings(np.zeros((9, 2), np.float32), times_ns, 0, True)
+    with Fed(Scripted([slow, None], live=False, endless=False)) as fed:
+        fed.firsts()
+        assert sensor(fed.feed).rate_hz == pytest.approx(1 / step_s, rel=1e-5)
 
 
 def test_feeds_are_stopped_together() -> None:

@@ -124,7 +124,7 @@ def sensor(feed: WindowFeed) -> wire.SensorInfo:
     return wire.SensorInfo(
         readings=counts.readings,
         windows=counts.windows,
-        rate_hz=None if cadence is None else round(cadence.rate_hz, 3),
+        rate_hz=None if cadence is None else float(f"{cadence.rate_hz:.6g}"),
         jitter_ms=None if cadence is None else round(cadence.jitter_ms, 3),
         gaps=counts.gaps,
         late=counts.late,
