@@ -226,7 +226,8 @@ def test_the_table_has_a_row_a_figure(built: tuple[Measured, Bundle]) -> None:
         assert row in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {4, 5}  # a network a column; the gate and the self-test have tables of their own
-    assert report.written(bundle).startswith(f"{bundle.path}: 0.")
+    line = report.written(bundle)
+    assert line.startswith(f"{bundle.path}: ") and " KB (flatbuffer " in line and f"sha256 {bundle.sha256}" in line
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ def _bytes(size: int, before: int) -> str:
 def written(bundle: Bundle) -> str:
     """One line on the bundle and its parts."""
     parts = {"flatbuffer": bundle.manifest.flatbuffer_bytes, **bundle.members}
-    listed = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in parts.items() if size >= 10_000)
-    return f"{bundle.path}: {bundle.path.stat().st_size / 1e6:.2f} MB ({listed}), sha256 {bundle.sha256}"
+    listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items() if size >= 1000)
+    return f"{bundle.path}: {in_bytes(bundle.path.stat().st_size)} ({listed}), sha256 {bundle.sha256}"
 
 
 def as_object(measured: Measured | None, bundle: Bundle | None, error: str | None) -> dict[str, Any]:
