@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from rich.console import Console
 
 from vedette.contract.manifest import Channel, RegressOutput, SeriesInput
 from vedette.demo.chart import BLANK, Axis, axis_of, cells, dots, envelope, steps
+from vedette.demo.performance import START_S
 from vedette.demo.plot import WIDTH, plot
 from vedette.demo.recording import Recording, read_whole
 from vedette.demo.seen import SeenWindows
+from vedette.demo.sensor import SensorShow
 from vedette.demo.sensor_view import Moment, live, plain_line
 from vedette.models.model import ModelSpec, read_model
 from vedette.mqtt.events import EVENT_MESSAGES, StateMessage
 from vedette.mqtt.results import RESULT_MESSAGES
-from vedette.sources import SensorOptions
+from vedette.sources import SensorOptions, make_sensor_source
 
 ACTIVITY = ROOT / "models" / "watch-activity.tflite"
 ANOMALY = ROOT / "models" / "shuttle-anomaly.tflite"
@@ -297,6 +300,22 @@ def test_the_recording_is_read_as_the_agent_reads_it(tmp_path: Path) -> None:
     assert read_whole(SensorOptions(f"csv://{path}", ("x", "y"), pace="max")) is None, "without times"
     path.write_text("t,x,y\n5,1,2\n4,1,2\n")
     assert read_whole(SensorOptions(f"csv://{path}", ("x", "y"), pace="max")) is None, "goes back in time"
+
+
+@needs_bundles
+@pytest.mark.parametrize(("step_s", "speed"), [(0.01, 1), (600, 4500), (3600, 27_000), (10**6, 1e6)])
+def test_a_recording_of_days_is_played_so_fast_that_all_of_it_is_shown(
+    tmp_path: Path, step_s: float, speed: float
+) -> None:
+    path = tmp_path / "slow.csv"
+    names = [f"f{n}" for n in range(1, 10)]
+    path.write_text(",".join(["t", *names]) + "\n" + "".join(f"{n * step_s}" + ",1" * 9 + "\n" for n in range(151)))
+    show = SensorShow(
+        model=str(ANOMALY), source=str(path), pace="native", speed=None, seconds=START_S + 20, picture=None
+    )
+    url = tomllib.loads(show.source_table())["url"]
+    assert url.endswith(f"?speed={speed:.0f}") and show.document(1.0)["speed"] == speed
+    make_sensor_source(SensorOptions(url, tuple(names)))  # understands it
 
 
 # from end to end

@@ -17,6 +17,7 @@ from vedette.models.model import read_model, share_folder
 from vedette.pictures.drawing import write_picture
 from vedette.sources import SensorOptions, is_sensor_url, make_sensor_source, masked_url
 from vedette.sources.registry import Pace
+from vedette.sources.sensor_urls import MAX_SPEED
 
 from .performance import START_S, temporary_picture
 from .plot import plot
@@ -26,7 +27,6 @@ from .sensor_view import Moment, live, plain_line
 
 RECORDING: Final = "shoulder-exercises.csv"
 MODEL: Final = "watch-activity"
-MAX_SPEED: Final = 1000.0
 TOLD: Final = 8  # events in the summary
 EVERY_S: Final = 0.5  # between two states
 
@@ -164,4 +164,4 @@ def _as_url(source: str) -> str:
 def _with_speed(url: str, speed: float) -> str:
     place, _, query = url.partition("?")
     kept = [part for part in query.split("&") if part and not part.startswith("speed=")]
-    return f"{place}?{'&'.join([*kept, f'speed={speed:g}'])}"
+    return f"{place}?{'&'.join([*kept, f'speed={speed:.10g}'])}"

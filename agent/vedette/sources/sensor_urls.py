@@ -21,7 +21,7 @@ SENSOR_SCHEMES: Final = ("serial", "iio", "csv", "ndjson", "udp", "mqtt", "mqtts
 LOOPBACK: Final = "127.0.0.1"
 MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 DEFAULT_BAUD: Final = 115_200
-MAX_SPEED: Final = 1000.0  # of a recording; pace = "max" is for more
+MAX_SPEED: Final = 1e6  # of a recording: one of a month in some seconds; pace = "max" is for more
 _FORMS: Final = {
     "serial": "serial:///dev/ttyUSB0?baud=115200",
     "iio": "iio:///sys/bus/iio/devices/iio:device0?rate=100",
