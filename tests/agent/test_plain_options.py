@@ -164,6 +164,25 @@ def test_an_option_leaves_the_rest_to_the_network() -> None:
         taking(TensorSpec("in", (1, 16, 16, 3), np.dtype(np.float32), 0.0, 0), ImageOptions(resize="letterbox"))
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("uint8", 1 / 255), ("int8", 1 / 128), ("float32", 0.0)])
+def test_a_grey_network_may_do_without_an_axis_for_channels(dtype: str, scale: float) -> None:
+    picture = np.random.default_rng(3).integers(0, 256, (31, 40, 3), np.uint8)
+    said = ImageOptions(color="gray", resize="letterbox", std=(255.0,) if dtype == "float32" else None)
+    flat, whole = (
+        taking(TensorSpec("in", shape, np.dtype(dtype), scale, 0), said) for shape in ((1, 16, 24), (1, 16, 24, 1))
+    )
+    for model in (flat, whole):
+        model.preprocess(picture)
+    assert flat.input == whole.input
+    assert len(np.unique(flat._inputs[0])) > 20 and (flat._inputs[0] == whole._inputs[0][..., 0]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 144000), (1, 1, 1, 1024), (1, 128, 6), (2, 16, 16, 3), (1, 16, 16, 4)])
+def test_what_is_no_picture_is_said_to_be_none(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match=r"input tensor is no picture: expected .* readings of a sensor are"):
+        taking(TensorSpec("in", shape, np.dtype(np.uint8), 0.0, 0))
+
+
 def test_mean_and_std_go_together() -> None:
     model = taking(TensorSpec("in", (1, 16, 24, 1), np.dtype(np.float32), 0.0, 0), ImageOptions(std=(255.0,)))
     assert model.input == ImageInput(height=16, width=24, color="gray", std=(255.0,))

@@ -132,7 +132,7 @@ class ImagePreprocessor:
     def __init__(self, spec: ImageInput, tensor: TensorSpec) -> None:
         """Raises `ModelError` when the tensor is not what the manifest says."""
         expected = (1, spec.height, spec.width, spec.channels)
-        if tensor.shape != expected:
+        if tensor.shape != expected and not (spec.color == "gray" and tensor.shape == expected[:3]):
             raise ModelError(
                 f"input tensor {tensor.name}", expected=f"shape {list(expected)}", found=f"{list(tensor.shape)}"
             )
@@ -142,6 +142,7 @@ class ImagePreprocessor:
             )
         self.spec = spec
         self.tensor = tensor
+        self._shape = expected  # also of a grey network without an axis for channels
         self._interpolation = _INTERPOLATION[spec.interpolation]
         self._canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
         grey = (spec.height, spec.width) if spec.color == "gray" else (0, 0)
@@ -173,6 +174,7 @@ class ImagePreprocessor:
             self._geometry = self._plan(pixels)
             self._frame_shape = pixels.shape
             self._canvas[...] = self._grey[...] = self.spec.pad_value
+        out = out.reshape(self._shape)  # a view
         geometry = self._geometry
         color = self.spec.color
         # a buffer fewer: what a frame touches is out of the caches when the next one comes

@@ -213,11 +213,15 @@ def input_from(tensor: TensorSpec, spec: ModelSpec) -> InputSpec:
     if not isinstance(options, ImageOptions):
         return options
     shape = tensor.shape
-    if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
+    # three axes may as well be a sensor's window: that it is a picture must be said
+    channels = 1 if len(shape) == 3 and options.color == "gray" else shape[-1] if len(shape) == 4 else 0
+    if channels not in (1, 3) or shape[0] != 1:
         raise ModelError(
-            "input tensor is no picture", where=spec.path, expected="shape [1, height, width, 1|3]", found=str(tensor)
-        )
-    color: Literal["gray", "rgb"] = "gray" if shape[3] == 1 else "rgb"
+            "input tensor is no picture", where=spec.path, found=str(tensor),
+            expected="shape [1, height, width, 1|3], or [1, height, width] where --color gray is said",
+            fix="readings of a sensor are described in a config: [pipeline.NAME.plain.input], kind series",
+        )  # fmt: skip
+    color: Literal["gray", "rgb"] = "gray" if channels == 1 else "rgb"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     stated = None if options.normalised else read_normalization(spec.path.read_bytes())
