@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lint_networks
 import numpy as np
 import pytest
 from loading import expect_close, load, noise
 
 from vedette.contract.errors import ModelError
+from vedette.engine import TfliteEngine, load_runtime
 from vedette_converter import quantise
 from vedette_converter.load import tflite
 from vedette_converter.quantise.graph import read_graph
@@ -89,6 +91,35 @@ def test_shapes_of_an_open_batch_are_computed_once(tf: Any, tmp_path: Path) -> N
     expect_close(network.run(sample)[0], body(tf.constant(sample)))
     made = quantise.convert(network, Quantise(), lambda: iter([sample]))
     assert {tensor.dtype for op in read_graph(made).ops for tensor in op.outputs} == {"int8"}
+
+
+def test_a_relu_that_stands_alone_is_fused_where_nothing_else_reads_what_it_takes(tf: Any, tmp_path: Path) -> None:
+    """As MediaPipe's networks have them. What the second one takes is added again further on."""
+    net = lint_networks.Network()
+
+    def tensor() -> int:
+        return net.tensor((1, 6, 6, 4), "FLOAT32")
+
+    given = net.input((1, 6, 6, 4), "FLOAT32")
+    weights = [noise(4, 1, 1, 4, seed=n) for n in range(2)]
+    [x] = lint_networks.conv(net, given, tensor(), weights[0], padding=0)
+    [x] = net.add("RELU6", [x], tensor())
+    [seen] = net.add("ADD", [x, given], tensor(), options="AddOptions")
+    [y] = net.add("RELU", [seen], tensor())
+    [z] = lint_networks.conv(net, y, tensor(), weights[1], padding=0)
+    [z] = net.add("RELU", [z], tensor())
+    net.add("ADD", [seen, z], tensor(), options="AddOptions")
+    path = net.write(tmp_path / "alone.tflite")
+    network = load(path)
+    assert kinds(network) == ["CONV_2D", "ADD", "RELU", "CONV_2D", "ADD"]
+    sample = noise(1, 6, 6, 4)
+    engine = TfliteEngine(path, load_runtime())
+    inputs, outputs = engine.allocate()
+    inputs[0][...] = sample
+    engine.invoke(inputs, outputs)
+    expect_close(network.run(sample)[0], outputs[0])
+    made = quantise.convert(network, Quantise(), lambda: iter([sample]))
+    assert [op.name for op in read_graph(made).ops] == kinds(network)
 
 
 def test_what_is_joined_to_zeros_of_an_open_batch_can_be_mixed(tf: Any, tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
-"""Shapes that a flatbuffer computes as it runs, computed once: with fixed inputs they are the same each time.
+"""What a flatbuffer does in more steps than it needs, which costs an int8 network dear.
 
-TensorFlow writes ``SHAPE -> STRIDED_SLICE -> PACK -> RESHAPE`` wherever the batch is open. SHAPE has no int8 kernel, and
-XNNPACK takes no RESHAPE whose shape it does not know.
+Shapes that it computes as it runs are computed once: with fixed inputs they are the same each time. TensorFlow writes
+``SHAPE -> STRIDED_SLICE -> PACK -> RESHAPE`` wherever the batch is open. SHAPE has no int8 kernel, and XNNPACK takes no
+RESHAPE whose shape it does not know.
+
+A RELU that stands alone behind a convolution or an addition becomes its fused activation. Of int8 XNNPACK takes none that
+stands alone, and what lies before it needs a range for the half that is thrown away.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -70,6 +75,33 @@ def fold_shapes(model: Any, schema: Any, flatbuffer: bytes) -> bool:
             tensor = graph.tensors[detail["index"]]
             tensor.shape, tensor.shapeSignature = np.asarray(detail["shape"], np.int32), None
     return True
+
+
+def fuse_activations(model: Any, schema: Any) -> bool:
+    """RELU, RELU6 and RELU_N1_TO_1 become part of what makes their input, where nothing else reads that, in place. Whether
+    there was any."""
+    codes, functions = schema.BuiltinOperator, schema.ActivationFunctionType
+    fused = {getattr(codes, name): getattr(functions, name) for name in ("RELU", "RELU6", "RELU_N1_TO_1")}
+    takes = (codes.CONV_2D, codes.DEPTHWISE_CONV_2D, codes.FULLY_CONNECTED, codes.ADD)
+    changed = False
+    for graph in model.subgraphs:
+        readers = Counter(n for op in graph.operators for n in _numbers(op.inputs)) + Counter(_numbers(graph.outputs))
+        makers: dict[int, Any] = {}
+        kept = []
+        for op in graph.operators:
+            code = model.operatorCodes[op.opcodeIndex]
+            builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
+            maker = makers.pop(int(op.inputs[0]), None) if builtin in fused else None
+            if maker is not None and readers[int(op.inputs[0])] == 1:
+                maker.builtinOptions.fusedActivationFunction, maker.outputs = fused[builtin], op.outputs
+                changed = True
+                continue
+            kept.append(op)
+            options = op.builtinOptions if builtin in takes else None
+            if options is not None and options.fusedActivationFunction == functions.NONE:
+                makers[int(op.outputs[0])] = op
+        graph.operators = kept
+    return changed
 
 
 def _numbers(values: Any) -> list[int]:

@@ -1,8 +1,8 @@
 """TFLite flatbuffers with float weights. The schema: tensorflow/compiler/mlir/lite/schema/schema.fbs.
 
 Weights stored as float16 (behind a DEQUANTIZE each) are widened to float32; a picture wanted as NCHW gets a TRANSPOSE in
-front; shapes that it computes are computed once. Nothing else of the file is changed, and an unchanged file is handed on
-byte by byte.
+front; shapes that it computes are computed once; a RELU that stands alone is fused. Nothing else of the file is changed, and
+an unchanged file is handed on byte by byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vedette.engine import TfliteEngine, load_runtime, probe
 from ..recipe.sources import TfliteSource
 from ..source import SourceFiles
 from ..tensorflow import load_tensorflow
-from .folding import fold_shapes
+from .folding import fold_shapes, fuse_activations
 from .graph import first_line, refuse_bad
 from .network import Network
 from .shapes import TO_CHANNELS_FIRST, Fed, Shape, fix_shape, only_given
@@ -49,6 +49,9 @@ def from_flatbuffer(content: bytes, where: str, input_shape: Shape | None = None
     _refuse_quantised(model, where)
     changed = _widen(model, where)
     refuse_bad_buffers(model, where)
+    if fuse_activations(model, _schema()):
+        _sweep(model, _schema().TensorType.FLOAT32)
+        changed = True
     graph = model.subgraphs[0]
     inputs = [graph.tensors[index] for index in graph.inputs]
     names = [_name(tensor) for tensor in inputs]
