@@ -183,6 +183,47 @@ def test_a_layer_that_carries_code_is_refused_unread(keras: Any, tmp_path: Path,
         load(tmp_path / f"l{ending}")
 
 
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_a_class_or_a_function_of_ones_own_is_named(keras: Any, tmp_path: Path, ending: str) -> None:
+    class Doubled(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    class Whole(keras.Model):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.dense = keras.layers.Dense(2)
+            self.dense.build(shape)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    def halved(x: Any) -> Any:
+        return x / 2
+
+    for own in (Doubled, Whole):
+        own.__module__ = "__main__"  # as a program's or a notebook's own classes, of which Keras writes no module
+    dense = keras.layers.Dense(2, activation=halved, name="last")
+    whole = Whole()
+    whole(noise(1, 4))
+    cases = [("class", "Doubled", keras.Sequential([keras.Input((4,)), Doubled()])),
+             ("function", "halved", keras.Sequential([keras.Input((4,)), dense]))]  # fmt: skip
+    if ending == ".keras":  # Keras writes no subclassed model as an .h5
+        cases.append(("class", "Whole", whole))
+    for kind, name, model in cases:
+        model.save(tmp_path / f"{name}{ending}")
+        with pytest.raises(
+            ModelError, match=rf"{name}\{ending}: .*a {kind} that is not Keras's own: found {name}; .*export"
+        ):
+            load(tmp_path / f"{name}{ending}")
+
+
+def test_a_function_of_tensorflow_that_keras_has_too_is_no_stranger(tf: Any, keras: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation=tf.nn.relu)])
+    model.save(tmp_path / "a.keras")
+    expect_close(load(tmp_path / "a.keras").run(noise(1, 4))[0], model(noise(1, 4)))
+
+
 def test_a_class_of_another_module_is_refused_before_it_is_imported(keras: Any, tmp_path: Path) -> None:
     small(keras).save(tmp_path / "a.keras")
     marker = tmp_path / "imported"

@@ -13,12 +13,13 @@ import inspect
 import io
 import json
 import logging
+import re
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import h5py
 import numpy as np
@@ -185,6 +186,8 @@ def _load_older(path: Path, folder: Path, input_shape: Shape | None, where: str,
             "Keras 3 does not read this network", where=where, found=f"{problem}; {error}", fix="pip install tf-keras"
         ) from None
     except Exception as error:  # noqa: BLE001 - as above
+        if unknown := re.match(r"Unknown layer: '?(\w+)", problem):  # an older .h5 names no modules
+            _refuse_own("class", where, unknown[1])
         # its own words where both stumbled over the same thing: Keras 3 looks at the file first
         raise ModelError(
             "neither Keras 3 nor tf_keras can read it", where=where, found=f"{problem} | {first_line(error)}",
@@ -343,21 +346,37 @@ def _refuse_code(config: Any, where: str, layer: str = "") -> None:
     if isinstance(kind, str):
         name = options.get("name") if isinstance(options, dict) else None
         layer = f"layer {name}" if isinstance(name, str) else layer
-        module = config.get("module")
+        module, place = config.get("module"), f"{where}: {layer}" if layer else where
         if kind in _CODE:
             raise ModelError(
-                "a layer that carries code", where=f"{where}: {layer}", found=kind,
+                "a layer that carries code", where=place, found=kind,
                 fix="replace it by layers of Keras, or give the network as a SavedModel: model.export(FOLDER)",
             )  # fmt: skip
+        if (module, kind) == ("builtins", "function") and not _has_function(options):
+            _refuse_own("function", place, options)
         known = module is None or module == "builtins" or str(module).split(".")[0] in ("keras", "tf_keras")
-        if not known or str(module).startswith(_FORBIDDEN_MODULES) or ">" in kind:
-            raise ModelError(
-                "a class that is not Keras's own", where=f"{where}: {layer}", found=f"{module}.{kind}",
-                fix="replace it by layers of Keras, or give the network as a SavedModel: model.export(FOLDER)",
-            )  # fmt: skip
+        registered = (
+            module is None and config.get("registered_name") is not None
+        )  # Keras names no module of such a class
+        if not known or registered or str(module).startswith(_FORBIDDEN_MODULES) or ">" in kind:
+            _refuse_own("class", place, kind if module is None else f"{module}.{kind}")
     for key, value in config.items():
         if key not in ("compile_config", "training_config"):  # never read in
             _refuse_code(value, where, layer)
+
+
+def _has_function(name: Any) -> bool:
+    """Whether Keras has a function of that name, as it has for ``activation=tf.nn.relu``."""
+    import keras
+
+    return any(hasattr(getattr(keras, module), str(name)) for module in ("activations", "initializers", "regularizers"))
+
+
+def _refuse_own(what: str, where: str, found: Any) -> NoReturn:
+    raise ModelError(
+        f"a {what} that is not Keras's own", where=where, found=str(found),
+        fix="replace it by what Keras has, or give the network as a SavedModel: model.export(FOLDER)",
+    )  # fmt: skip
 
 
 def _each_once(names: list[str]) -> list[str]:
