@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from vedette.contract.types import Detections
 from vedette.follow.events import LOOKS, SCENE_KINDS, Event, Scene, SceneChange, SceneKind, SceneOptions, SceneState
+from vedette.follow.following import FollowedScene
 from vedette.follow.track import Tracked, Tracker, TrackOptions, Tracks
 from vedette.follow.zones import WireOptions, ZoneOptions
 
@@ -430,6 +431,18 @@ def test_whoever_stands_still_while_nobody_looks_has_been_there() -> None:
     left, ended = events[-2:]
     assert (left.kind, left.at_ns, left.dwell_s) == ("zone_left", held_ns, pytest.approx(59.9))
     assert (ended.kind, ended.at_ns, ended.duration_s) == ("track_ended", held_ns, 60.0)
+
+
+def test_whoever_stands_still_while_nobody_looks_is_there_until_the_end() -> None:
+    follows = FollowedScene(Tracker(TrackOptions()), Scene(INSTANT, LABELS, {"yard": YARD}, {}))
+    stands = Detections(boxes_at([(0.7, 0.3)]), np.array([0.9], np.float32), np.zeros(1, np.int32))
+    for frame in range(3):
+        follows(stands, START_NS + frame * 10**8)
+    held_ns = START_NS + 8 * 10**9
+    follows.hold(held_ns)
+    left, ended = follows.end(held_ns).events
+    assert (left.kind, left.at_ns, left.dwell_s) == ("zone_left", held_ns, pytest.approx(7.9))
+    assert (ended.kind, ended.at_ns, ended.duration_s) == ("track_ended", held_ns, 8.0)
 
 
 KINDS = st.lists(st.sampled_from(SCENE_KINDS), unique=True)

@@ -195,8 +195,13 @@ class Scene:
                 self._close(self._objects.pop(track))
         return self._take()
 
-    def end(self) -> SceneChange:
-        """Nothing more comes: all that is open ends, each when it was last seen."""
+    def end(self, ended: Tracks | None = None) -> SceneChange:
+        """Nothing more comes: all that is open ends, each when it was last seen. ``ended``: the tracker's, which knows of
+        what was held since the last frame."""
+        if ended is not None:
+            for track, seen_ns in zip(ended.ids.tolist(), ended.seen_ns.tolist(), strict=True):
+                if track in self._objects:
+                    self._objects[track].seen_ns = seen_ns
         for known in self._objects.values():
             self._close(known)
         self._objects.clear()

@@ -137,8 +137,7 @@ class FollowedScene:
 
     def end(self, now_ns: int) -> Followed:
         """See `Following`."""
-        self._tracker.end()
-        change = self._scene.end()
+        change = self._scene.end(self._tracker.end())
         return Followed(None, change.events, change.state)
 
 
