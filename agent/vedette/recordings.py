@@ -40,7 +40,9 @@ def read_recording(
         raise ReadingsError("no recording", where=path, expected="a name that ends in " + ", ".join(sorted(SUFFIXES)))
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ReadingsError("recording too large", where=path, expected=f"at most {MAX_BYTES} bytes")
+            raise ReadingsError(
+                "recording too large", where=path, expected=f"at most {MAX_BYTES} bytes", fix="cut it into pieces"
+            )
         readings = _npy(path, channels) if suffix == ".npy" else _lines(path, channels, time, on_doubt)
     except OSError as error:
         raise ReadingsError("cannot be read", where=path, found=error.strerror or str(error)) from None

@@ -213,7 +213,7 @@ def test_times_in_milliseconds_are_asked_for_once_and_counted_on() -> None:
     with Fed(Scripted([odd(0, 6)], live=True, endless=True), spec=spec) as fed:
         wait_for("the gaps", lambda: fed.feed.counts.gaps == 5)
         [(key, text)] = fed.feed.news()
-        assert key == "time unit" and "is t in milliseconds?; write t in seconds" in text and "(5 gaps so far)" in text
+        assert key == "step" and "is t in milliseconds?; write t in seconds" in text and "(5 gaps so far)" in text
         assert fed.feed.news() == []
 
 

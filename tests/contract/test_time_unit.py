@@ -45,6 +45,8 @@ def push(times_s: list[float], *, timed: bool = True) -> WindowBuilder:
 def test_a_builder_doubts_when_nearly_all_are_gaps() -> None:
     odd = [20.0 * k for k in range(40)]
     assert push(odd).doubt is not None and push(odd).counts.gaps == 39
+    slow = push([0.5 * k for k in range(40)]).doubt
+    assert slow == ("readings are 0.5 s apart, the model wants 0.02 s", "take a model of their rate, or more readings")
     assert push(odd[:3]).doubt is None, "two steps are no habit"
     assert push([*odd[:20], *(odd[19] + 0.02 * k for k in range(1, 20))]).doubt is None, "half of them are none"
     assert push(odd, timed=False).doubt is None, "nobody says that these are times of the sensor's"

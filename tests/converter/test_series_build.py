@@ -273,7 +273,7 @@ def mistake(project: Project, capfd: pytest.CaptureFixture[str], recipe: Path, *
         (
             "slow/p1-left.csv",
             "time,x,y\n" + "".join(f"{20 * n},1,2\n" for n in range(99)),
-            "found 99 readings: readings are 20 s apart by their t, the model wants 0.02 s: is t in milliseconds",
+            "found 99 readings, 98 gaps: readings are 20 s apart by their t, the model wants 0.02 s: is t in milliseconds",
         ),
         ("slow/p1-left.csv", "time|x|y\n0|1|2\n", "found time|x|y; the first line names the columns"),
         ("slow/p1-left.csv", "", "p1-left.csv:1: no column x: expected x, y, found an empty line"),

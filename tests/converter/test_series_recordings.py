@@ -241,7 +241,7 @@ def test_what_became_of_readings_is_said(tmp_path: Path) -> None:
     [
         (
             np.arange(9),
-            "found 9 readings, 8 gaps, 1 s apart; is [input] rate_hz their rate? It asks for one every 0.1 s",
+            "found 9 readings, 8 gaps: they are 1 s apart; is [input] rate_hz their rate? It asks for one every 0.1 s",
         ),
         (
             np.arange(9) // 5,
@@ -250,7 +250,7 @@ def test_what_became_of_readings_is_said(tmp_path: Path) -> None:
         (np.arange(9)[::-1] * 2, "found 9 readings, 8 times the clock was set back; the time must rise from line"),
         (
             np.arange(9) * 100,
-            "found 9 readings: readings are 100 s apart by their t, the model wants 0.1 s: is t in mill",
+            "found 9 readings, 8 gaps: readings are 100 s apart by their t, the model wants 0.1 s: is t in mill",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Times in another unit than seconds, told by how far apart readings are: an Arduino's ``millis()`` is a habit."""
+"""Readings that are too far apart, by another unit than seconds (an Arduino's ``millis()`` is a habit), or really."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ UNITS: Final = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseco
 DOUBT_FROM: Final = 3  # steps between readings, of which this share must be gaps before their unit is doubted
 DOUBT_SHARE: Final = 0.9
 NEAR: Final = 5.0  # times more or less than the model's step: a sensor may be quicker or slower than the model
+
+
+def doubted_step(step_s: float, wanted_s: float) -> tuple[str, str]:
+    """What to ask and what to do where nearly every step is a gap, such as ``step_s`` is: the unit, or too few readings."""
+    return doubted_unit(step_s, wanted_s) or (
+        f"readings are {step_s:.6g} s apart, the model wants {wanted_s:.6g} s",
+        "take a model of their rate, or more readings",
+    )
 
 
 def doubted_unit(step_s: float, wanted_s: float) -> tuple[str, str] | None:

@@ -31,7 +31,7 @@ import numpy as np
 from .errors import ModelError, ReadingsError
 from .manifest import SeriesInput
 from .resample import Resampler, Samples
-from .time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
+from .time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_step
 from .types import Float32Array, Int64Array, Readings, Tensor, TensorSpec, Window
 
 CLOCK_BACK_NS: Final = 1_000_000_000
@@ -159,11 +159,11 @@ class WindowBuilder:
 
     @property
     def doubt(self) -> tuple[str, str] | None:
-        """What to ask and what to do where nearly every step is a gap that would be none in another unit of time."""
+        """What to ask and what to do where nearly every step is a gap."""
         steps = self._readings - self._late - 1
         if steps < DOUBT_FROM or self._timed_gaps < DOUBT_SHARE * steps:
             return None
-        return doubted_unit(self._gap_step_ns / 1e9, self._period_ns / 1e9)
+        return doubted_step(self._gap_step_ns / 1e9, self._period_ns / 1e9)
 
     @property
     def cadence(self) -> Cadence | None:

@@ -218,7 +218,7 @@ class WindowFeed:
             if count <= self._told.get(reason, 0):
                 continue
             if reason == "gap" and doubt is not None:
-                found.append(("time unit", f"{'; '.join(doubt)} ({count} gaps so far)"))
+                found.append(("step", f"{'; '.join(doubt)} ({count} gaps so far)"))
             else:
                 example = problems.get(reason)
                 found.append((reason, f"{reason}, {count} so far" + (f", first: {example}" if example else "")))

@@ -13,7 +13,7 @@ import numpy as np
 
 from vedette import clock
 from vedette.contract.errors import SourceError
-from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_unit
+from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_step
 from vedette.contract.types import Int64Array, Readings
 from vedette.contract.window import CLOCK_BACK_NS
 
@@ -152,7 +152,7 @@ class RecordingSource:
         finally:
             rest.close()
         if longest_ns < needed_ns:
-            self._doubt_unit(count, gaps, step_ns)
+            self._doubt_step(count, gaps, step_ns)
             again = "; a window never goes on where it begins again" if self._options.loop else ""
             raise SourceError(
                 "shorter than a window", where=self._path,
@@ -161,13 +161,12 @@ class RecordingSource:
                 + f" in {count} readings", fix=f"take a longer recording{again}",
             )  # fmt: skip
 
-    def _doubt_unit(self, count: int, gaps: int, step_ns: int) -> None:
-        """Raises `SourceError` where nearly every step is a gap, such as ``step_ns`` is, by a unit of time."""
+    def _doubt_step(self, count: int, gaps: int, step_ns: int) -> None:
+        """Raises `SourceError` where nearly every step is a gap, such as ``step_ns`` is."""
         if count <= DOUBT_FROM or gaps < DOUBT_SHARE * (count - 1) or not self._options.rate_hz:
             return
-        doubt = doubted_unit(step_ns / 1e9, 1.0 / self._options.rate_hz)
-        if doubt is not None:
-            raise SourceError(f"no window can come of it: {doubt[0]}", where=self._path, fix=doubt[1])
+        asked, fix = doubted_step(step_ns / 1e9, 1.0 / self._options.rate_hz)
+        raise SourceError(f"no window can come of it: {asked}", where=self._path, fix=fix)
 
     def _is_replaced(self) -> bool:
         """Whether the path leads to other content than when it was opened."""

@@ -44,10 +44,11 @@ def no_window(path: Path, spec: SeriesInput, taken: Taken) -> ReadingsError:
     if counts.late + counts.clock_back > counts.readings // 2:
         fix = "the time must rise from line to line, and be as fine as the readings are close"
     elif rate_hz and spec.rate_hz and counts.gaps:
-        found += f", {1 / rate_hz:.6g} s apart"
-        fix = f"is [input] rate_hz their rate? It asks for one every {1 / spec.rate_hz:.6g} s"
-        if doubt := doubted_unit(1 / rate_hz, 1 / spec.rate_hz):
-            found, fix = f"{counts.readings} readings: {doubt[0]}", doubt[1]
+        asked, fix = doubted_unit(1 / rate_hz, 1 / spec.rate_hz) or (
+            f"they are {1 / rate_hz:.6g} s apart",
+            f"is [input] rate_hz their rate? It asks for one every {1 / spec.rate_hz:.6g} s",
+        )
+        found += f": {asked}"
     return ReadingsError("recording is shorter than a window", where=path, expected=wanted, found=found, fix=fix)
 
 
