@@ -231,6 +231,19 @@ def test_a_threshold_that_nothing_reaches_ships_nothing(
     assert said.strip().endswith("promise less: [gate] min_told")
 
 
+def test_what_nothing_was_judged_by_and_a_threshold_out_of_few_windows_are_said(hum: Built, tmp_path: Path) -> None:
+    project, judged, _ = hum
+    recipe = project.edit("quantile = 0.9", "quantile = 0.99", "few.toml")
+    work = project.folder / "work"
+    measured, _ = build(
+        read_recipe(recipe), Inputs(project.data, training=project.data, out=tmp_path / "b.tflite", work=work)
+    )
+    assert any(said.startswith("nothing was given to judge by (--evaluate)") for said in measured.findings)
+    few = "the threshold is the highest score of 33 normal windows that were held back: quantile 0.99 wants 100 or more"
+    assert few in measured.findings
+    assert not any("judge by" in said or "highest score" in said for said in judged.findings)
+
+
 def test_one_object_for_programs(motions: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     project, *_ = motions
     data = str(project.data)

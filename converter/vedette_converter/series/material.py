@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,21 @@ class Recorded:
         parts = [part for part in (self.learned, self.held_back, self.compared, self.judged) if part is not None]
         taken = {one.path: own for part in parts for one, own in zip(part.recordings, part.taken, strict=True)}
         found = oddities(taken, self.input)
+        if self.judged is None:
+            found.append(
+                "nothing was given to judge by (--evaluate): nobody knows how well the network does, only that the bundle "
+                "does as its float original"
+            )
+        head, held_back = self.recipe.output, self.held_back
+        if (
+            isinstance(head, AnomalyHead)
+            and held_back is not None
+            and round(len(held_back) * (1 - head.quantile), 6) < 1
+        ):
+            found.append(
+                f"the threshold is the highest score of {len(held_back)} normal windows that were held back: quantile "
+                f"{head.quantile:g} wants {math.ceil(round(1 / (1 - head.quantile), 6))} or more"
+            )
         if self.held_back is not None and self.learned is None:
             found.append("the threshold was found on recordings that are taken to be normal and not learned from")
         return found
