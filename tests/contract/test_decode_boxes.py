@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -27,7 +28,7 @@ CENTER = ("x", "y", "width", "height")
 
 def decode(boxes: np.ndarray, scores: np.ndarray, output: BoxesOutput, *tensors: TensorSpec) -> Detections:
     specs = tensors or (TensorSpec("b", boxes.shape, boxes.dtype), TensorSpec("s", scores.shape, scores.dtype))
-    classes = scores.shape[2] - (output.background != "none")
+    classes = scores.shape[2 if output.layout == "rows" else 1] - (output.background != "none")
     found = make_decoder(output, specs, classes, inputs=PICTURE)([boxes, scores])
     assert isinstance(found, Detections)
     return found
@@ -70,9 +71,17 @@ def slowly(boxes: np.ndarray, scores: np.ndarray, output: BoxesOutput) -> list[t
     background=st.sampled_from(["none", "first", "last"]),
     threshold=st.sampled_from([0.0, 0.3, 0.6]),
     nms_iou=st.sampled_from([0.3, 1.0]),
+    columns=st.booleans(),
 )
 def test_what_is_found_is_what_a_plain_loop_finds(
-    seed: int, box: list[Any], units: Any, activation: Any, background: Any, threshold: float, nms_iou: float
+    seed: int,
+    box: list[Any],
+    units: Any,
+    activation: Any,
+    background: Any,
+    threshold: float,
+    nms_iou: float,
+    columns: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     scale = np.array([{"x": WIDTH, "w": WIDTH}.get(name[0], HEIGHT) for name in box]) if units == "pixels" else 1
@@ -95,6 +104,9 @@ def test_what_is_found_is_what_a_plain_loop_finds(
         if score >= threshold and all(overlap(corners, other) <= nms_iou for other in rivals):
             wanted.append((score, class_id, corners))
     wanted = wanted[:10]
+    if columns:
+        output = msgspec.structs.replace(output, layout="columns")
+        boxes, scores = (np.ascontiguousarray(tensor.transpose(0, 2, 1)) for tensor in (boxes, scores))
     found = decode(boxes, scores, output)
     assert found.boxes.dtype == found.scores.dtype == np.float32 and found.class_ids.dtype == np.int32
     np.testing.assert_allclose(found.scores, [score for score, _, _ in wanted], atol=1e-6)
@@ -141,6 +153,7 @@ def test_a_broken_network_gives_boxes_or_nothing(
             {"background": "last"},
             r"output\.scores: tensor s: expected at least one class, found 1",
         ),
+        ((1, 4, 80), (1, 80, 2), {"layout": "columns"}, r"output\.scores: tensor s: expected shape \[1, any, 80\]"),
         ((1, 80, 4), (1, 80, 2), {"scores": 2}, r"output\.scores: expected an output tensor from 0 to 1"),
         (
             (1, 80, 4),

@@ -90,6 +90,21 @@ def test_sizes_that_are_read_off_a_tensor_are_known_beforehand(tf: object, netwo
 
 
 @pytest.mark.slow
+def test_a_tensor_within_may_be_an_output(tf: object, networks: Path) -> None:
+    whole, cut = load(networks / "fixed.onnx"), load(networks / "fixed.onnx", outputs=["y", "c"])
+    assert [sorted(spec.shape) for spec in cut.outputs] == [[1, 5], [1, 4, 16, 24]]
+    sample = np.random.default_rng(6).random((1, 16, 24, 3)).astype(np.float32)
+    said, inner = cut.run(sample)
+    np.testing.assert_allclose(said, whole.run(sample)[0], rtol=1e-4)
+    (alone,) = load(networks / "fixed.onnx", outputs=["c"]).run(sample)
+    # onnx2tf leaves channels where it likes
+    first, second = (x.transpose(0, 2, 3, 1) if x.shape[1] == 4 else x for x in (alone, inner))
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match=r"cut at these outputs: found no tensor 'cc' in it, did you mean 'c'\?"):
+        load(networks / "fixed.onnx", outputs=["cc"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), [("fixed", (16, 24)), ("open", (20, 12))])
 def test_a_picture_network_is_fed_channels_last(tf: object, networks: Path, name: str, side: tuple[int, int]) -> None:
     network = load(networks / f"{name}.onnx", (1, *side, 3))

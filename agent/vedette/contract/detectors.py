@@ -164,6 +164,8 @@ class BoxesOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     """Which output tensor holds the scores."""
     box: tuple[Side, Side, Side, Side] = ("x_min", "y_min", "x_max", "y_max")
     """What the four numbers of a box are, in their order: two corners, or ``x, y, width, height`` around its centre."""
+    layout: Literal["rows", "columns"] = "rows"
+    """Of both tensors: (1, candidates, numbers), or (1, numbers, candidates)."""
     units: Literal["fractions", "pixels"] = "fractions"
     """Of the input tensor."""
     activation: Literal["none", "sigmoid", "softmax"] = "none"

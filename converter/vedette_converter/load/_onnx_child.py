@@ -3,12 +3,14 @@
 ::
 
     python _onnx_child.py describe NETWORK.onnx ANSWER.json
+    python _onnx_child.py cut NETWORK.onnx TENSORS.json CUT.onnx
     python _onnx_child.py fix NETWORK.onnx SHAPES.json FIXED.onnx
     python _onnx_child.py run NETWORK.onnx INPUTS.npz OUTPUTS.npz
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -52,6 +54,45 @@ def describe(path: str, answer: str) -> None:
     Path(answer).write_text(json.dumps(described))
 
 
+def cut(path: str, tensors: str, out: str) -> None:
+    """The same network up to these tensors, which become its outputs."""
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(path)
+    wanted = json.loads(Path(tensors).read_text())
+    graph = model.graph
+    made = [name for node in graph.node for name in node.output if name]
+    for name in wanted:
+        if name not in made:
+            near = difflib.get_close_matches(name, made, 1)
+            raise ValueError(f"no tensor {name!r} in it" + (f", did you mean {near[0]!r}?" if near else ""))
+    needed, kept = set(wanted), []
+    for node in reversed(graph.node):  # which stand in the order in which they run
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(_read(onnx, node))
+    known = {value.name: value for value in [*onnx.shape_inference.infer_shapes(model).graph.value_info, *graph.output]}
+    untold = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted]
+    for field, values in (
+        (graph.node, kept[::-1]),
+        (graph.output, [known.get(value.name, value) for value in untold]),
+        (graph.input, [value for value in graph.input if value.name in needed]),
+        (graph.initializer, [value for value in graph.initializer if value.name in needed]),
+    ):
+        values = [type(value).FromString(value.SerializeToString()) for value in values]  # the field's own go with it
+        del field[:]
+        field.extend(values)
+    onnx.save(model, out)
+
+
+def _read(onnx: Any, node: Any) -> list[str]:
+    """The names that a node reads, and the nodes of networks within it."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+        names += [name for graph in graphs for inner in graph.node for name in _read(onnx, inner)]
+    return names
+
+
 def fix(path: str, shapes: str, fixed: str) -> None:
     """The same network with the inputs' shapes written into it, and all others left to be inferred anew."""
     onnx = importlib.import_module("onnx")
@@ -85,6 +126,8 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case ["describe", path, answer]:
                 describe(path, answer)
+            case ["cut", path, tensors, out]:
+                cut(path, tensors, out)
             case ["fix", path, shapes, fixed]:
                 fix(path, shapes, fixed)
             case ["run", path, inputs, outputs]:

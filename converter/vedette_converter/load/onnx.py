@@ -49,6 +49,11 @@ def load(source: OnnxSource, files: SourceFiles, input_shape: Shape | None) -> N
         folder = Path(name)
         path = folder / "network.onnx"
         path.write_bytes(files.only)
+        if source.outputs is not None:
+            wanted, whole, path = folder / "tensors.json", path, folder / "cut.onnx"
+            wanted.write_text(json.dumps(source.outputs))
+            arguments = ["cut", str(whole), str(wanted), str(path)]
+            _ask(python, arguments, folder, where, "the network cannot be cut at these outputs")
         described = _describe(python, path, where)
         names = [entry["name"] for entry in described["inputs"]]
         given = only_given(names, input_shape, where)

@@ -87,6 +87,10 @@ class TfliteSource(FileSource, frozen=True, forbid_unknown_fields=True, kw_only=
 class OnnxSource(FileSource, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="onnx"):
     """An ONNX network, converted by onnx2tf in an environment of its own."""
 
+    outputs: Outputs | None = None
+    """The tensors that are read, in the order that ``[output]`` counts them; what comes after them is left out. Default: the
+    network's own outputs."""
+
 
 class GraphDefSource(FileSource, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="graph_def"):
     """A frozen TensorFlow graph, ``.pb``."""

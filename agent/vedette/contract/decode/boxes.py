@@ -33,9 +33,11 @@ class BoxesDecoder:
         self._spec = spec
         self._boxes = pick(tensors, spec.boxes, "boxes")
         self._scores = pick(tensors, spec.scores, "scores")
-        expect_shape(self._boxes, "boxes", (1, None, 4))
-        expect_shape(self._scores, "scores", (1, self._boxes.shape[1], None))
-        columns = self._scores.shape[2]
+        rows = spec.layout == "rows"
+        expect_shape(self._boxes, "boxes", (1, None, 4) if rows else (1, 4, None))
+        candidates = self._boxes.shape[1 if rows else 2]
+        expect_shape(self._scores, "scores", (1, candidates, None) if rows else (1, None, candidates))
+        columns = self._scores.shape[2 if rows else 1]
         self._columns = slice(spec.background == "first", columns - (spec.background == "last"))
         self._classes = columns - (spec.background != "none")
         if self._classes < 1:
@@ -60,6 +62,9 @@ class BoxesDecoder:
         """Boxes as fractions of the input tensor; each candidate of its best class alone."""
         spec = self._spec
         raw = outputs[spec.scores].reshape(self._scores.shape[1:])
+        boxes = outputs[spec.boxes].reshape(self._boxes.shape[1:])
+        if spec.layout == "columns":
+            raw, boxes = raw.T, boxes.T  # views
         said = raw[:, self._columns]
         if spec.activation == "softmax":
             scores = _softmax_best(self._scores.to_real(raw), self._columns)
@@ -68,7 +73,7 @@ class BoxesDecoder:
         index = np.flatnonzero(scores >= self._threshold)  # False for NaN
         if len(index) > CANDIDATES:
             index = np.sort(index[np.argpartition(-scores[index], CANDIDATES)[:CANDIDATES]])
-        boxes, sane = self._corners(outputs[spec.boxes].reshape(-1, 4)[index])
+        boxes, sane = self._corners(boxes[index])
         index, boxes = index[sane], boxes[sane]
         scores, class_ids = scores[index], said[index].argmax(axis=1).astype(np.int32)
         kept = nms(boxes, scores, class_ids, iou_threshold=spec.nms_iou, limit=spec.max_detections)
