@@ -95,8 +95,9 @@ def convert_bare(
         first = tensors(next(make()))
         quantise.expect_same(before, network, *first)
         compared = progress.begin("outputs", count)
-        errors = _compare(before, after, make, compared)
-        findings += _poor(errors)
+        peaks = quantise.Peaks(before.outputs)
+        errors = _compare(before, after, make, compared, peaks)
+        findings += [*_poor(errors), *peaks.findings(after.outputs)]
         # by turns; networks of several inputs are timed on the first sample's tensors as they lie in the buffers
         latency = time_both(before, after, (_raw(before, first)[0], _raw(after, first)[0]), ROUNDS)
     rows = limits_rows(latency, len(made), max_ratio=None, min_speedup=flags.min_speedup,
@@ -142,7 +143,11 @@ def _raw(engine: TfliteEngine, sample: tuple[Float32Array, ...]) -> list[Tensor]
 
 
 def _compare(
-    before: TfliteEngine, after: TfliteEngine, make: quantise.Samples, on_sample: Callable[[], None]
+    before: TfliteEngine,
+    after: TfliteEngine,
+    make: quantise.Samples,
+    on_sample: Callable[[], None],
+    peaks: quantise.Peaks,
 ) -> tuple[OutputError, ...]:
     specs = before.outputs
     signal, noise = np.zeros(len(specs)), np.zeros(len(specs))
@@ -157,7 +162,9 @@ def _compare(
         return [spec.to_real(raw) for spec, raw in zip(engine.outputs, outputs, strict=True)]
 
     for sample in make():
-        for number, (wanted, found) in enumerate(zip(run(before, sample), run(after, sample), strict=True)):
+        reals = run(before, sample)
+        peaks.add(reals)
+        for number, (wanted, found) in enumerate(zip(reals, run(after, sample), strict=True)):
             signal[number] += float(np.square(wanted, dtype=np.float64).sum())
             noise[number] += float(np.square(wanted.astype(np.float64) - found).sum())
             same[number] += int(np.argmax(wanted) == np.argmax(found))

@@ -75,6 +75,23 @@ def test_outputs_of_which_little_is_left_are_noted(
     ) is noted
 
 
+def test_scores_that_boxes_in_pixels_drown_are_noted(
+    tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = tf.keras.layers
+    numbers = tf.keras.Input((16, 4))
+    scores = layers.Activation("sigmoid")(layers.Rescaling(1.0)(numbers))
+    both = layers.Concatenate()([layers.Rescaling(100.0)(numbers), scores])
+    save_network(tf.keras.Model(numbers, both), tmp_path / "yolo.keras")
+    np.save(tmp_path / "samples.npy", np.random.default_rng(1).normal(0, 1, (64, 16, 4)).astype(np.float32))
+    asked = ["build", str(tmp_path / "yolo.keras"), "--data", str(tmp_path / "samples.npy"), "--out"]
+    assert main([*asked, str(tmp_path / "a.tflite")]) == 0
+    said = capsys.readouterr().out
+    assert "4 of the 8 along axis" in said and "never exceed its step of" in said and "try --quantise float16" in said
+    assert main([*asked, str(tmp_path / "b.tflite"), "--quantise", "float16"]) == 0
+    assert "never exceed" not in capsys.readouterr().out
+
+
 def test_the_float_form_is_held_against_tensorflow(
     tf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

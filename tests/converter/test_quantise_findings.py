@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vedette.contract.manifest import ImageInput
-from vedette_converter.quantise import calibration_findings, limits_of
+from vedette.contract.types import TensorSpec
+from vedette_converter.quantise import Peaks, calibration_findings, limits_of
 
 LIMITS = (-1.0, 1.0)
 
@@ -23,6 +24,27 @@ def with_nan() -> list[Any]:
     made[3][0, 0, 0, 0] = np.nan
     made[7][0, 0, 0, 0] = np.inf
     return made
+
+
+def test_parts_of_an_output_that_others_drown_are_named() -> None:
+    """A YOLO's boxes in pixels and its scores, in one tensor: (1, numbers, candidates)."""
+    numbers = np.zeros((1, 6, 40), np.float32)
+    numbers[0, :4], numbers[0, 4:] = 320, 0.9
+    alone = np.full((1, 40, 2), 0.9, np.float32)
+    f32, int8 = np.dtype(np.float32), np.dtype(np.int8)
+    peaks = Peaks(
+        [TensorSpec("all", numbers.shape, f32), TensorSpec("alone", alone.shape, f32), TensorSpec("n", (1, 5), f32)]
+    )
+    for share in (0.1, 1.0, -0.5):
+        peaks.add([numbers * share, alone * share, np.ones((1, 5), np.float32)])
+    coarse, fine = (
+        TensorSpec("all", numbers.shape, int8, 1.25, -128),
+        TensorSpec("alone", alone.shape, int8, 1 / 256, -128),
+    )
+    last = TensorSpec("n", (1, 5), int8, 9.0, 0)
+    (found,) = peaks.findings([coarse, fine, last])
+    assert found.startswith("output all: 2 of the 6 along axis 1 never exceed its step of 1.2")
+    assert peaks.findings([TensorSpec(spec.name, spec.shape, f32) for spec in (coarse, fine, last)]) == []
 
 
 def test_good_samples_are_passed_over_in_silence() -> None:

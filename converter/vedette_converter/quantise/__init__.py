@@ -10,7 +10,7 @@ faster, and some such files do not load.
 from __future__ import annotations
 
 from .conversion import convert, to_float32, to_int8
-from .findings import calibration_findings, limits_of
+from .findings import Peaks, calibration_findings, limits_of
 from .layers import LayerError, layer_errors
 from .mixed import Mixed, Sensitivity, mixed, sensitivities
 from .proof import MAX_FLOAT_ERROR, expect_same, load_proven, prove
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_FLOAT_ERROR",
     "LayerError",
     "Mixed",
+    "Peaks",
     "Sample",
     "Samples",
     "Sensitivity",

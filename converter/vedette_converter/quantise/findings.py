@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from vedette.contract.manifest import ImageInput
+from vedette.contract.types import Float32Array, TensorSpec
 
 from .samples import Sample, tensors
 
@@ -53,6 +54,43 @@ def calibration_findings(samples: Iterable[Sample], limits: Sequence[Limits | No
         where = f"input {number}: " if len(seen) > 1 else ""
         findings += [where + finding for finding in one.findings(count)]
     return findings
+
+
+class Peaks:
+    """The largest values of a float network's outputs, part by part along the shortest axis behind the batch: of a YOLO's
+    candidates those of the box's sides, and of each class's score.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._axes = [_parted(spec.shape) for spec in specs]
+        self._peaks = [
+            np.zeros(0 if axis is None else spec.shape[axis]) for spec, axis in zip(specs, self._axes, strict=True)
+        ]
+
+    def add(self, outputs: Sequence[Float32Array]) -> None:
+        """What the network says of one more sample."""
+        for axis, peaks, output in zip(self._axes, self._peaks, outputs, strict=True):
+            if axis is not None:
+                others = tuple(n for n in range(output.ndim) if n != axis)
+                np.maximum(peaks, np.abs(output).max(axis=others), out=peaks)
+
+    def findings(self, quantised: Sequence[TensorSpec]) -> list[str]:
+        """One line for each output of which some parts are no larger than its steps, though others are."""
+        found = []
+        for axis, peaks, spec in zip(self._axes, self._peaks, quantised, strict=True):
+            lost = int((peaks <= spec.scale).sum()) if spec.quantised else 0
+            if 0 < lost < len(peaks):
+                found.append(
+                    f"output {spec.name}: {lost} of the {len(peaks)} along axis {axis} never exceed its step of "
+                    f"{spec.scale:.2g}, which the others set, so nothing is left of them: try --quantise float16, or a "
+                    "recipe that reads them before they are joined ([source] outputs)"
+                )
+        return found
+
+
+def _parted(shape: Sequence[int]) -> int | None:
+    axes = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
+    return min(axes, key=shape.__getitem__) if len(axes) > 1 else None
 
 
 class _Input:

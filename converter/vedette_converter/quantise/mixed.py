@@ -99,7 +99,11 @@ def mixed(
         found = _fewest(attempt, min(options.most_float_layers, lossy))
         if found is None:
             figures = ", ".join(f"{made[count][1]:.1f} dB with {count} float layers" for count, _ in trials)
-            wanted = "what the caller demands" if holds is not None else f"{options.least_sqnr_db:g} dB at every output"
+            wanted = (
+                "[gate] min_agreement on what it was calibrated with"
+                if holds is not None
+                else f"{options.least_sqnr_db:g} dB at every output"
+            )
             raise FaultError(
                 "no mixed network holds the bound", expected=wanted, found=figures,
                 fix="raise max_float_layers, or lower the bound",
