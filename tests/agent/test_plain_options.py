@@ -45,6 +45,14 @@ def parsed(line: str) -> PlainModel | None:
         ("--decoder tflite-detection-postprocess --set class_offset=1", PostprocessOutput(class_offset=1)),
         ("--decoder ssd --feature-maps 4x4,2x2", SsdOutput(anchors=SsdAnchors(feature_maps=((4, 4), (2, 2))))),
         (
+            "--decoder ssd --feature-maps 4x4 --set 'anchors={min_scale=0.1}'",
+            SsdOutput(anchors=SsdAnchors(feature_maps=((4, 4),), min_scale=0.1)),
+        ),
+        (
+            "--decoder ssd --set 'anchors={feature_maps=[[4, 4]]}'",
+            SsdOutput(anchors=SsdAnchors(feature_maps=((4, 4),))),
+        ),
+        (
             "--decoder yolo --set layout=columns --set objectness=false --set nms_iou=0.5",
             YoloOutput(layout="columns", objectness=False, nms_iou=0.5),
         ),
@@ -102,6 +110,13 @@ def test_nothing_said_is_no_plain_model() -> None:
             "--decoder pose has no option activation: expected one of keypoints, point",
         ),
         ("--decoder ssd", "--decoder ssd: expected --feature-maps"),
+        ("--decoder ssd --set 'anchors={min_scale=0.1}'", "--decoder ssd: expected --feature-maps"),
+        ("--decoder ssd --set anchors=2", "--set anchors: expected a table such as {min_scale = 0.1}, found 2"),
+        (
+            "--decoder ssd --feature-maps 4x4 --set anchors={size=1}",
+            "--set anchors: found object contains unknown field size",
+        ),
+        ("--decoder yolo --feature-maps 4x4", "--feature-maps: expected --decoder ssd, found yolo"),
         ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0, found 0.0"),
         ("--decoder classify --pad-value 700", "--pad-value: expected whole number <= 255, found 700"),
         ("--activation softmax", "--activation: expected --decoder NAME beside it"),
@@ -181,6 +196,14 @@ def test_a_grey_network_may_do_without_an_axis_for_channels(dtype: str, scale: f
 def test_what_is_no_picture_is_said_to_be_none(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"input tensor is no picture: expected .* readings of a sensor are"):
         taking(TensorSpec("in", shape, np.dtype(np.uint8), 0.0, 0))
+
+
+def test_a_network_of_several_inputs_is_refused_with_their_names() -> None:
+    engine = SmallEngine([np.zeros((1, 3), np.float32)])
+    engine.inputs = tuple(TensorSpec(name, (1, 16, 16, 3), np.dtype(np.uint8)) for name in ("picture", "init_lstm_c"))
+    spec = ModelSpec(DATA / "tiny-uint8.tflite", "s", "1", "0" * 64, ("a",), ImageOptions(), ClassifyOutput(), None)
+    with pytest.raises(ModelError, match=r"found 2: picture uint8\[1, 16, 16, 3\], init_lstm_c .*; nothing feeds"):
+        Model(spec, engine)
 
 
 def test_mean_and_std_go_together() -> None:

@@ -77,14 +77,20 @@ def _output(arguments: argparse.Namespace) -> OutputSpec:
     options = dict(_option(text) for text in arguments.set)
     if arguments.activation is not None:
         options["activation"] = arguments.activation
-    if arguments.decoder == "ssd" and not {"anchors", "priors"} & options.keys():
-        if not arguments.feature_maps:
+    if arguments.feature_maps and arguments.decoder != "ssd":
+        raise UserError("--feature-maps", expected="--decoder ssd", found=arguments.decoder)
+    if arguments.decoder == "ssd":
+        anchors = options.get("anchors", {})
+        if not isinstance(anchors, dict):
+            raise UserError("--set anchors", expected="a table such as {min_scale = 0.1}", found=repr(anchors))
+        if arguments.feature_maps:
+            maps = [_pair(part, "--feature-maps") for part in arguments.feature_maps.split(",")]
+            options["anchors"] = {**anchors, "feature_maps": maps}
+        elif "feature_maps" not in anchors and "priors" not in options:
             raise UserError(
                 "--decoder ssd", expected="--feature-maps, such as 19x19,10x10,5x5,3x3,2x2,1x1, or --set 'priors={...}'",
                 found="none",
             )  # fmt: skip
-        maps = [_pair(part, "--feature-maps") for part in arguments.feature_maps.split(",")]
-        options["anchors"] = {"feature_maps": maps}
     [kind] = [kind for kind in get_args(OutputSpec) if kind.__struct_config__.tag == arguments.decoder]
     for key in options:
         if key not in kind.__struct_fields__:

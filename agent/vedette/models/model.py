@@ -96,7 +96,11 @@ class Model:
     def __init__(self, spec: ModelSpec, engine: Engine, *, score_threshold: float | None = None) -> None:
         """Raises `ModelError` where the engine's tensors are not what the spec says."""
         if len(engine.inputs) != 1:
-            raise ModelError("network", where=spec.path, expected="one input tensor", found=str(len(engine.inputs)))
+            raise ModelError(
+                "network", where=spec.path, expected="one input tensor, for a picture or a window of readings",
+                found=f"{len(engine.inputs)}: {', '.join(map(str, engine.inputs))}",
+                fix="nothing feeds the others: export the network without them",
+            )  # fmt: skip
         self.spec = spec
         self.engine = engine
         self.input: InputSpec = input_from(engine.inputs[0], spec)
