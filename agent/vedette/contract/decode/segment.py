@@ -59,10 +59,8 @@ class SegmentDecoder:
             none = np.empty((0, 4), np.float32)
             return Segments(np.empty(0, np.int32), none[:, 0], none, none[:, :2])
         class_ids = self._labelled(grid[:, :, 0]) if self._chosen else self._class_of(grid)
-        cells = np.nonzero(class_ids >= 0)
-        found = class_ids[cells].astype(np.intp)
-        by_row = _histogram(found, cells[0], self._classes, grid.shape[0])
-        by_column = _histogram(found, cells[1], self._classes, grid.shape[1])
+        by_row = _histogram(class_ids, self._classes)
+        by_column = _histogram(class_ids.T, self._classes)
         counts = by_row.sum(axis=1)
         shares = counts / class_ids.size
         chosen = (counts > 0) & (shares >= self._spec.min_share)
@@ -81,8 +79,11 @@ class SegmentDecoder:
 
     def _labelled(self, class_ids: Tensor) -> NDArray[np.int32]:
         """(rows, columns): what the network chose, -1 where that has no label."""
+        self.unlabelled = ()
+        if class_ids.min() >= 0 and class_ids.max() < self._classes:
+            return class_ids.astype(np.int32)
         known = (class_ids >= 0) & (class_ids < self._classes)
-        self.unlabelled = () if known.all() else tuple(np.unique(class_ids[~known]).tolist())
+        self.unlabelled = tuple(np.unique(class_ids[~known]).tolist())
         return np.where(known, class_ids.astype(np.int32), np.int32(-1))
 
     def _class_of(self, grid: Tensor) -> NDArray[np.int32]:
@@ -111,9 +112,11 @@ def _inside(cells: int, low: float, high: float) -> slice:
     return slice(max(0, first), min(cells, max(first, last)))
 
 
-def _histogram(class_ids: NDArray[np.intp], places: NDArray[np.intp], classes: int, size: int) -> NDArray[np.intp]:
-    """(classes, size): how many cells of each class lie in each row or column."""
-    return np.bincount(class_ids * size + places, minlength=classes * size).reshape(classes, size)
+def _histogram(class_ids: NDArray[np.int32], classes: int) -> NDArray[np.intp]:
+    """(classes, rows): how many cells of each class lie in each row; -1 is none."""
+    rows = len(class_ids)
+    numbered = class_ids + np.arange(1, rows * (classes + 1), classes + 1, dtype=np.int32)[:, None]
+    return np.bincount(numbered.ravel(), minlength=rows * (classes + 1)).reshape(rows, classes + 1)[:, 1:].T
 
 
 def _extent(
