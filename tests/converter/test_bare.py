@@ -59,6 +59,17 @@ def test_a_size_is_stated_where_the_network_leaves_it_open(
     assert "| [1, 6, 10, 2] |" in capsys.readouterr().out
 
 
+def test_a_grey_network_without_an_axis_for_channels_is_told_how_to_get_one(
+    tf: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layers = tf.keras.layers
+    first = tf.keras.Sequential([tf.keras.Input((28, 28)), layers.Flatten(), layers.Dense(10, activation="softmax")])
+    save_network(first, tmp_path / "mnist.keras")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((28, 28, 3), np.uint8))
+    assert main(["build", str(tmp_path / "mnist.keras"), "--data", str(tmp_path), "--evaluate", str(tmp_path)]) == 2
+    assert "an axis for their channel: Reshape((28, 28)) behind Input((28, 28, 1))" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("offset", "noted"), [(1000.0, True), (0.0, False)])
 def test_outputs_of_which_little_is_left_are_noted(
     tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: float, noted: bool

@@ -163,11 +163,17 @@ def _from_model(options: argparse.Namespace) -> int:
               "float": options.float, "control": options.control, "report": options.report,
               "max_drop": options.max_drop}  # fmt: skip
     if given := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value is not None]:
+        flat = [spec.shape[1:] for spec in network.inputs if len(spec.shape) == 3]
+        way = (
+            f"; grey pictures need an axis for their channel: Reshape({flat[0]}) behind Input({(*flat[0], 1)})"
+            if flat
+            else ""
+        )
         raise UserError(
             "there is no decoder for this network's results, so nothing to judge them by", where=", ".join(given),
-            expected="one input, pictures, and one output, (1, classes)",
+            expected="one input, pictures of (1, height, width, 1 or 3), and one output, (1, classes)",
             found=" and ".join(", ".join(str(spec) for spec in ends) for ends in (network.inputs, network.outputs)),
-            fix="leave it out for a plain .tflite, or write a recipe",
+            fix=f"leave it out for a plain .tflite, or write a recipe{way}",
         )  # fmt: skip
     out = options.out or Path(f"{flags.name or options.recipe.stem}-{flags.quantise.precision}.tflite")
     pictured = found[0] if found is not None else None
