@@ -46,9 +46,11 @@ cells = [
     helper.make_node("Reshape", ["t", "to"], ["y"]),
 ]
 values = [w, numpy_helper.from_array(np.array(0), "zero"), numpy_helper.from_array(np.array([-1, 4]), "rest")]
-graph = helper.make_graph(cells, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 24])],
-    [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 384, 4])], values)
-onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4), folder + "/cells.onnx")
+for name, taken, made in (("cells", [1, 3, 16, 24], [1, 384, 4]), ("open_cells", ["n", 3, "h", "w"], ["n", "cells", 4])):
+    graph = helper.make_graph(cells, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, taken)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, made)], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4)
+    onnx.save(model, f"{folder}/{name}.onnx")
 """
 
 
@@ -79,8 +81,9 @@ def expected(tf: object, folder: Path, sample: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_sizes_that_are_read_off_a_tensor_are_known_beforehand(tf: object, networks: Path) -> None:
-    network = load(networks / "cells.onnx")
+@pytest.mark.parametrize("name", ["cells", "open_cells"])
+def test_sizes_that_are_read_off_a_tensor_are_known_beforehand(tf: object, networks: Path, name: str) -> None:
+    network = load(networks / f"{name}.onnx", (1, 16, 24, 3))
     assert network.outputs[0].shape == (1, 384, 4)
     sample = np.random.default_rng(6).random((1, 16, 24, 3)).astype(np.float32)
     with np.load(networks / "weights.npz") as weights:

@@ -107,7 +107,22 @@ def fix(path: str, shapes: str, fixed: str) -> None:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
-    onnx.save(onnx.shape_inference.infer_shapes(model), fixed)
+    model = onnx.shape_inference.infer_shapes(model)
+    if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        _run_for_shapes(model, wanted)  # onnxsim refuses a network whose output has none
+    onnx.save(model, fixed)
+
+
+def _run_for_shapes(model: Any, shapes: dict[str, list[int]]) -> None:
+    """Gives outputs of unknown shape the one they have for zeros, in place."""
+    runtime = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    results = session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    for value, result in zip(model.graph.output, results, strict=True):
+        if not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
+            for size in result.shape:
+                value.type.tensor_type.shape.dim.add().dim_value = size
 
 
 def run(path: str, inputs: str, outputs: str) -> None:

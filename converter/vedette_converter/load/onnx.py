@@ -62,7 +62,8 @@ def load(source: OnnxSource, files: SourceFiles, input_shape: Shape | None) -> N
             if entry["dtype"] != _FLOAT:
                 raise ModelError(f"input {entry['name']}", where=where, expected=_FLOAT, found=entry["dtype"])
             fed.append(fix_shape(entry["name"], entry["shape"], given, where))
-        if any(None in (entry["shape"] or [None, None])[1:] for entry in described["inputs"]):
+        opened = any(None in (entry["shape"] or [None, None])[1:] for entry in described["inputs"])
+        if opened or source.outputs is not None:
             # onnx2tf's own option sets what a network says of its input, not what follows from it
             path = _fix(python, path, {name: how.inner for name, how in zip(names, fed, strict=True)}, where)
         samples = [np.random.default_rng(1).normal(size=how.shape).astype(np.float32) for how in fed]
