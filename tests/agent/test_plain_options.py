@@ -89,6 +89,8 @@ def test_how_pixels_become_the_input() -> None:
     )
     spec = ImageOptions(width=416, height=320, resize="letterbox", pad_value=114, color="bgr", std=(255.0,))
     assert found == PlainModel(YoloOutput(), spec, Path("l.txt"))
+    found = parsed("--decoder yolo --size 8x8 --mean 123.7,116.3,103.5 --std 58.4")
+    assert found is not None and found.input == ImageOptions(width=8, height=8, mean=(123.7, 116.3, 103.5), std=(58.4,))
 
 
 def test_nothing_said_is_no_plain_model() -> None:
@@ -120,6 +122,7 @@ def test_nothing_said_is_no_plain_model() -> None:
         ("--decoder classify --std 0 --size 9x9", "--std: expected numbers above 0, found 0.0"),
         ("--decoder classify --pad-value 700", "--pad-value: expected whole number <= 255, found 700"),
         ("--activation softmax", "--activation: expected --decoder NAME beside it"),
+        ("--decoder classify --mean 1,2 --size 9x9", "--mean: expected 1 or 3 values for rgb, found 2"),
     ],
 )
 def test_what_cannot_be_is_one_line(line: str, error: str) -> None:

@@ -38,9 +38,12 @@ def add_plain_arguments(parser: argparse.ArgumentParser) -> None:
         "--pad-value", type=int, default=None, metavar="N", help="of letterbox's bars, 0 to 255 (default 0)"
     )
     group.add_argument(
-        "--mean", type=float, default=None, help="real = (pixel - mean) / std (default: as the network says)"
+        "--mean",
+        type=numbers,
+        metavar="M[,M,M]",
+        help="real = (pixel - mean) / std, one number or one a channel (default: as the network says)",
     )
-    group.add_argument("--std", type=float, default=None, help="see --mean")
+    group.add_argument("--std", type=numbers, metavar="S[,S,S]", help="see --mean")
     group.add_argument("--activation", choices=("sigmoid", "softmax", "none"), default=None, help="left to be done")
     group.add_argument(
         "--feature-maps", metavar="19x19,10x10,...", help="of an SSD head, finest first (rows x columns)"
@@ -125,8 +128,9 @@ def _input(arguments: argparse.Namespace) -> ImageOptions:
     from vedette.contract.image_options import ImageOptions
     from vedette.contract.wording import explained
 
-    given: dict[str, object] = {name: getattr(arguments, name) for name in ("color", "resize", "pad_value")}
-    given |= {name: [value] for name in ("mean", "std") if (value := getattr(arguments, name)) is not None}
+    given: dict[str, object] = {
+        name: getattr(arguments, name) for name in ("color", "resize", "pad_value", "mean", "std")
+    }
     if arguments.size is not None:
         given["width"], given["height"] = _pair(arguments.size, "--size")
     stated = {name: value for name, value in given.items() if value is not None}
@@ -137,6 +141,11 @@ def _input(arguments: argparse.Namespace) -> ImageOptions:
         raise UserError(
             f"--{where.replace('_', '-')}", expected=expected, found=found.strip("[]") or str(given[where])
         ) from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``127.5`` or ``123.7,116.3,103.5``. Raises `ValueError`."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def _pair(text: str, option: str) -> tuple[int, int]:
