@@ -18,12 +18,13 @@ import msgspec
 
 from vedette.contract.bundle import Bundle, open_bundle
 from vedette.contract.errors import UserError
-from vedette.contract.manifest import ImageInput, SeriesInput
+from vedette.contract.manifest import ClassifyOutput, ImageInput, SeriesInput
 from vedette.contract.types import Float32Array, TensorSpec
 from vedette.durable import replacing
 from vedette.engine import Runtime, TfliteEngine, load_runtime
 
 from . import gate, package, quantise, report
+from .binary import one_number, with_both
 from .latency import Latency, Timing, machine, time_all
 from .lint import compile_edgetpu
 from .load import Network, load_network
@@ -131,6 +132,16 @@ def build(
     with tempfile.TemporaryDirectory(prefix="vedette-convert-") as folder:
         with clock.step("load"):
             network = _load(recipe, files, material)
+            output, labels = recipe.output, material.labels[1]
+            if (
+                isinstance(output, ClassifyOutput)
+                and len(labels) == 2
+                and one_number(network.outputs)
+                and not recipe.trains
+            ):
+                network = with_both(network, output.activation)
+                said = f"taken: the network's one number is the score of {labels[1]!r}, the second label"
+                findings = [*findings, f"{said}; {labels[0]!r} has the rest"]
         maker = _Maker(recipe, material, network.inputs[0], runtime, Path(folder), progress)
         student: Student | None = None
         if recipe.trains:

@@ -58,8 +58,8 @@ def _share(answers: NDArray[np.int64], truth: NDArray[np.int32], labels: Sequenc
 
 
 def doubts_unlabelled(answers: NDArray[np.int64], labels: Sequence[str]) -> list[str]:
-    """The same where nobody knows the right classes: that at least `FEWEST` pictures all have one answer."""
-    if len(answers) < FEWEST or len(set(answers.tolist())) > 1:
+    """The same where nobody knows the right classes: that at least `FEWEST` pictures have one answer of several."""
+    if len(answers) < FEWEST or len(set(answers.tolist())) > 1 or len(labels) < 2:
         return []
     return [f"the float network answers all {len(answers)} pictures of --data alike{_quoted(answers, labels)}: {ASK}"]
 

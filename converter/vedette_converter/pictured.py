@@ -219,6 +219,11 @@ def read_truth(
         return coco.read_annotated(annotated, labels)
     if len(annotated) > 1:
         raise UserError(flag, expected="one folder, with one folder a label", found=f"{len(annotated)}")
+    if len(labels) == 1:
+        raise UserError(
+            f"{flag}: there is nothing to tell apart", where=annotated[0], expected="two labels at least", found=labels[0],
+            fix="name what it is not in a line before it, and give that a folder too",
+        )  # fmt: skip
     truth = training_data.list_labelled(annotated[0], labels)
     if recipe.trains:
         _expect_apart(truth.files, _learned(recipe, train, labels).files, flag)

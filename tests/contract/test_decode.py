@@ -45,6 +45,7 @@ vectors = hnp.arrays(np.float32, st.tuples(st.just(1), st.integers(1, 20)), elem
 
 @given(vectors, st.sampled_from(["none", "softmax", "sigmoid"]), st.integers(1, 25), st.floats(0, 1))
 def test_classes_are_the_best_scores(logits: np.ndarray, activation: Any, top_k: int, threshold: float) -> None:
+    assume(activation != "softmax" or logits.size > 1)  # which is refused
     values = [float(v) for v in logits[0]]
     if activation == "softmax":
         total = math.fsum(math.exp(v - max(values)) for v in values)

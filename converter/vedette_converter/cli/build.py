@@ -17,6 +17,7 @@ from vedette.contract.errors import UserError, VedetteError
 from .. import bare, report
 from ..activation import logit_of
 from ..arrays import looks_like_arrays
+from ..binary import one_number
 from ..build import Inputs, build
 from ..load import guess_source, load_network
 from ..measured import Measured
@@ -153,7 +154,8 @@ def _from_model(options: argparse.Namespace) -> int:
         advance()
     images = [image_input(spec, flags) for spec in network.inputs] if not looks_like_arrays(options.data) else []
     found = images[0] if len(images) == 1 else None
-    if found is not None and looks_like_classifier(network.outputs):
+    named = options.labels is not None and one_number(network.outputs)
+    if found is not None and (named or looks_like_classifier(network.outputs)):
         image, assumed = found
         classes = network.outputs[0].shape[1]
         logit = logit_of(network, image, options.data, flags.quantise.seed) if flags.activation is None else None

@@ -90,11 +90,12 @@ def recipe_from_flags(
     Raises `UserError` where labels and classes do not fit together.
     """
     assumed = ["the self-test's pictures are parts of --data and go into the bundle: mind their licence"]
-    activation = flags.activation or ("none" if logit is None else "softmax")
+    left: Literal["softmax", "sigmoid"] = "softmax" if classes > 1 else "sigmoid"
+    activation = flags.activation or ("none" if logit is None else left)
     if flags.activation is None:
         assumed.append(
-            "the network's numbers are scores, its softmax is its own (--activation)" if logit is None
-            else f"a softmax is left to be done, for the network says {logit:.3g} (--activation)"
+            f"the network's numbers are scores, its {left} is its own (--activation)" if logit is None
+            else f"a {left} is left to be done, for the network says {logit:.3g} (--activation)"
         )  # fmt: skip
     labels = flags.labels
     if labels is None:
@@ -109,7 +110,7 @@ def recipe_from_flags(
         task="classify",
         source=source,
         input=image,
-        output=ClassifyOutput(activation=activation, top_k=min(5, classes)),
+        output=ClassifyOutput(activation=activation, top_k=min(5, max(2, classes))),
         labels=Labels(file=str(labels.resolve())),
         golden=GoldenVectors(pictures=str(data.resolve())),
         quantise=flags.quantise,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import ModelError
 from ..manifest import ClassifyOutput
 from ..types import Classes, Tensor, TensorSpec
 from ._tensors import expect_shape, pick, sigmoid
@@ -17,6 +18,12 @@ class ClassifyDecoder:
     def __init__(self, spec: ClassifyOutput, tensors: Sequence[TensorSpec], score_threshold: float) -> None:
         self._tensor = pick(tensors, spec.scores, "scores")
         expect_shape(self._tensor, "scores", (1, None))
+        if spec.activation == "softmax" and self._tensor.shape[1] == 1:
+            raise ModelError(
+                "output.activation",
+                expected='"sigmoid", or "none": a softmax of one number is always 1',
+                found='"softmax"',
+            )
         self._index = spec.scores
         self._activation = spec.activation
         self._top_k = min(spec.top_k, self._tensor.shape[1])
