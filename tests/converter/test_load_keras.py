@@ -125,6 +125,15 @@ def test_open_dimensions_need_a_shape(keras: Any, tmp_path: Path) -> None:
         load(path, (1, 12, 9, 1))
 
 
+def test_a_layer_that_remembers_is_refused(keras: Any, tmp_path: Path) -> None:
+    x = keras.Input((5, 2), batch_size=1)
+    keras.Model(x, keras.layers.GRU(3, stateful=True, name="memory")(x)).save(tmp_path / "a.keras")
+    with pytest.raises(
+        ModelError, match="layer memory: expected the same answer to the same sample, found stateful=True"
+    ):
+        load(tmp_path / "a.keras")
+
+
 def test_channels_first_is_fed_channels_last(keras: Any, tmp_path: Path) -> None:
     x = keras.Input((3, 8, 10), name="picture")
     model = keras.Model(x, keras.layers.Dense(4)(keras.layers.Flatten()(x)))

@@ -84,6 +84,11 @@ def from_model(model: Any, *, where: str = "network", input_shape: Shape | None 
     for tensor in (*model.inputs, *model.outputs):
         if isinstance(tensor.dtype, str) and (tensor.sparse or tensor.ragged):
             raise ModelError(f"tensor {tensor.name}", where=where, expected="a dense tensor", found="sparse or ragged")
+    if stateful := [layer.name for layer in model._flatten_layers() if getattr(layer, "stateful", False)]:
+        raise ModelError(
+            f"layer {stateful[0]}", where=where, expected="the same answer to the same sample",
+            found="stateful=True: what it saw before", fix="build it with stateful=False, and set_weights(get_weights())",
+        )  # fmt: skip
     given = only_given(names, input_shape, where)
     fed = [fix_shape(name, t.shape, given, where) for name, t in zip(names, model.inputs, strict=True)]
     for weight in model.weights:
