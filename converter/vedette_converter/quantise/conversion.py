@@ -176,5 +176,5 @@ def _refuse_float_ops(flatbuffer: bytes, precision: str) -> None:
         more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         raise ModelError(
             f"ops without an {precision} kernel would stay in float32", found=", ".join(left[:_NAMED]) + more,
-            fix='precision = "mixed" allows that',
+            fix='precision = "mixed" (--quantise) allows that',
         )  # fmt: skip

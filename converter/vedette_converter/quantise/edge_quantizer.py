@@ -112,7 +112,7 @@ def _quantise(flatbuffer: bytes, recipe: list[dict[str, Any]], statistics: dict[
         said = " ".join(str(error).split()) or type(error).__name__
         raise FaultError(
             "ai-edge-quantizer cannot quantise the network", found=said[:500],
-            fix='take precision = "dynamic" or "float16"' if statistics is not None else "",
+            fix='take precision = "dynamic" or "float16" (--quantise)' if statistics is not None else "",
         ) from None  # fmt: skip
     finally:
         logger.setLevel(before)

@@ -106,7 +106,7 @@ def mixed(
             )
             raise FaultError(
                 "no mixed network holds the bound", expected=wanted, found=figures,
-                fix="raise max_float_layers, or lower the bound",
+                fix='raise max_float_layers, or lower the bound, or take precision = "float16" (--quantise)',
             )  # fmt: skip
         best = found
     flatbuffer, sqnr = made[best]

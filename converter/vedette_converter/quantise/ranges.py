@@ -76,7 +76,7 @@ def refuse_loops(graph: Graph, precision: str) -> None:
             raise ModelError(
                 f"layer {op.layer} ({op.name}) has a body of its own, in which no range can be observed",
                 expected=f"none in {precision}",
-                fix='give a recurrent Keras layer unroll=True, or take precision = "dynamic" or "float16"',
+                fix='give a recurrent Keras layer unroll=True, or take precision = "dynamic" or "float16" (--quantise)',
             )  # fmt: skip
 
 
