@@ -228,7 +228,7 @@ def test_classes_are_not_mixed() -> None:
     film = Film()
     for _ in range(3):
         film.show(seen((0.5, 0.5, 0.9)))
-    tracked = film.show(seen((0.5, 0.5, 0.9), class_id=1))
+    tracked = film.show(seen((0.52, 0.5, 0.9), class_id=1))
     assert tracked.ids.tolist() == [0]
     for _ in range(20):
         tracked = film.show(both(seen((0.5, 0.5, 0.6)), seen((0.51, 0.5, 0.9), class_id=1)))
@@ -256,6 +256,24 @@ def test_a_track_goes_on_by_another_name_that_it_had_before() -> None:
     shown = [film.show(named(*scores, x=0.2 + 0.04 * k)) for k, scores in enumerate(names)]
     assert [max(tracked.ids) for tracked in shown] == [0, *[1] * 7]
     assert [tracked.live.ids.tolist() for tracked in shown[1:]] == [[1]] * 7
+
+
+def test_a_track_goes_on_where_each_picture_has_another_name_for_it() -> None:
+    film = Film()
+    names = (0, 1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0)
+    shown = [film.show(seen((0.3 + 0.005 * k, 0.5, 0.8), class_id=name)) for k, name in enumerate(names)]
+    assert [tracked.ids.tolist() for tracked in shown] == [[0], *[[1]] * 11]
+    assert [tracked.live.ids.tolist() for tracked in shown] == [[], *[[1]] * 11]
+
+
+def test_what_was_not_there_a_moment_ago_is_no_other_name_for_what_was() -> None:
+    film = Film()
+    for _ in range(5):
+        film.show(seen((0.5, 0.5, 0.9)))
+    for _ in range(3):
+        film.show(seen())
+    assert film.show(seen((0.5, 0.5, 0.9), class_id=1)).ids.tolist() == [0]
+    assert film.show(seen((0.5, 0.5, 0.9), class_id=1)).ids.tolist() == [2]
 
 
 def test_the_class_of_a_track_is_settled_after_a_second() -> None:

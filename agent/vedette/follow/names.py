@@ -2,7 +2,8 @@
 
 A van is a car and a truck at the same place, in one picture more the one and in the next the other; followed class by class
 it would be two things, or one that ends and begins anew. So boxes of several classes that are as good as the same one are
-one detection, and what a track was once called in this way it may be found by later.
+one detection; where a network gives each box its best name alone, the next picture's box at the same place tells as much.
+What a track was once called it may be found by later.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, ho
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving
 OTHER_IOU: Final = 0.5  # a detection of another name than the track's class must lie well upon the prediction
 OTHER_NAME: Final = 0.75  # and weighs so much
+RENAMED_IOU: Final = 0.8  # one of a new name must lie right upon a track that was seen until now
 OTHER_NS: Final = 10_000_000_000  # a track lives by other names alone no longer: who rose from a seat is not the seat
 NAMING_NS: Final = 1_000_000_000  # after it began, a track's class is settled
 POOR_NAME: Final = 1e-3  # weight of a poor detection's score in that
@@ -223,13 +224,14 @@ class Tracker:
             return track_of
         overlap = _iou(at, measured)
         same = ints[:, _CLASS, None] == found.class_ids
+        fresh = self._now_ns - ints[:, _NAMED, None] <= OTHER_NS
         called = same
         if heads or self._names.several:
             called = self._names.known(found.class_ids)
             for twin, head in heads.items():
                 same[:, head] |= same[:, twin]
                 called[:, head] |= called[:, twin]
-            called &= (overlap >= OTHER_IOU) & (self._now_ns - ints[:, _NAMED, None] <= OTHER_NS)
+            called &= (overlap >= OTHER_IOU) & fresh
             called |= same
         confirmed = ints[:, _ID] > 0
         free = np.ones(len(at), np.bool_)
@@ -256,6 +258,9 @@ class Tracker:
             spread = self._reals[_VAR] + MEASURED * _size(at)
             likely = np.einsum("tdk,tdk,tk->td", distance, distance, 1.0 / spread) < GATE
             pair(np.where(same & likely & (near >= NEAR_IOU), near, 0.0), free, left)
+        if left.any() and free.any() and not same.all():
+            upon = fresh & (overlap >= RENAMED_IOU) & (ints[:, _MISSES, None] <= POOR_MISSES)
+            pair(np.where(upon, overlap, 0.0), free, left)
         column = (track_of >= 0).nonzero()[0]
         self._correct(track_of[column], column, found, measured)
         return track_of
@@ -310,7 +315,8 @@ class Tracker:
             return
         rows, class_ids = all_of[columns], found.class_ids[columns]
         weights = np.where(good[columns], np.float32(1.0), np.float32(POOR_NAME))
-        self._names.add(rows, class_ids, found.scores[columns] * weights, several=len(heads) > 0)
+        several = bool((ints[rows, _CLASS] != class_ids).any())
+        self._names.add(rows, class_ids, found.scores[columns] * weights, several=several)
         if not self._names.several:
             ints[rows, _NAMED] = self._now_ns
             return
