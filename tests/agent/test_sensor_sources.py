@@ -1263,6 +1263,11 @@ def test_a_recording_of_gaps_alone_is_refused_and_the_unit_of_its_times_asked_fo
         f"{path}: no window can come of it: readings are 20 s apart by their t, the model wants 0.02 s: is t in "
         "milliseconds?; write t in seconds: divide it by 1000"
     )
+    path.write_text("t,x,y\n" + "".join(f"{k // 5},{k},{-k}\n" for k in range(30)))
+    with pytest.raises(
+        SourceError, match=r"no window can come of it: 24 of 30 readings are not later than the one before; t"
+    ):
+        sensor(str(path), **options).open()
     write(0.5)
     with pytest.raises(
         SourceError, match=r"no window can come of it: readings are 0\.5 s apart, the model wants 0\.02 s; ta"

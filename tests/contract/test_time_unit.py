@@ -47,6 +47,10 @@ def test_a_builder_doubts_when_nearly_all_are_gaps() -> None:
     assert push(odd).doubt is not None and push(odd).counts.gaps == 39
     slow = push([0.5 * k for k in range(40)]).doubt
     assert slow == ("readings are 0.5 s apart, the model wants 0.02 s", "take a model of their rate, or more readings")
+    whole = push([k // 5 for k in range(40)]).doubt
+    assert whole is not None and whole[0] == "32 of 40 readings are not later than the one before"
+    assert push([float(k * 17 % 40) for k in range(40)]).doubt is not None, "out of order"
+    assert push([0.02 * (k - 1.5 * (k % 4 == 3)) for k in range(40)]).doubt is None, "a quarter is late"
     assert push(odd[:3]).doubt is None, "two steps are no habit"
     assert push([*odd[:20], *(odd[19] + 0.02 * k for k in range(1, 20))]).doubt is None, "half of them are none"
     assert push(odd, timed=False).doubt is None, "nobody says that these are times of the sensor's"

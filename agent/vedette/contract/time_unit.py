@@ -1,4 +1,5 @@
-"""Readings that are too far apart, by another unit than seconds (an Arduino's ``millis()`` is a habit), or really."""
+"""Times of which no window can come: in another unit than seconds (an Arduino's ``millis()`` is a habit), out of order, or
+really too far apart."""
 
 from __future__ import annotations
 
@@ -9,6 +10,14 @@ UNITS: Final = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseco
 DOUBT_FROM: Final = 3  # steps between readings, of which this share must be gaps before their unit is doubted
 DOUBT_SHARE: Final = 0.9
 NEAR: Final = 5.0  # times more or less than the model's step: a sensor may be quicker or slower than the model
+
+
+def doubted_order(readings: int, not_later: int) -> tuple[str, str] | None:
+    """The same where many readings are not later than the one before: without any order it is every second one."""
+    if readings <= DOUBT_FROM or not_later <= readings // 3:
+        return None
+    asked = f"{not_later} of {readings} readings are not later than the one before"
+    return asked, "t must rise from reading to reading, and be finer than they are apart"
 
 
 def doubted_step(step_s: float, wanted_s: float) -> tuple[str, str]:

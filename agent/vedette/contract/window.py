@@ -31,7 +31,7 @@ import numpy as np
 from .errors import ModelError, ReadingsError
 from .manifest import SeriesInput
 from .resample import Resampler, Samples
-from .time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_step
+from .time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_order, doubted_step
 from .types import Float32Array, Int64Array, Readings, Tensor, TensorSpec, Window
 
 CLOCK_BACK_NS: Final = 1_000_000_000
@@ -159,7 +159,9 @@ class WindowBuilder:
 
     @property
     def doubt(self) -> tuple[str, str] | None:
-        """What to ask and what to do where nearly every step is a gap."""
+        """What to ask and what to do where nearly every step is a gap, or goes back in time."""
+        if order := doubted_order(self._readings, self._late + self._back):
+            return order
         steps = self._readings - self._late - 1
         if steps < DOUBT_FROM or self._timed_gaps < DOUBT_SHARE * steps:
             return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from vedette import clock
 from vedette.contract.errors import SourceError
-from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_step
+from vedette.contract.time_unit import DOUBT_FROM, DOUBT_SHARE, doubted_order, doubted_step
 from vedette.contract.types import Int64Array, Readings
 from vedette.contract.window import CLOCK_BACK_NS
 
@@ -132,7 +132,7 @@ class RecordingSource:
         needed_ns = self._options.window_s * ENOUGH * 1e9
         gap_ns = int(self._options.max_gap_s * 1e9)
         back_ns = max(CLOCK_BACK_NS, gap_ns)
-        longest_ns = begun_ns = last_ns = count = gaps = step_ns = 0
+        longest_ns = begun_ns = last_ns = count = gaps = step_ns = late = before_ns = 0
         rest.open()
         try:
             while longest_ns < needed_ns:
@@ -141,6 +141,8 @@ class RecordingSource:
                     break
                 for time_ns in readings.times_ns.tolist():
                     count += 1
+                    late += count > 1 and time_ns <= before_ns
+                    before_ns = time_ns
                     if count == 1 or last_ns - time_ns > back_ns:
                         begun_ns = time_ns  # its clock was set back: a window begins anew
                     elif time_ns <= last_ns:
@@ -152,7 +154,7 @@ class RecordingSource:
         finally:
             rest.close()
         if longest_ns < needed_ns:
-            self._doubt_step(count, gaps, step_ns)
+            self._doubt_times(count, late, gaps, step_ns)
             again = "; a window never goes on where it begins again" if self._options.loop else ""
             raise SourceError(
                 "shorter than a window", where=self._path,
@@ -161,12 +163,13 @@ class RecordingSource:
                 + f" in {count} readings", fix=f"take a longer recording{again}",
             )  # fmt: skip
 
-    def _doubt_step(self, count: int, gaps: int, step_ns: int) -> None:
-        """Raises `SourceError` where nearly every step is a gap, such as ``step_ns`` is."""
-        if count <= DOUBT_FROM or gaps < DOUBT_SHARE * (count - 1) or not self._options.rate_hz:
-            return
-        asked, fix = doubted_step(step_ns / 1e9, 1.0 / self._options.rate_hz)
-        raise SourceError(f"no window can come of it: {asked}", where=self._path, fix=fix)
+    def _doubt_times(self, count: int, late: int, gaps: int, step_ns: int) -> None:
+        """Raises `SourceError` where nearly every step is a gap, such as ``step_ns`` is, or goes back in time."""
+        doubt = doubted_order(count, late)
+        if doubt is None and count > DOUBT_FROM and gaps >= DOUBT_SHARE * (count - 1) and self._options.rate_hz:
+            doubt = doubted_step(step_ns / 1e9, 1.0 / self._options.rate_hz)
+        if doubt is not None:
+            raise SourceError(f"no window can come of it: {doubt[0]}", where=self._path, fix=doubt[1])
 
     def _is_replaced(self) -> bool:
         """Whether the path leads to other content than when it was opened."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import SeriesInput
-from vedette.contract.time_unit import doubted_unit
+from vedette.contract.time_unit import doubted_order, doubted_unit
 from vedette.contract.types import Int64Array
 from vedette.contract.window import WindowCounts
 
@@ -41,8 +41,8 @@ def no_window(path: Path, spec: SeriesInput, taken: Taken) -> ReadingsError:
     counts, rate_hz = taken.counts, taken.rate_hz
     found, fix = f"{counts.readings} readings{_broken(counts)}", "take it out of the folder"
     wanted = f"{spec.length} samples" + (f" at {spec.rate_hz:g} Hz" if spec.rate_hz else "") + " without a gap"
-    if counts.late + counts.clock_back > counts.readings // 2:
-        fix = "the time must rise from line to line, and be as fine as the readings are close"
+    if order := doubted_order(counts.readings, counts.late + counts.clock_back):
+        found, fix = f"{found}: {order[0]}", order[1]
     elif rate_hz and spec.rate_hz and counts.gaps:
         asked, fix = doubted_unit(1 / rate_hz, 1 / spec.rate_hz) or (
             f"they are {1 / rate_hz:.6g} s apart",
