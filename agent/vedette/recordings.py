@@ -86,16 +86,18 @@ def _first_bad_line(path: Path, channels: tuple[str, ...], time: str) -> Reading
     return ReadingsError(
         f"a line that cannot be used ({reason.replace('_', ' ')})", where=f"{path}:{number}",
         expected="values of " + ", ".join(channels), found=repr(example),
-        fix=advice(reason, example, len(channels)) or _fix(reason, example, FORMATS[path.suffix.lower()], number),
+        fix=_fix(reason, example, len(channels), FORMATS[path.suffix.lower()], number),
     )  # fmt: skip
 
 
-def _fix(reason: str, example: str, format: Literal["csv", "ndjson"], number: int) -> str:
+def _fix(reason: str, example: str, channels: int, format: Literal["csv", "ndjson"], number: int) -> str:
     """What to do about such a line of a file."""
     if re.search(r"\\x[0-9a-f]{2}", example):  # as a byte that is none of UTF-8's is shown
         return "write it as UTF-8"
     if format == "ndjson" and example[:1] not in ("{", "["):
         return "lines of commas are named .csv"
+    if said := advice(reason, example, channels):
+        return said
     if format == "csv" and number == 1:
         return "the first line names the columns, or has the channels' values in this order"
     return TAKE_OUT if reason in ("not_a_number", "not_finite") else ""

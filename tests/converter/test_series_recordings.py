@@ -120,9 +120,9 @@ def test_json_lines_are_read_as_the_agent_reads_them(tmp_path: Path) -> None:
     [
         (
             "1,2\n",
-            "FILE:1: a line that cannot be used (not a number): expected values of x, y, found '1,2'; lines of comm",
+            "FILE:1: a line that cannot be used (not json): expected values of x, y, found '1,2'; lines of commas are na",
         ),
-        ("7\n", "FILE:1: a line that cannot be used (not a number)"),
+        ("7\n", "FILE:1: a line that cannot be used (not json)"),
         ('{"x": 1, "z": 2}\n', "FILE:1: a line that cannot be used (missing channel): expected values of x, y, found"),
         (
             '{"x": 1, "y": 2}\n{}\n',

@@ -23,7 +23,7 @@ TIME_KEYS: Final = ("t", "time", "timestamp")
 
 
 Reason: TypeAlias = Literal[
-    "not_json",  # no JSON, or no UTF-8
+    "not_json",  # no object or list of JSON, or no UTF-8
     "missing_channel",  # a key or column that the model wants is not there
     "duplicate_column",  # a header that names a channel, or the time, twice
     "wrong_count",  # a list or a line of CSV with too few or too many values
@@ -88,6 +88,8 @@ class JsonReadings:
     def line(self, line: bytes) -> Row:
         """One reading. Raises `RefusedLineError`."""
         line = line.strip().removeprefix(b"\xef\xbb\xbf")
+        if line[:1] not in (b"{", b"["):
+            raise RefusedLineError("not_json")  # a line of CSV begins as a number, which is JSON and no reading
         forms = [self._bare] if line[:1] == b"[" else [self._keyed, self._listed]
         if self._last in forms:
             forms.sort(key=lambda form: form is not self._last)

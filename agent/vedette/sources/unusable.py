@@ -50,6 +50,8 @@ def advice(reason: str, example: str, channels: int) -> str:
         twice = example.count(",") + 1 in (2 * channels, 2 * (channels + 1)) and ";" not in example
         if _DECIMAL_COMMA.search(example) or (reason == "wrong_count" and twice and "." not in example):
             return "decimal comma? write 0.5 for 0,5"
+    if reason == "not_json" and example[:1] not in ("{", "["):
+        return 'a reading is a line of JSON here, such as {"t": 0.5, "x": 0.1}'
     if reason == "bad_time" and (match := re.search(r"\d{11,}", example)):
         unit = "milliseconds" if len(match[0]) <= 13 else "microseconds" if len(match[0]) <= 16 else "nanoseconds"
         return f"t is in seconds: is it in {unit} here?"
