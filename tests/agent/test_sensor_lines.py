@@ -248,6 +248,16 @@ def test_how_a_stream_is_cut_into_pieces_does_not_matter(raw: bytes, sizes: list
     assert cutter.end(broken=False) == (left + b"\n" if left.strip() else b"")
 
 
+@pytest.mark.parametrize("header", [b"t,x,y,note\n", b"t,x,y,temp \xb0C\n"])
+def test_a_column_that_nobody_uses_may_be_no_text_however_the_stream_is_cut(header: bytes) -> None:
+    lines = [header, *(b"%d,1,2,20 \xb0C\n" % n for n in range(5))]
+    for pieces in (lines, [b"".join(lines)], [header, b"".join(lines[1:])]):
+        tally = Tally()
+        parser = LineParser(("x", "y"), tally)
+        assert sum(len(parser.parse(piece)) for piece in pieces) == 5 and tally.malformed == {}
+    assert len(parser.parse(b"5,1,\xb0,a\n")) == 0 and tally.malformed == {"not_a_number": 1}
+
+
 def test_a_line_without_end_is_given_up_once_and_the_stream_goes_on() -> None:
     tally = Tally()
     cutter = LineCutter(tally)

@@ -155,7 +155,9 @@ def test_what_is_no_text_and_no_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadingsError, match=r"a\.csv:2: a line that cannot be used .*; write it as UTF-8"):
         recordings.read(binary, NAMES, "")
     binary.write_bytes("x,y,°C\n1,2,3\n".encode("latin-1"))
-    with pytest.raises(ReadingsError, match="is no text: expected UTF-8"):
+    assert recordings.read(binary, NAMES, "").values.tolist() == [[1, 2]]
+    binary.write_bytes("x,y\n1,2\n".encode("utf-16"))
+    with pytest.raises(ReadingsError, match="is no text: expected UTF-8, found bytes of 0"):
         recordings.read(binary, NAMES, "")
     for made, expected in (
         (np.zeros((3, 3)), "expected 2 columns: x, y, found 3"),

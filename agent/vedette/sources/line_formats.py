@@ -213,8 +213,9 @@ class CsvReadings:
         line = line.removeprefix(b"\xef\xbb\xbf")
         delimiter = self._delimiter or next((d for d in (b",", b";", b"\t") if d in line), b",")
         try:
-            fields = next(csv.reader([line.decode()], delimiter=delimiter.decode(), skipinitialspace=True))
-        except (UnicodeDecodeError, csv.Error):
+            text = line.decode("utf-8", "replace")  # a column that nobody uses may say what it likes, as in a chunk
+            fields = next(csv.reader([text], delimiter=delimiter.decode(), skipinitialspace=True))
+        except csv.Error:
             raise RefusedLineError("not_a_number") from None
         fields = [field.strip() for field in fields]
         if self._is_header(fields):

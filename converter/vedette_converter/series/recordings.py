@@ -151,10 +151,9 @@ def _expect_names(path: Path, columns: Sequence[str]) -> None:
     """The agent takes lines of numbers alone for the model's channels; what is learned from shall say what it is."""
     with path.open("rb") as file:
         line = file.readline(MAX_LINE)
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReadingsError("recording is no text", where=path, expected="UTF-8", found=str(error)) from None
+    if b"\0" in line:
+        raise ReadingsError("recording is no text", where=path, expected="UTF-8", found="bytes of 0, as UTF-16 has")
+    text = line.decode("utf-8-sig", "replace")  # of columns that nobody uses
     mark = next((mark for mark in ",;\t" if mark in text), ",")
     try:
         names = [name.strip() for name in next(csv.reader([text], delimiter=mark, skipinitialspace=True), [])]
