@@ -165,6 +165,12 @@ def test_the_page_shows_windows_of_every_label(motions: Built) -> None:
     assert page.count("slow/p") >= 2 and page.count("fast/p") >= 2
 
 
+def test_the_page_shows_anomalies_where_there_are_some_to_judge_by(hum: Built) -> None:
+    project, *_ = hum
+    page = (project.folder / "out.html").read_text()
+    assert page.count("normal/later-") >= 2 and page.count("anomaly/broken-") >= 2
+
+
 def test_one_recording_of_a_label_gives_no_interval(motions: Built, tmp_path: Path) -> None:
     project, *_ = motions
     for label in ("slow", "fast"):

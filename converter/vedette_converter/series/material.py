@@ -209,9 +209,11 @@ class Recorded:
         return self._subject(engine).preprocess(self.chosen.values[0])[None]
 
     def look(self, before: Engine, after: Engine, count: int, progress: Progress) -> Look:
-        """See `Material`."""
+        """See `Material`. Anomalies are in ``--evaluate`` alone."""
+        anomalies = isinstance(self.recipe.output, AnomalyHead)
+        shown = self.judged if anomalies and self.judged is not None else self.compared
         return plot.sample_windows(
-            (self._subject(before), self._subject(after)), self.compared, count, self.output, self.labels[1],
+            (self._subject(before), self._subject(after)), shown, count, self.output, self.labels[1],
             self.recipe.evaluate, progress,
         )  # fmt: skip
 
