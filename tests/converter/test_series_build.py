@@ -237,6 +237,15 @@ def test_a_threshold_that_nothing_reaches_ships_nothing(
     assert said.strip().endswith("promise less: [gate] min_told")
 
 
+def test_a_recording_that_makes_the_threshold_alone_is_named(tf: Any, tmp_path: Path) -> None:
+    project = series_project.hum(tmp_path)
+    _, held = windows.split(recordings.list_recordings(project.data, ""), 0.34, 1, "")
+    write_csv(held[0].path, "time,x,y", series_project.motion(6.0, np.random.default_rng(3)) * [1, 4, 4])
+    measured, _ = build(project.read(), Inputs(project.data, out=tmp_path / "x.tflite", work=tmp_path / "work"))
+    [said] = [one for one in measured.findings if "alone makes the threshold" in one]
+    assert said.startswith(str(held[0].path)) and said.endswith("is it a normal one?")
+
+
 def test_what_nothing_was_judged_by_and_a_threshold_out_of_few_windows_are_said(hum: Built, tmp_path: Path) -> None:
     project, judged, _ = hum
     recipe = project.edit("quantile = 0.9", "quantile = 0.99", "few.toml")
@@ -247,7 +256,8 @@ def test_what_nothing_was_judged_by_and_a_threshold_out_of_few_windows_are_said(
     assert any(said.startswith("nothing was given to judge by (--evaluate)") for said in measured.findings)
     few = "the threshold is the highest score of 33 normal windows that were held back: quantile 0.99 wants 100 or more"
     assert few in measured.findings
-    assert not any("judge by" in said or "highest score" in said for said in judged.findings)
+    odd = ("judge by", "highest score", "alone makes")
+    assert not any(words in said for words in odd for said in judged.findings)
 
 
 def test_one_object_for_programs(motions: Built, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

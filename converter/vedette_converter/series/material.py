@@ -47,6 +47,7 @@ from .recordings import Recording, dataset, list_recordings
 from .taken import oddities
 from .windows import Windows, WindowSamples, cut, moments, tensors, training_samples
 
+ALONE: Final = 2.0  # times as high as without it: a recording that sets the threshold by itself
 DIGITS: Final = 6  # of a threshold: what a manifest can say in print
 
 
@@ -69,6 +70,8 @@ class Recorded:
     proving: Windows
     """What golden vectors are drawn of."""
     threshold: float | None = None
+    alone: str = ""
+    """Of a held back recording that the threshold hangs on, what is to be asked."""
     noun: str = "windows"
 
     @property
@@ -161,11 +164,21 @@ class Recorded:
         assert self.held_back is not None  # read where the recipe leaves the threshold open
         subject = Subject(engine, self.input, head.decoded(1.0), self.labels[1], score_threshold=None)
         (found,) = look([subject], self.held_back, progress.begin("threshold", len(self.held_back)))
-        threshold = float(np.quantile(scores_of(found), head.quantile, method="higher"))
+        scores, recording = scores_of(found), self.held_back.recording
+        threshold = float(np.quantile(scores, head.quantile, method="higher"))
         if not threshold > 0:
             raise UserError("no threshold can be found", expected="reconstructions that differ from their input",
                             found="none on the normal recordings that were held back")  # fmt: skip
-        return dataclasses.replace(self, threshold=float(f"{threshold:.{DIGITS}g}"))
+        alone = ""
+        for number in np.unique(recording):
+            others = scores[recording != number]
+            without = float(np.quantile(others, head.quantile, method="higher")) if len(others) else threshold
+            if without * ALONE < threshold:
+                alone = (
+                    f"{self.held_back.recordings[number].path} alone makes the threshold {threshold:.4g}, which would be "
+                    f"{without:.4g} without it: is it a normal one?"
+                )
+        return dataclasses.replace(self, threshold=float(f"{threshold:.{DIGITS}g}"), alone=alone)
 
     def agreement(self, before: Engine, after: Engine, progress: Progress, *, calibration: bool = False) -> Agreement:
         """See `Material`."""
@@ -237,6 +250,8 @@ class Recorded:
                 f"the threshold is the highest score of {len(held_back)} normal windows that were held back: quantile "
                 f"{head.quantile:g} wants {math.ceil(round(1 / (1 - head.quantile), 6))} or more"
             )
+        if self.alone:
+            found.append(self.alone)
         if self.held_back is not None and self.learned is None:
             found.append("the threshold was found on recordings that are taken to be normal and not learned from")
         return found
