@@ -83,8 +83,11 @@ def test_a_classifier_of_another_shape_is_refused(shape: tuple[int, ...]) -> Non
 
 
 def test_labels_must_be_as_many_as_classes() -> None:
-    with pytest.raises(ModelError, match="expected 4 labels, one a class, found 3"):
+    with pytest.raises(ModelError, match=r"expected 4 labels, one a class, found 3; .* background") as caught:
         make_decoder(ClassifyOutput(), [spec("out", 1, 4)], 3)
+    assert caught.value.fix.endswith("a line ??? comes first")
+    with pytest.raises(ModelError, match=r"expected 4 labels, one a class, found 2; give the labels file .* model$"):
+        make_decoder(ClassifyOutput(), [spec("out", 1, 4)], 2)
     with pytest.raises(ModelError, match=r"output\.scores: expected an output tensor from 0 to 0, found 2"):
         make_decoder(ClassifyOutput(scores=2), [spec("out", 1, 4)], 4)
 

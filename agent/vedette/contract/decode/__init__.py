@@ -104,6 +104,8 @@ def make_decoder(
         fix = "give the labels file that belongs to this model"
         if isinstance(spec, BoxesOutput) and spec.background == "none" and labels == decoder.classes - 1:
             fix += ', or say which score is the background\'s: background = "first" or "last"'
+        if isinstance(spec, ClassifyOutput) and labels == decoder.classes - 1:
+            fix += "; where class 0 is the background, a line ??? comes first"
         raise ModelError(
             "labels do not fit the network",
             expected=f"{decoder.classes} labels, one {_LABELLED[task_of(spec)]}",
