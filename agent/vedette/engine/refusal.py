@@ -7,13 +7,16 @@ from typing import Final
 
 from vedette.contract.errors import ModelError
 
-_LACKING: Final = re.compile(r"unresolved custom op: (\S+?)\.?\s|Node number \d+ \((Flex\w+)\)")
+_SAID: Final = re.compile(r"unresolved custom op: (\S+?)\.?\s|Node number \d+ \((Flex\w+)\)")
 _EDGETPU_OP: Final = "edgetpu-custom-op"
+COMPILED: Final = "is compiled for the Edge TPU, and no CPU runs it"
+LACKING: Final = "needs an operation that the runtime has no kernel for"
+"""The problems of the errors that `refusal` makes of a lack."""
 
 
 def lacking(said: str) -> str:
     """The operation that a runtime has no kernel for, by what it says; "" where it says something else."""
-    found = _LACKING.search(said + " ")
+    found = _SAID.search(said + " ")
     return (found[1] or found[2]) if found else ""
 
 
@@ -22,13 +25,13 @@ def refusal(problem: str, where: object, said: str) -> ModelError:
     op = lacking(said)
     if op == _EDGETPU_OP:
         return ModelError(
-            "is compiled for the Edge TPU, and no CPU runs it", where=where, expected="the file that it was compiled from",
+            COMPILED, where=where, expected="the file that it was compiled from",
             fix="give that one; a bundle can carry both (docs/accelerators.md)",
         )  # fmt: skip
     if op:
         flex = op.startswith("Flex")
         return ModelError(
-            "needs an operation that the runtime has no kernel for", where=where,
+            LACKING, where=where,
             expected="TFLite's built-in ones", found=op, fix="convert the network with TFLITE_BUILTINS alone" if flex
             else "export the network without it: what it does to the outputs may be a decoder's work (docs/DECODERS.md)",
         )  # fmt: skip

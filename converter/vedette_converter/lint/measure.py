@@ -18,11 +18,13 @@ from typing import Any, Final
 from vedette.contract.errors import FaultError, ModelError
 from vedette.engine import load_runtime, probe
 from vedette.engine.native_log import captured_stderr
+from vedette.engine.refusal import COMPILED, LACKING
 
 from .graph import Graph
 
-REFUSED: Final = "cannot be run"
-"""The problem of a `ModelError` where the runtime says no; one where it dies has another."""
+_REFUSED: Final = "cannot be run"
+REFUSALS: Final = (_REFUSED, COMPILED, LACKING)
+"""The problems of a `ModelError` where the runtime says no; one where it dies has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def measure(graph: Graph, runtime: str = "auto") -> Placement:
             interpreter.allocate_tensors()
             details: Sequence[Mapping[str, Any]] = interpreter._get_ops_details()
         except (ValueError, RuntimeError) as error:
-            raise ModelError(REFUSED, where=graph.path, found=" ".join(str(error).split())) from None
+            raise ModelError(_REFUSED, where=graph.path, found=" ".join(str(error).split())) from None
         except AttributeError:
             raise FaultError(
                 "the runtime does not tell its operations", expected="Interpreter._get_ops_details", found=str(loaded)

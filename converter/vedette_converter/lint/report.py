@@ -14,7 +14,7 @@ from . import edgetpu, hints
 from .compiler import CompiledEdgeTpu, compile_edgetpu, find_compiler
 from .graph import Graph, Op, read_graph
 from .hints import Finding
-from .measure import REFUSED, Placement, measure
+from .measure import REFUSALS, Placement, measure
 from .rule import Refusal
 from .xnnpack import XnnpackRules
 
@@ -137,7 +137,7 @@ def _on_cpu(graph: Graph, runtime: str) -> Report:
     try:
         placement = measure(graph, runtime)
     except ModelError as error:
-        if error.problem != REFUSED or not hints.custom_without_kernel(graph):
+        if error.problem not in REFUSALS or not hints.custom_without_kernel(graph):
             raise
         # it was to be expected, a finding says it; where the operations would run is still told by the rules
     home = placement.home if placement else {}
