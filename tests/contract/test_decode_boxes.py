@@ -198,6 +198,18 @@ def test_priors_lie_where_a_loop_puts_them(clip: bool) -> None:
     np.testing.assert_allclose(made, slow_priors(spec), rtol=1e-6)
 
 
+def test_priors_of_ultraface_share_the_sides_evenly() -> None:
+    """Its own ``fd_config.py`` divides the sides by the maps' numbers of cells: 240 / 4 = 60, not 64."""
+    spec = SsdPriors(strides=(32, 64), sizes=((64.0,), (128.0,)), even=True)
+    expected = [
+        [(row + 0.5) / rows, (column + 0.5) / columns, size / 240, size / 320]
+        for rows, columns, size in ((8, 10, 64), (4, 5, 128))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    np.testing.assert_allclose(prior_boxes(spec, 320, 240), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("threshold", [0.5, 0.99])
 def test_encodings_in_either_order_are_the_same_boxes(dtype: str, threshold: float) -> None:

@@ -60,6 +60,8 @@ class SsdPriors(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Input pixels a cell of each feature map, finest first."""
     sizes: Annotated[tuple[Annotated[tuple[float, ...], Meta(min_length=1, max_length=16)], ...], Meta(min_length=1)]
     """Input pixels a side of the anchors of a cell, one list a feature map."""
+    even: bool = False
+    """Whether the cells of a map share the input's sides evenly where its last would reach over the edge (UltraFace)."""
     clip: bool = False
     """Whether a side longer than the input's counts as that one, and a centre beyond it as its edge."""
 

@@ -64,7 +64,8 @@ def prior_boxes(spec: SsdPriors, width: int, height: int) -> Float32Array:
     blocks = []
     for stride, (rows, columns), sizes in zip(spec.strides, cells, spec.sizes, strict=True):
         row, column, size = np.meshgrid(np.arange(rows), np.arange(columns), sizes, indexing="ij")
-        y, x = (row + 0.5) * stride / height, (column + 0.5) * stride / width
+        down, across = (rows, columns) if spec.even else (height / stride, width / stride)
+        y, x = (row + 0.5) / down, (column + 0.5) / across
         blocks.append(np.stack([y, x, size / height, size / width], axis=-1).reshape(-1, 4))
     boxes = np.concatenate(blocks).astype(np.float32)
     return np.minimum(boxes, np.float32(1)) if spec.clip else boxes
