@@ -40,6 +40,7 @@ from .series.material import read_recorded
 from .source import SourceFiles, read_source
 from .student import Steps, Student, check_teacher
 from .tensorflow import load_tensorflow
+from .train.alive import expect_alive
 from .train.kept import expect_keras, read_network, save_network
 from .train.sparsity import Sparsity
 from .train.work import Work, default_folder
@@ -148,6 +149,8 @@ def build(
             with clock.step("train"):
                 student = _study(file, inputs, network, maker)
             network = as_network(student.teacher)
+            if recipe.train is not None:
+                expect_alive(network, maker.samples()(), "[train]")
             if inputs.float_out is not None:
                 save_network(student.teacher, inputs.float_out)
         with clock.step("quantise"):
@@ -158,6 +161,7 @@ def build(
             final = network
             if student is not None and student.model is not student.teacher:
                 final = as_network(student.model)
+                expect_alive(final, maker.samples()(), "[distil], [prune]" if recipe.prune is not None else "[distil]")
                 changed = "pruned float32" if student.plan is not None else "distilled float32"
                 candidates.append(maker.float32(changed, final, student.cost_after))
             candidates.append(maker.quantised(final, before, student.cost_after if student else None))
