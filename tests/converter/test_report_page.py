@@ -150,6 +150,18 @@ def expect_self_contained(page: Page) -> None:
                 assert value is not None and value.startswith(("data:image/", "#")), (tag, name, value)
 
 
+def test_accuracy_that_stays_is_not_told_as_lost() -> None:
+    figures = measured("top-1", accurate=True)
+    stages = list(figures.stages)
+    accuracy = stages[figures.product].accuracy
+    assert accuracy is not None
+    kept = dataclasses.replace(accuracy, after=accuracy.before, interval=(-0.001, 0.0))
+    stages[figures.product] = dataclasses.replace(stages[figures.product], accuracy=kept)
+    text = Page(report.page(dataclasses.replace(figures, stages=tuple(stages)), extras(boxes=False))).text
+    assert ", and the same in top-1 accuracy. " in text and "0.00 points" in text and "−0.10 to 0.00" in text
+    assert "−0.00" not in text and "0.00 points lower" not in text
+
+
 @pytest.mark.parametrize("metric", ["top-1", "mAP"])
 @pytest.mark.parametrize("accurate", [True, False])
 def test_every_figure_of_every_network_is_there(metric: str, accurate: bool) -> None:
@@ -198,7 +210,7 @@ def test_a_gate_that_fails_is_said_first() -> None:
 
 @pytest.mark.parametrize(
     ("score", "said"),
-    [(0.861, "0.90 points lower in"), (0.88, "1.00 points higher in"), (0.87004, "no different in")],
+    [(0.861, "0.90 points lower in"), (0.88, "1.00 points higher in"), (0.87004, "and the same in")],
 )
 def test_a_change_that_rounds_to_nothing_is_none(score: float, said: str) -> None:
     made = measured()

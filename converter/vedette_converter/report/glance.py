@@ -26,10 +26,10 @@ def _sentence(measured: Measured) -> str:
     faster, faster_word = times(before.timing.p50_ms, after.timing.p50_ms, "faster", "slower")
     accuracy = measured.accuracy
     if accuracy is not None:
-        much, less = f"{abs(accuracy.drop) * 100:.2f}", accuracy.drop > 0
-        change = f"{much} points {'lower' if less else 'higher'}" if float(much) else "no different"
-        kept = f"{change} in {NAMES[accuracy.metric]}"
-        if accuracy.interval is not None and accuracy.interval[0] <= 0 <= accuracy.interval[1]:
+        drop = round(accuracy.drop * 100, 2)
+        changed = f"{abs(drop):.2f} points {'lower' if drop > 0 else 'higher'}" if drop else "and the same"
+        kept = f"{changed} in {NAMES[accuracy.metric]}"
+        if drop and accuracy.interval is not None and accuracy.interval[0] <= 0 <= accuracy.interval[1]:
             kept += " (no change is within the 95 % interval)"
     else:
         kept = f"and keeps {percent(measured.agreement.share, 1)} of the confident results"

@@ -37,8 +37,9 @@ def times(before: float, after: float, less: str, more: str) -> tuple[str, str]:
 
 
 def points(change: float) -> str:
-    """Percentage points, with a sign that is a minus."""
-    return f"{change * 100:+.2f}".replace("-", "−")
+    """Percentage points, with a sign that is a minus; of nothing, none."""
+    rounded = round(change * 100, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def bound(row: GateRow) -> str:
