@@ -13,6 +13,7 @@ from loading import expect_close, load, noise
 from vedette.contract.errors import ModelError
 from vedette.engine import TfliteEngine, load_runtime
 from vedette_converter import quantise
+from vedette_converter.lint.graph import parse_graph
 from vedette_converter.load import tflite
 from vedette_converter.quantise.graph import read_graph
 from vedette_converter.recipe.quantisation import Quantise
@@ -142,6 +143,15 @@ def test_a_shape_that_may_hang_on_what_is_fed_is_left(tf: Any, tmp_path: Path) -
     assert "SHAPE" in kinds(network)
     for sample in (noise(1, 9), np.abs(noise(1, 9))):
         expect_close(network.run(sample)[0], body(tf.constant(sample)))
+
+
+def test_sizes_that_were_worked_out_are_not_left_open(tf: Any, tmp_path: Path) -> None:
+    """onnx2tf writes the sizes that the network runs with, and beside them a signature that leaves some open."""
+    path = convert(tf, tmp_path / "open.tflite", (1, None, 8), lambda x: tf.nn.relu(x) * 2.0)
+    network = tflite.from_flatbuffer(path.read_bytes(), "open.tflite", fixed=True)
+    assert network.flatbuffer is not None
+    before, after = (parse_graph(data, path) for data in (path.read_bytes(), network.flatbuffer))
+    assert any(tensor.dynamic for tensor in before.tensors) and not any(tensor.dynamic for tensor in after.tensors)
 
 
 def test_an_open_dimension_needs_a_shape(tf: Any, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def from_flatbuffer(content: bytes, where: str, input_shape: Shape | None = None
         if fed.channels_first:
             _transpose_input(model, number, fed)
             changed = True
+    if fixed:
+        for tensor in graph.tensors:  # onnx2tf leaves sizes open that it has worked out
+            if tensor.shapeSignature is not None and -1 in tensor.shapeSignature:
+                tensor.shapeSignature, changed = None, True
     flatbuffer = _pack(model) if changed else content
     network = _network(flatbuffer, where)
     if not fold_shapes(model, _schema(), flatbuffer):
