@@ -238,6 +238,44 @@ def test_encodings_in_either_order_are_the_same_boxes(dtype: str, threshold: flo
     np.testing.assert_allclose(first.boxes[0], [*(center - half)[best], *(center + half)[best]], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("threshold", [0.5, 0.99])
+def test_sides_that_are_no_logarithms_before_key_points_are_blazefaces(dtype: str, threshold: float) -> None:
+    """MediaPipe's ``TensorsToDetectionsCalculator`` without ``apply_exponential_on_box_size``, its anchors' sides 1."""
+    rng = np.random.default_rng(4)
+    priors = SsdPriors(strides=(8, 16), sizes=((48.0, 48.0), (48.0,)))
+    picture = [TensorSpec("in", (1, 48, 48, 3), F32)]
+    cells = [((row + 0.5) / n, (column + 0.5) / n) for n in (6, 3) for row in range(n) for column in range(n)]
+    anchors = [center for center in cells[:36] for _ in range(2)] + cells[36:]
+    raw = rng.integers(-20, 100, (1, len(anchors), 4 + 2 * 6))
+    scores = rng.integers(-128, 128, (1, len(anchors), 1))
+    kinds: dict[str, Any] = {"scale": 0.1, "zero_point": 0} if dtype == "int8" else {}
+    raw, scores = ((numbers if kinds else numbers / 10).astype(dtype) for numbers in (raw, scores))
+    specs = [TensorSpec("b", raw.shape, raw.dtype, **kinds), TensorSpec("s", scores.shape, scores.dtype, **kinds)]
+    output = SsdOutput(
+        priors=priors, order="xywh", sides="linear", key_points=6, background=False, box_scale=(48.0,) * 4,
+        score_threshold=threshold, nms_iou=1.0, max_detections=1000,
+    )  # fmt: skip
+    found = make_decoder(output, specs, 1, inputs=picture)([raw, scores])
+    assert isinstance(found, Detections)
+    expected = []
+    for (y, x), numbers, logit in zip(
+        anchors, specs[0].to_real(raw)[0].tolist(), specs[1].to_real(scores)[0, :, 0], strict=True
+    ):
+        dx, dy, width, height = (number / 48 for number in numbers[:4])
+        score = 1 / (1 + math.exp(-logit))
+        if score >= threshold and width > 0 and height > 0:
+            corners = [x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2]
+            expected.append((score, corners))
+    assert len(expected) > 10 and len(found) == len(expected) < (scores > 0).sum(), "without those that have no sides"
+    expected.sort(key=lambda one: -one[0])
+    np.testing.assert_allclose(found.scores, [score for score, _ in expected], rtol=1e-5)
+    order = np.lexsort([*found.boxes.T, -found.scores.round(4)])
+    wanted = np.array([corners for _, corners in expected])
+    again = np.lexsort([*wanted.T, -np.round([score for score, _ in expected], 4)])
+    np.testing.assert_allclose(found.boxes[order], wanted[again], rtol=1e-4, atol=1e-5)
+
+
 def test_priors_that_do_not_fit_are_refused() -> None:
     boxes, scores = TensorSpec("b", (1, 100, 4), F32), TensorSpec("s", (1, 100, 2), F32)
     with pytest.raises(ModelError, match=r"tensor b: expected shape \[1, 108, 4\], found \[1, 100, 4\]"):

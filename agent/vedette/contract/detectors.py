@@ -82,6 +82,11 @@ class SsdOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
     """Which output tensor holds the encodings."""
     order: Literal["yxhw", "xywh"] = "yxhw"
     """Of the four encodings: ``ty, tx, th, tw``, or ``tx, ty, tw, th``."""
+    sides: Literal["exp", "linear"] = "exp"
+    """What makes the sides of ``th, tw``, by those of the anchor: ``exp``, or nothing but ``box_scale`` (BlazeFace,
+    Bazarevsky et al., arXiv 1907.05047)."""
+    key_points: Annotated[int, Meta(ge=0, le=64)] = 0
+    """How many points, of two numbers each, follow the four of each anchor (BlazeFace: 6). They are passed over."""
     scores: Index = 1
     """Which output tensor holds the logits."""
     box_scale: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)

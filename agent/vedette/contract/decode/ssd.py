@@ -93,7 +93,9 @@ class SsdDecoder:
             assert spec.priors is not None  # the manifest's own check
             self._anchors = prior_boxes(spec.priors, *picture_sides(inputs))
         self._order = None if spec.order == "yxhw" else np.array([1, 0, 3, 2])
-        expect_shape(self._box_tensor, "boxes", (1, len(self._anchors), 4))
+        self._numbers = 4 + 2 * spec.key_points
+        expect_shape(self._box_tensor, "boxes", (1, len(self._anchors), self._numbers))
+        self._linear = spec.sides == "linear"
         expect_shape(self._score_tensor, "scores", (1, len(self._anchors), None))
         self._columns = self._score_tensor.shape[2]
         self._background = int(spec.background)
@@ -128,7 +130,7 @@ class SsdDecoder:
             if self._score_list and self._encoded_list:
                 few = self._positions_of_few()
                 if few is not None:
-                    return self._decode_few(few, raw, outputs[self._boxes_index].reshape(-1, 4))
+                    return self._decode_few(few, raw, outputs[self._boxes_index].reshape(-1, self._numbers)[:, :4])
             hits = np.flatnonzero(self._may_pass)
             scores = self._scores(raw[hits])
             passing = scores >= self._threshold
@@ -151,7 +153,7 @@ class SsdDecoder:
         if not len(scores):
             return Detections.none()
         class_ids = (columns - self._background).astype(np.int32)
-        boxes = self._decode_boxes(outputs[self._boxes_index].reshape(-1, 4), anchors)
+        boxes = self._decode_boxes(outputs[self._boxes_index].reshape(-1, self._numbers)[:, :4], anchors)
         if not (np.abs(boxes) < MAX_COORDINATE).all():  # False for NaN
             sane = (np.abs(boxes) < MAX_COORDINATE).all(axis=1)
             boxes, scores, class_ids = boxes[sane], scores[sane], class_ids[sane]
@@ -223,7 +225,10 @@ class SsdDecoder:
         """(n, 4): of the centre how far it is off the anchor's, of the sides the half; in sides of the anchor."""
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = real / self._box_scale
-            scaled[:, 2:] = np.exp(np.minimum(scaled[:, 2:], MAX_ENCODED_SIDE)) / 2
+            if self._linear:
+                scaled[:, 2:] = np.where(scaled[:, 2:] > 0, scaled[:, 2:] / 2, np.nan)  # a box without sides is none
+            else:
+                scaled[:, 2:] = np.exp(np.minimum(scaled[:, 2:], MAX_ENCODED_SIDE)) / 2
         return np.asarray(scaled, np.float32)
 
     def _scores(self, raw: Tensor) -> Float32Array:
