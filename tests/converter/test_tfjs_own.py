@@ -13,6 +13,7 @@ import pytest
 import tfjs_writer
 
 from vedette.contract.errors import ModelError, UserError
+from vedette_converter.cli import main
 from vedette_converter.load import Network, guess_source, load_network
 from vedette_converter.recipe.sources import Source, TfjsModelSource
 from vedette_converter.source import read_source
@@ -71,6 +72,19 @@ def test_a_recipe_may_say_all_of_it(model: Path) -> None:
     (model.parent / "shard1").unlink()
     with pytest.raises(UserError, match=r"shard1: cannot be read: found No such file"):
         load(source)
+
+
+def test_flags_may_cut_it(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "samples.npy", np.ones((8, 3), np.float32))
+    command = ["build", str(model), "--data", str(tmp_path / "samples.npy"), "--quantise", "float32"]
+    command += ["--out", str(tmp_path / "cut.tflite")]
+    assert main([*command, "--input", "mean", "--outputs", "twice"]) == 2, "of which no shape is known"
+    assert "input mean: expected a shape" in capsys.readouterr().err
+    np.save(tmp_path / "samples.npy", np.ones((8, 4, 4, 3), np.float32))
+    assert main([*command, "--size", "4x4", "--input", "Cast", "--outputs", "twice,mean"]) == 0
+    assert "| twice | [1, 3] |" in (said := capsys.readouterr().out) and "| mean | [1, 3] |" in said
+    assert main(["build", str(tmp_path / "cut.tflite"), "--data", str(tmp_path), "--input", "Cast"]) == 2
+    assert "--input: expected a graph with nodes" in capsys.readouterr().err
 
 
 WEIGHT = {"name": "w", "shape": [1], "dtype": "float32"}

@@ -10,6 +10,8 @@ import typing
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from vedette.arguments import Help
 from vedette.contract.bundle import Bundle
 from vedette.contract.errors import UserError, VedetteError
@@ -25,6 +27,7 @@ from ..recipe import Recipe, RecipeFile, read_recipe
 from ..recipe.flags import Flags, image_input, input_shape, looks_like_classifier, numbers, recipe_from_flags, size
 from ..recipe.quantisation import Precision, Quantise
 from ..recipe.series import AnomalyHead
+from ..recipe.sources import Source
 from ..series.recordings import holds_recordings
 from ..source import read_source
 from ..video import VIDEOS, frames_of
@@ -104,6 +107,14 @@ def add(commands: Any) -> None:
     flags.add_argument("--labels", type=Path, metavar="FILE", help="the classes' names, one a line")
     flags.add_argument("--name", help="the bundle's name (default: the file's)")
     flags.add_argument(
+        "--input", metavar="NODE", help="of a .pb or model.json: the node that is fed (default: its placeholder)"
+    )
+    flags.add_argument(
+        "--outputs",
+        metavar="NODE[,NODE]",
+        help="of a .pb, a model.json, a SavedModel or ONNX: what is read (default: its own)",
+    )
+    flags.add_argument(
         "--size", type=size, metavar="WxH", help="of the pictures it is fed, where the network leaves width and height open"
     )  # fmt: skip
     flags.add_argument("--color", choices=("rgb", "bgr", "gray"), help="the order of the channels (default: rgb)")
@@ -121,8 +132,8 @@ def add(commands: Any) -> None:
     make.set_defaults(run=run)
 
 
-_FLAGS = ("quantise", "labels", "name", "size", "color", "resize", "mean", "std", "activation", "max_drop", "min_speedup",
-          "max_bytes", "max_latency_ms")  # fmt: skip
+_FLAGS = ("quantise", "labels", "name", "input", "outputs", "size", "color", "resize", "mean", "std", "activation",
+          "max_drop", "min_speedup", "max_bytes", "max_latency_ms")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -145,9 +156,9 @@ def _from_model(options: argparse.Namespace) -> int:
             "normalisation and what the results mean, as no flag can say them",
             fix="models/recipes/watch-activity.toml and shuttle-anomaly.toml are two to start from",
         )  # fmt: skip
-    values = {name: getattr(options, name) for name in _FLAGS if name != "quantise"}
+    values = {name: getattr(options, name) for name in _FLAGS if name not in ("quantise", "input", "outputs")}
     flags = Flags(quantise=Quantise(precision=options.quantise or "int8"), **values)
-    source = guess_source(options.recipe)
+    source = _cut(guess_source(options.recipe), options.input, options.outputs)
     with Bars() as bars:
         advance = bars.begin("load", 1)
         network = load_network(source, read_source(source, None), input_shape(flags))
@@ -184,6 +195,18 @@ def _from_model(options: argparse.Namespace) -> int:
     made = dataclasses.replace(made, findings=(*made.findings, *(found[1] if found is not None else [])))
     print(json.dumps(bare.as_object(made)) if options.json else bare.markdown(made))
     return 0
+
+
+def _cut(source: Source, first: str | None, last: str | None) -> Source:
+    """The source read between these nodes, where any are given. Raises `UserError` where its format has none."""
+    asked = {"input": first, "outputs": tuple(last.split(",")) if last is not None else None}
+    stated = {name: value for name, value in asked.items() if value is not None}
+    if without := [name for name in stated if not hasattr(source, name)]:
+        raise UserError(
+            f"--{without[0]}", expected="a graph with nodes: .pb or model.json; a SavedModel and ONNX have --outputs",
+            found=source.url, fix="leave it out",
+        )  # fmt: skip
+    return msgspec.structs.replace(source, **stated)
 
 
 def _expect_used(recipe: Recipe, options: argparse.Namespace) -> None:

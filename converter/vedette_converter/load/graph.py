@@ -149,7 +149,8 @@ def feed_floats(graph: Any, entry: str, where: str) -> None:
         others = sorted({reader.op for reader in readers} - {"Cast"}) or ["nothing"]
         raise ModelError(
             f"input {entry}", where=where, expected="float32, or a cast to float32 right after it",
-            found=f"{dtype.name} read by {', '.join(others)}", fix="feed a node further in, or export it with float32",
+            found=f"{dtype.name} read by {', '.join(others)}",
+            fix="feed a node further in (--input), or export it with float32",
         )  # fmt: skip
     node.attr["dtype"].type = tf.float32.as_datatype_enum
     for name in carriers - {entry}:
