@@ -13,11 +13,11 @@ from ..load import Network
 from ..recipe.quantisation import Quantise
 from . import edge_quantizer, tf_converter
 from .graph import read_graph
-from .means import with_means
 from .mixed import RANKING_SAMPLES, mixed, reached_db
 from .pack import compact
 from .proof import prove
 from .ranges import Range, clip, observe, refuse_loops, refuse_nan_constants
+from .rewrite import for_integers
 from .samples import Samples
 from .trace import run_outputs
 
@@ -45,9 +45,9 @@ def convert(
     an op has no kernel of this precision or, calibrated, is a loop; `FaultError` where the flatbuffer does not run; what
     ``samples`` raises.
     """
-    means = with_means(network) if options.calibrated else None
-    if means is not None:
-        network, float32 = means, None
+    written = for_integers(network) if options.calibrated else None
+    if written is not None:
+        network, float32 = written, None
     original = float32 if float32 is not None else to_float32(network)
     graph = read_graph(original)
     refuse_nan_constants(graph)
