@@ -178,7 +178,7 @@ def test_what_the_governor_caps_is_let_go_and_a_higher_cap_is_heard_at_once() ->
         feed.limit(0.0)
         pictures = source.pictures
         wait_for("pictures", lambda: source.pictures > pictures + 20)
-    assert run.stats.dropped() == {}
+    assert run.stats.dropped().keys() <= {"stopped"}, "that was on its way at the end"
 
 
 def test_of_a_video_those_after_the_one_passed_over_are_what_they_were() -> None:

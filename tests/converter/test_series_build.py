@@ -386,5 +386,5 @@ def test_recordings_without_times_are_said_to_be_evenly_spaced(tf: Any, tmp_path
     short = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, epochs=1))
     file = dataclasses.replace(project.read(), recipe=short)
     measured, _ = build(file, Inputs(project.data, out=tmp_path / "x.tflite", work=tmp_path / "work"))
-    said = "6 recordings have no column 'time': their samples are taken to be 50 a second"
+    said = "6 recordings have no times: their samples are taken to be 50 a second"
     assert said in measured.findings
