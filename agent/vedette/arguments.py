@@ -40,6 +40,11 @@ class Help(argparse.HelpFormatter):
         return textwrap.indent("\n\n".join(blocks), indent)
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """An option's value: ``127.5`` or ``123.7,116.3,103.5``. Raises `ValueError`."""
+    return tuple(float(part) for part in text.split(","))
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(
         text, width, break_long_words=False, break_on_hyphens=False

@@ -31,6 +31,13 @@ def brightness(tf: Any, activation: str | None) -> Any:
     return model
 
 
+def build_of(model: Any, folder: Path, pictures: Path, labels: str) -> list[str]:
+    """The command that makes a bundle of it."""
+    save_network(model, folder / "shade.keras")
+    (folder / "labels.txt").write_text(labels)
+    return ["build", str(folder / "shade.keras"), "--data", str(pictures), "--labels", str(folder / "labels.txt")]
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shades")
@@ -58,16 +65,7 @@ def test_both_scores_by_one_dense_layer(tf: Any, activation: str) -> None:
 def test_two_labels_make_a_bundle_of_it(
     tf: Any, pictures: Path, tmp_path: Path, ending: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_network(brightness(tf, ending), tmp_path / "shade.keras")
-    (tmp_path / "labels.txt").write_text("dark\nbright\n")
-    command = [
-        "build",
-        str(tmp_path / "shade.keras"),
-        "--data",
-        str(pictures),
-        "--labels",
-        str(tmp_path / "labels.txt"),
-    ]
+    command = build_of(brightness(tf, ending), tmp_path, pictures, "dark\nbright\n")
     out = tmp_path / "shade.tflite"
     assert main([*command, "--evaluate", str(pictures), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -83,16 +81,7 @@ def test_two_labels_make_a_bundle_of_it(
 def test_one_label_is_a_class_of_which_nothing_can_be_judged(
     tf: Any, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_network(brightness(tf, None), tmp_path / "shade.keras")
-    (tmp_path / "labels.txt").write_text("bright\n")
-    command = [
-        "build",
-        str(tmp_path / "shade.keras"),
-        "--data",
-        str(pictures),
-        "--labels",
-        str(tmp_path / "labels.txt"),
-    ]
+    command = build_of(brightness(tf, None), tmp_path, pictures, "bright\n")
     assert main([*command, "--out", str(tmp_path / "shade.tflite")]) == 0
     assert "alike" not in capsys.readouterr().out
     assert main([*command, "--evaluate", str(pictures)]) == 2

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vedette.arguments import numbers
 from vedette.contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,11 +142,6 @@ def _input(arguments: argparse.Namespace) -> ImageOptions:
         raise UserError(
             f"--{where.replace('_', '-')}", expected=expected, found=found.strip("[]") or str(given[where])
         ) from None
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """``127.5`` or ``123.7,116.3,103.5``. Raises `ValueError`."""
-    return tuple(float(part) for part in text.split(","))
 
 
 def _pair(text: str, option: str) -> tuple[int, int]:

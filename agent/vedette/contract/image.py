@@ -28,9 +28,8 @@ from .planes import resized_to_bgr
 from .types import Float32Array, Picture, Planes, Tensor, TensorSpec, UInt8Array
 
 MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
-MIN_LEVELS: Final = (
-    16  # of a pixel's 256 values that are told apart in a quantised tensor; fewer are a mistaken mean or std
-)
+# of a pixel's 256 values that are told apart in a quantised tensor; fewer are a mistaken mean or std
+MIN_LEVELS: Final = 16
 MAX_PIXELS: Final = 100_000_000  # 300 MB as BGR; a larger picture is refused before it is decoded
 
 _INTERPOLATION: Final = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST}

@@ -19,9 +19,8 @@ from vedette.contract.types import Detections, Float32Array, Int32Array
 Bools: TypeAlias = NDArray[np.bool_]
 Rows: TypeAlias = NDArray[np.intp]
 
-TWIN_IOU: Final = (
-    0.9  # classes share the boxes of an SSD's anchors, or of YOLO's cells; a rider and a horse are further apart
-)
+# classes share the boxes of an SSD's anchors, or of YOLO's cells; a rider and a horse are further apart
+TWIN_IOU: Final = 0.9
 LEAST: Final = np.float32(1e-6)  # a name that scored nothing is one all the same
 
 

@@ -36,9 +36,8 @@ NEAR_SCALE: Final = np.array([1.0, 1.0, 2.0, 2.0])  # for the third look, boxes 
 NEAR_IOU: Final = 0.3  # of boxes so enlarged
 GATE: Final = 18.47  # squared Mahalanobis distance in the third look: chi-square, four degrees of freedom, 99.9 %
 TENTATIVE_MISSES: Final = 1  # frames that may miss what is no track yet
-POOR_MISSES: Final = (
-    3  # a poor detection goes on with a track that so many frames, this one included, have not confirmed
-)
+# a poor detection goes on with a track that so many frames, this one included, have not confirmed
+POOR_MISSES: Final = 3
 UPON_IOU: Final = 0.75  # later it must lie right upon the prediction: somebody who stands there, and is hardly seen
 KEEP_LOOKS: Final = 2  # a track outlives at least so many frames without it, however long they took
 FAST: Final = 0.5  # object sizes a second from which on a track counts as moving

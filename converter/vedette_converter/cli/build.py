@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vedette.arguments import Help
+from vedette.arguments import Help, numbers
 from vedette.contract.bundle import Bundle
 from vedette.contract.errors import UserError, VedetteError
 
@@ -24,7 +24,7 @@ from ..build import Inputs, build
 from ..load import guess_source, load_network
 from ..measured import Measured
 from ..recipe import Recipe, RecipeFile, read_recipe
-from ..recipe.flags import Flags, image_input, input_shape, looks_like_classifier, numbers, recipe_from_flags, size
+from ..recipe.flags import Flags, image_input, input_shape, looks_like_classifier, recipe_from_flags, size
 from ..recipe.quantisation import Precision, Quantise
 from ..recipe.series import AnomalyHead
 from ..recipe.sources import Source

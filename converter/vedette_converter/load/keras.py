@@ -19,7 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -31,13 +31,12 @@ from ..recipe.sources import KerasSource
 from ..source import SourceFiles
 from ..tensorflow import captured_native_output, load_tensorflow
 from .graph import as_network, feed_floats, first_line, freeze, refuse_bad
+from .keras_code import refuse_code, refuse_own
 from .network import Network
 from .shapes import TO_CHANNELS_FIRST, Fed, Shape, fix_shape, only_given
 
 MAX_DIFFERENCE: Final = 1e-5  # of the largest output, between tf_keras and the network that Keras 3 made of it
 
-_CODE: Final = frozenset({"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
-_FORBIDDEN_MODULES: Final = ("keras.utils", "keras.saving", "keras.config", "keras.src.utils", "keras.src.saving")
 _HALF: Final = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 _ALWAYS_KNOWN: Final = frozenset({"batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_dim"})
 
@@ -58,7 +57,7 @@ def load(source: KerasSource, files: SourceFiles, input_shape: Shape | None) -> 
             fix="the file is of another format, or not whole",
         )  # fmt: skip
     config = _config_of_h5(content, where) if legacy else _config_of_zip(content, where)
-    _refuse_code(config, where)
+    refuse_code(config, where)
     with tempfile.TemporaryDirectory(prefix="vedette-keras-") as folder:
         path = Path(folder) / ("network.h5" if legacy else "network.keras")
         path.write_bytes(content)  # what was verified, whatever happens to the user's file meanwhile
@@ -192,7 +191,7 @@ def _load_older(path: Path, folder: Path, input_shape: Shape | None, where: str,
         ) from None
     except Exception as error:  # noqa: BLE001 - as above
         if unknown := re.match(r"Unknown layer: '?(\w+)", problem):  # an older .h5 names no modules
-            _refuse_own("class", where, unknown[1])
+            refuse_own("class", where, unknown[1])
         # its own words where both stumbled over the same thing: Keras 3 looks at the file first
         raise ModelError(
             "neither Keras 3 nor tf_keras can read it", where=where, found=f"{problem} | {first_line(error)}",
@@ -337,51 +336,6 @@ def _json(text: str | bytes, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError("the network's description is no JSON", where=where, found=first_line(error)) from None
-
-
-def _refuse_code(config: Any, where: str, layer: str = "") -> None:
-    """Raises `ModelError` where a layer carries code, names a class of its own, or a function that is no activation."""
-    if isinstance(config, list):
-        for item in config:
-            _refuse_code(item, where, layer)
-    if not isinstance(config, dict):
-        return
-    options = config.get("config")
-    kind = config.get("class_name")
-    if isinstance(kind, str):
-        name = options.get("name") if isinstance(options, dict) else None
-        layer = f"layer {name}" if isinstance(name, str) else layer
-        module, place = config.get("module"), f"{where}: {layer}" if layer else where
-        if kind in _CODE:
-            raise ModelError(
-                "a layer that carries code", where=place, found=kind,
-                fix="replace it by layers of Keras, or give the network as a SavedModel: model.export(FOLDER)",
-            )  # fmt: skip
-        if (module, kind) == ("builtins", "function") and not _has_function(options):
-            _refuse_own("function", place, options)
-        known = module is None or module == "builtins" or str(module).split(".")[0] in ("keras", "tf_keras")
-        registered = (
-            module is None and config.get("registered_name") is not None
-        )  # Keras names no module of such a class
-        if not known or registered or str(module).startswith(_FORBIDDEN_MODULES) or ">" in kind:
-            _refuse_own("class", place, kind if module is None else f"{module}.{kind}")
-    for key, value in config.items():
-        if key not in ("compile_config", "training_config"):  # never read in
-            _refuse_code(value, where, layer)
-
-
-def _has_function(name: Any) -> bool:
-    """Whether Keras has a function of that name, as it has for ``activation=tf.nn.relu``."""
-    import keras
-
-    return any(hasattr(getattr(keras, module), str(name)) for module in ("activations", "initializers", "regularizers"))
-
-
-def _refuse_own(what: str, where: str, found: Any) -> NoReturn:
-    raise ModelError(
-        f"a {what} that is not Keras's own", where=where, found=str(found),
-        fix="replace it by what Keras has, or give the network as a SavedModel: model.export(FOLDER)",
-    )  # fmt: skip
 
 
 def _each_once(names: list[str]) -> list[str]:

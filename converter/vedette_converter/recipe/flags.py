@@ -153,8 +153,3 @@ def size(text: str) -> tuple[int, int]:
     if not (0 < width <= 8192 and 0 < height <= 8192):
         raise ValueError(text)
     return width, height
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """``127.5`` or ``123.7,116.3,103.5``. Raises `ValueError`."""
-    return tuple(float(part) for part in text.split(","))

@@ -62,11 +62,10 @@ def told(scores: Numbers, positive: NDArray[np.bool_], threshold: float) -> floa
 
 
 def tellable(scores: Numbers, positive: NDArray[np.bool_]) -> float:
-    """The same at the threshold that is best for these very scores."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are on one side
-    found = np.cumsum(positive[order]) / positive.sum() - np.cumsum(~positive[order]) / (~positive).sum()
-    return float(max(0.0, found[last].max()))
+    """The same at the threshold that is best for these very scores: Kolmogorov's and Smirnov's one-sided statistic."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(scores[positive], scores[~positive], alternative="less", method="asymp").statistic)
 
 
 def macro_f1(found: NDArray[np.int32], truth: NDArray[np.int32]) -> float:

@@ -14,11 +14,9 @@ import numpy as np
 from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import Dataset
 from vedette.contract.types import Float32Array, Int64Array
-from vedette.recordings import TAKE_OUT, read_recording
+from vedette.recordings import MAX_BYTES, SUFFIXES, TAKE_OUT, read_recording
 
-SUFFIXES: Final = frozenset({".csv", ".ndjson", ".jsonl", ".npy"})
 OF_SENSORS: Final = frozenset({".csv", ".ndjson"})  # the others are found beside pictures, too
-MAX_FILE: Final = 256 * 1024 * 1024  # bytes; of one recording
 MAX_LINE: Final = 65_536  # bytes; of names
 _NEEDED: Final = "files named .csv, .ndjson, .jsonl or .npy"
 
@@ -104,9 +102,9 @@ def read(path: Path, columns: Sequence[str], time: str) -> Read:
     """
     doubts: list[str] = []
     try:
-        if path.stat().st_size > MAX_FILE:
+        if path.stat().st_size > MAX_BYTES:
             raise ReadingsError(
-                "recording too large", where=path, expected=f"at most {MAX_FILE} bytes", fix="cut it in two"
+                "recording too large", where=path, expected=f"at most {MAX_BYTES} bytes", fix="cut it in two"
             )
         if path.suffix.lower() == ".npy":
             return _read_npy(path, columns)

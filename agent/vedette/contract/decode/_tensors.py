@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelError
 from ..types import Float32Array, TensorSpec
@@ -55,3 +56,16 @@ def picture_sides(inputs: Sequence[TensorSpec]) -> tuple[int, int]:
             f"input tensor {inputs[0].name}", expected="shape [1, height, width, channels]", found=f"{list(shape)}"
         )
     return shape[2], shape[1]
+
+
+def per_pixel(inputs: Sequence[TensorSpec]) -> Float32Array:
+    """(4,) what makes fractions of x, y, x, y, or x, y, width, height, in the input's pixels. Raises as `picture_sides`."""
+    width, height = picture_sides(inputs)
+    return np.array([1 / width, 1 / height] * 2, np.float32)
+
+
+def best_candidates(scores: Float32Array) -> NDArray[np.intp] | slice:
+    """The `CANDIDATES` with the best scores, in their own order; all where there are no more."""
+    if len(scores) <= CANDIDATES:
+        return slice(None)
+    return np.sort(np.argpartition(-scores, CANDIDATES)[:CANDIDATES])

@@ -15,7 +15,7 @@ from ..boxes import nms
 from ..errors import ModelError
 from ..manifest import BoxesOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import CANDIDATES, MAX_COORDINATE, expect_shape, pick, picture_sides, to_score
+from ._tensors import MAX_COORDINATE, best_candidates, expect_shape, per_pixel, pick, to_score
 
 
 class BoxesDecoder:
@@ -50,8 +50,7 @@ class BoxesDecoder:
         self._order = [spec.box.index(name) for name in named]
         self._unit = np.ones(4, np.float32)
         if spec.units == "pixels":
-            width, height = picture_sides(inputs)
-            self._unit = np.array([1 / width, 1 / height] * 2, np.float32)
+            self._unit = per_pixel(inputs)
 
     @property
     def classes(self) -> int:
@@ -71,8 +70,7 @@ class BoxesDecoder:
         else:
             scores = to_score(self._scores.to_real(said.max(axis=1)), spec.activation)
         index = np.flatnonzero(scores >= self._threshold)  # False for NaN
-        if len(index) > CANDIDATES:
-            index = np.sort(index[np.argpartition(-scores[index], CANDIDATES)[:CANDIDATES]])
+        index = index[best_candidates(scores[index])]
         boxes, sane = self._corners(boxes[index])
         index, boxes = index[sane], boxes[sane]
         scores, class_ids = scores[index], said[index].argmax(axis=1).astype(np.int32)

@@ -23,7 +23,7 @@ from ..boxes import nms, nms_of_few
 from ..errors import ModelError
 from ..manifest import MAX_ANCHORS, SsdAnchors, SsdOutput, SsdPriors
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, picture_sides, to_score
+from ._tensors import MAX_COORDINATE, MAX_ENCODED_SIDE, best_candidates, expect_shape, pick, picture_sides, to_score
 
 FEW: Final = 32  # values that may pass; so many are looked at one by one, without a call of numpy for each step
 _COLUMNS: Final = np.arange(4)
@@ -146,10 +146,8 @@ class SsdDecoder:
             if self._background:
                 anchors, columns = anchors[columns > 0], columns[columns > 0]
             scores = probabilities[anchors, columns]
-        if len(scores) > CANDIDATES:
-            best = np.argpartition(-scores, CANDIDATES)[:CANDIDATES]
-            best.sort()
-            anchors, columns, scores = anchors[best], columns[best], scores[best]
+        best = best_candidates(scores)
+        anchors, columns, scores = anchors[best], columns[best], scores[best]
         if not len(scores):
             return Detections.none()
         class_ids = (columns - self._background).astype(np.int32)

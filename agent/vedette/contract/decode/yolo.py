@@ -16,7 +16,16 @@ from ..boxes import nms
 from ..errors import ModelError
 from ..manifest import YoloOutput
 from ..types import Detections, Float32Array, Tensor, TensorSpec
-from ._tensors import CANDIDATES, MAX_COORDINATE, MAX_ENCODED_SIDE, expect_shape, pick, picture_sides, to_score
+from ._tensors import (
+    MAX_COORDINATE,
+    MAX_ENCODED_SIDE,
+    best_candidates,
+    expect_shape,
+    per_pixel,
+    pick,
+    picture_sides,
+    to_score,
+)
 
 
 class YoloDecoder:
@@ -49,7 +58,7 @@ class YoloDecoder:
         if spec.strides:
             width, height = picture_sides(inputs)
             self._grid = _grid(spec.strides, width, height)
-            self._unit = np.array([1 / width, 1 / height] * 2, np.float32)
+            self._unit = per_pixel(inputs)
             if len(self._grid) != candidates:
                 raise ModelError(
                     f"output.predictions: tensor {self._tensor.name}",
@@ -57,8 +66,7 @@ class YoloDecoder:
                     found=str(candidates),
                 )
         elif spec.units == "pixels":
-            width, height = picture_sides(inputs)
-            self._unit = np.array([1 / width, 1 / height] * 2, np.float32)
+            self._unit = per_pixel(inputs)
 
     @property
     def classes(self) -> int:
@@ -83,10 +91,8 @@ class YoloDecoder:
             scores = to_score(self._tensor.to_real(raw[:, self._first :].max(axis=1)), spec.activation)
             index = np.flatnonzero(scores >= self._threshold)
             scores = scores[index]
-        if len(scores) > CANDIDATES:
-            best = np.argpartition(-scores, CANDIDATES)[:CANDIDATES]
-            best.sort()
-            index, scores = index[best], scores[best]
+        best = best_candidates(scores)
+        index, scores = index[best], scores[best]
         rows = raw[index]
         boxes, sane = self._boxes(self._tensor.to_real(rows[:, :4]), index)
         class_ids = rows[:, self._first :].argmax(axis=1).astype(np.int32)
