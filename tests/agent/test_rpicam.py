@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from real import DEADLINE_S, no_descriptors, wait_for
 
+from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, VedetteError
-from vedette.contract.planes import in_bgr
 from vedette.contract.types import Planes, UInt8Array
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
 from vedette.sources.base import Passing

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from vedette.contract.bgr import in_bgr, own_bgr
 from vedette.contract.errors import PictureError
 from vedette.contract.image import ImagePreprocessor
 from vedette.contract.manifest import ImageInput
-from vedette.contract.planes import PlanesToBgr, in_bgr, own_bgr
+from vedette.contract.planes import PlanesToBgr
 from vedette.contract.types import Frame, Planes, TensorSpec, UInt8Array
 
 PADDING = 48  # bytes a row of Y

@@ -216,6 +216,7 @@ def _try_source(item: Prepared) -> str:
 
 def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
     """Opens it and reads one frame, which has to be large enough. Raises as `_try_source` does."""
+    from vedette.contract.bgr import in_bgr
     from vedette.contract.errors import SourceLostError
     from vedette.contract.image import refuse_small
     from vedette.flow.regions import Regions
@@ -228,7 +229,7 @@ def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
         source.close()
     if reading is None:
         raise SourceLostError("opened, but gave no frame", where=name)
-    height, width = reading.pixels.shape[:2]
+    height, width = in_bgr(reading.pixels).shape[:2]
     refuse_small(width, height)
     if config.region is not None:
         Regions(config.region).places(width, height)

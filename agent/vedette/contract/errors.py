@@ -115,6 +115,10 @@ class PictureError(UserError):
     """A picture cannot be used: corrupt, too small, too large, or of a kind that is not read."""
 
 
+class UndecodableError(PictureError):
+    """What should be a picture cannot be decoded."""
+
+
 class ReadingsError(UserError):
     """Readings cannot be used: a malformed recording, channels that are not there, numbers that are not finite."""
 

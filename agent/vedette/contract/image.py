@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelError, PictureError
+from .jpeg import decode, reduction
 from .manifest import ImageInput
 from .planes import resized_to_bgr
-from .types import Float32Array, Picture, Planes, Tensor, TensorSpec, UInt8Array
+from .types import Float32Array, Jpeg, Picture, Planes, Tensor, TensorSpec, UInt8Array
 
 MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
 # of a pixel's 256 values that are told apart in a quantised tensor; fewer are a mistaken mean or std
@@ -158,17 +159,21 @@ class ImagePreprocessor:
         self._lut = np.ascontiguousarray(self._table.reshape(1, 256, -1))
         self._frame_shape: tuple[int, ...] = ()
         self._geometry: _Geometry
+        self._jpeg_shape: tuple[int, ...] = ()
+        self._reduction = 1  # of JPEG of that shape
 
     def __call__(self, pixels: Picture, out: Tensor) -> Placement:
         """Writes the picture into ``out``, a C-contiguous array of the tensor's shape and dtype.
 
-        ``pixels``: (height, width, 3) uint8 BGR or planes, at least 8 pixels a side. Raises `PictureError` otherwise.
+        ``pixels``: (height, width, 3) uint8 BGR, planes or JPEG, at least 8 pixels a side. Raises `PictureError` otherwise.
         """
         if out.shape != self.tensor.shape or out.dtype != self.tensor.dtype:
             # OpenCV would put its result into a new array and leave this one as it was
             raise ValueError(
                 f"out must be {self.tensor.dtype} with shape {self.tensor.shape}, but got {out.dtype} {out.shape}"
             )
+        if isinstance(pixels, Jpeg):
+            pixels = self._decoded(pixels)
         if pixels.shape != self._frame_shape or not (isinstance(pixels, Planes) or pixels.dtype == np.uint8):
             self._geometry = self._plan(pixels)
             self._frame_shape = pixels.shape
@@ -220,6 +225,21 @@ class ImagePreprocessor:
         if spec.color == "bgr" or spec.resize == "letterbox":
             return np.empty(shape, np.bool_)
         return self._canvas.reshape(-1)[: math.prod(shape)].view(np.bool_).reshape(shape)
+
+    def _decoded(self, jpeg: Jpeg) -> UInt8Array:
+        """In full, or as much smaller as it may be for what it is resized to."""
+        if jpeg.shape != self._jpeg_shape:
+            self._reduction = self._reduction_of(jpeg)
+            self._jpeg_shape = jpeg.shape
+        return decode(jpeg, self._reduction)
+
+    def _reduction_of(self, jpeg: Jpeg) -> int:
+        if self.spec.interpolation == "nearest":  # of pixels as they are
+            return 1
+        geometry = self._plan(jpeg)
+        rows, columns = geometry.crop
+        least_width, least_height = (max(side, MIN_SIDE) for side in geometry.size)
+        return reduction(rows.stop - rows.start, columns.stop - columns.start, least_height, least_width)
 
     def _plan(self, pixels: Picture) -> _Geometry:
         if isinstance(pixels, np.ndarray) and (pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8):

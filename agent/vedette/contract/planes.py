@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .types import Picture, Planes, UInt8Array
+from .types import Planes, UInt8Array
 
 
 def resized_to_bgr(
@@ -47,13 +47,3 @@ class PlanesToBgr:
             into = np.empty((height, width, 3), np.uint8)
         cv2.cvtColor(self._compact, cv2.COLOR_YUV2BGR_I420, dst=into)
         return into
-
-
-def in_bgr(pixels: Picture) -> UInt8Array:
-    """(height, width, 3) uint8 BGR: the picture itself, where it is."""
-    return PlanesToBgr()(pixels) if isinstance(pixels, Planes) else pixels
-
-
-def own_bgr(pixels: Picture) -> UInt8Array:
-    """(height, width, 3) uint8 BGR in memory of its own."""
-    return in_bgr(pixels) if isinstance(pixels, Planes) else pixels.copy()

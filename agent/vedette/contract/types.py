@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -45,18 +45,38 @@ class Planes:
         return height, width, 3
 
 
-Picture: TypeAlias = UInt8Array | Planes
-"""(height, width, 3) uint8 BGR, or the planes of which that can be made: see `vedette.contract.planes`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Jpeg:
+    """A picture as cameras compress it, decoded by whoever needs it, and in what size: see `vedette.contract.jpeg`.
+
+    ``data``: (n,) uint8, the whole of it (ITU-T T.81). ``height``, ``width``: in full, pixels. ``scan``: where its header
+    ends, bytes. ``decoded``: by how many times smaller, what was made of it so far.
+    """
+
+    data: UInt8Array
+    height: int
+    width: int
+    scan: int
+    decoded: dict[int, UInt8Array] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As of the same picture in BGR."""
+        return self.height, self.width, 3
+
+
+Picture: TypeAlias = UInt8Array | Planes | Jpeg
+"""(height, width, 3) uint8 BGR, or that of which it can be made: see `vedette.contract.bgr`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture from a source.
 
-    ``pixels``: planes where the source gives them and whoever is fed takes them. ``seq``: counts what the source gave, from
-    1, dropped frames included.
-    ``captured_ns``: CLOCK_BOOTTIME in nanoseconds when the frame was complete in memory.
-    ``capture_ns``: how long reading and decoding it took, nanoseconds.
+    ``pixels``: planes where the source gives them and whoever is fed takes them; JPEG where the source gives that. ``seq``:
+    counts what the source gave, from 1, dropped frames included.
+    ``captured_ns``: CLOCK_BOOTTIME in nanoseconds when the frame was complete in memory, of JPEG not yet decoded.
+    ``capture_ns``: how long reading it took, and decoding what is decoded, nanoseconds.
     ``ahead_ns``: of a file that is read flat out, how far its own time has got ahead of the clock's; negative where it fell
     behind.
     """

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from rich.console import RenderableType
 
+from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import UserError
 from vedette.contract.manifest import ImageInput, task_of
-from vedette.contract.planes import in_bgr
 from vedette.contract.types import Detections, UInt8Array
 from vedette.models.model import read_model, share_folder
 from vedette.mqtt.results import DetectionsMessage

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from msgspec import Meta, Struct
 
-from vedette.contract.types import Float32Array, Picture, Planes, Tensor, UInt8Array
+from vedette.contract.jpeg import decode, reduction
+from vedette.contract.types import Float32Array, Jpeg, Picture, Planes, Tensor, UInt8Array
 from vedette.follow.zones import Point, check_polygon
 
 WIDTH: Final = 128  # pixels; the small picture is no wider
@@ -62,8 +63,10 @@ class MotionGate:
     have changed with it.
     """
 
-    def __init__(self, options: MotionOptions) -> None:
+    def __init__(self, options: MotionOptions, least: tuple[int, int] = (0, 0)) -> None:
+        """``least``: height and width of what is made of a frame that moves. A JPEG is decoded no smaller, and once."""
         self._options = options
+        self._least_size = least
         self._background: Float32Array = np.empty((0, 0), np.float32)
         self._noise: Float32Array = self._background
         self._watched: UInt8Array = np.empty((0, 0), np.uint8)
@@ -80,14 +83,17 @@ class MotionGate:
         return MotionCounts(self._frames, self._skipped)
 
     def skip(self, pixels: Picture, now_ns: int, *, busy: bool = False) -> bool:
-        """Whether this frame may be skipped. ``busy``: what it showed last moves."""
+        """Whether this frame may be skipped. ``busy``: what it showed last moves.
+
+        Raises `UndecodableError` for a JPEG that cannot be decoded.
+        """
         self._frames += 1
         due = now_ns - self._looked_ns >= int(self._options.max_skip_s * 1e9)
         still = not (busy or due) and now_ns >= self._until_ns
         if still and 0 <= now_ns - self._seen_ns < GLANCE_NS:
             self._skipped += 1
             return True
-        moved = self._moved(shrink(pixels), now_ns)
+        moved = self._moved(shrink(pixels, self._least_size), now_ns)
         if moved or busy:
             self._until_ns = now_ns + int(self._options.hold_s * 1e9)
         if moved or busy or due or now_ns < self._until_ns:
@@ -144,14 +150,17 @@ def _learn(
         cv2.accumulateWeighted(new, average, moving, mask=changed)
 
 
-def shrink(pixels: Picture) -> Float32Array:
+def shrink(pixels: Picture, least: tuple[int, int] = (0, 0)) -> Float32Array:
     """The picture in grey, float32 0..255, about `WIDTH` wide: each pixel the mean of 16 samples of those it stands for.
 
-    Bilinear to twice the size, then two by two: what it costs depends on the small size and hardly on the large one.
+    Bilinear to twice the size, then two by two: what it costs depends on the small size and hardly on the large one, but of
+    a JPEG, which is decoded no smaller than ``least``, height and width. Raises `UndecodableError` where it cannot be.
     """
     height, width = pixels.shape[:2]
     half = min(WIDTH, (width + 1) // 2)
     size = (half, max(1, round(height * half / width)))
+    if isinstance(pixels, Jpeg):
+        pixels = decode(pixels, reduction(height, width, max(least[0], 2 * size[1]), max(least[1], 2 * size[0])))
     seen = pixels.luma if isinstance(pixels, Planes) else pixels
     samples = cv2.resize(seen, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(samples, size, interpolation=cv2.INTER_AREA)

@@ -18,9 +18,9 @@ from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 from vedette import clock
-from vedette.contract.errors import FaultError, PictureError, ReadingsError
+from vedette.contract.bgr import in_bgr
+from vedette.contract.errors import FaultError, PictureError, ReadingsError, UndecodableError
 from vedette.contract.image import Placement
-from vedette.contract.planes import in_bgr
 from vedette.contract.types import Detections, Frame, Picture, Result, UInt8Array, Window
 from vedette.engine import Engine, EngineDescription
 from vedette.messages.reporter import Reporter
@@ -68,7 +68,8 @@ class Gate(Protocol):
     """Says which frames need no look. See `vedette.flow.motion`."""
 
     def skip(self, pixels: Picture, now_ns: int, *, busy: bool = False) -> bool:
-        """Whether this frame may be skipped. ``busy``: what the last one showed moves."""
+        """Whether this frame may be skipped. ``busy``: what the last one showed moves. Raises `PictureError` for one that
+        cannot be used."""
         ...
 
 
@@ -376,7 +377,12 @@ class Pipeline:
         self.feed.not_before(RATE_CAP, self._cap.due_ns)
         if self.gate is None or not isinstance(sample, Frame):
             return sample
-        if self.gate.skip(sample.pixels, sample.scene_ns, busy=self.reporter.busy):
+        try:
+            still = self.gate.skip(sample.pixels, sample.scene_ns, busy=self.reporter.busy)
+        except PictureError as error:
+            self._unusable(sample, error)
+            return None
+        if still:
             self.stats.drop("no_motion")
             self.reporter.hold(sample.scene_ns)
             return None
@@ -398,11 +404,7 @@ class Pipeline:
                 views = self._regions.views(in_bgr(sample.pixels)) if self._regions else (sample.pixels,)
                 placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
         except (PictureError, ReadingsError) as error:
-            self.stats.drop("unfit_frame" if isinstance(sample, Frame) else "unfit_window")
-            self._unfit_in_a_row += 1
-            if str(error) != self._unfit:  # said once, not for each frame; all of them are counted
-                self._unfit = str(error)
-                log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
+            self._unusable(sample, error)
             return None
         preprocessed = time.perf_counter_ns()
         self._unfit_in_a_row = 0
@@ -410,6 +412,15 @@ class Pipeline:
         if isinstance(sample, Frame) and not self.reporter.looks:
             sample = sample.without_pixels()  # the source may have the memory for the next one already
         return _Work(sample, models, placements, taken_ns, begun, preprocessed)
+
+    def _unusable(self, sample: Frame | Window, error: PictureError | ReadingsError) -> None:
+        """Counted, and said once, not for each one."""
+        unfit = "unfit_frame" if isinstance(sample, Frame) else "unfit_window"
+        self.stats.drop(UNDECODABLE if isinstance(error, UndecodableError) else unfit)
+        self._unfit_in_a_row += 1
+        if str(error) != self._unfit:
+            self._unfit = str(error)
+            log.warning("pipeline %s: %d passed over: %s", self.name, sample.seq, error)
 
     def _report(self, work: _Work) -> None:
         """Decodes, and tells the reporter what was found and how long it took. One thread at a time: see `_at_leisure`."""

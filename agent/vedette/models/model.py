@@ -9,18 +9,19 @@ from typing import Final, Literal
 import numpy as np
 
 from vedette.contract import golden
+from vedette.contract.bgr import in_bgr
 from vedette.contract.boxes import with_area
 from vedette.contract.decode import ClassifyDecoder, Decoder, PostprocessDecoder, SegmentDecoder, make_decoder
 from vedette.contract.errors import ModelError, SelfTestError, VedetteError
 from vedette.contract.image import ImagePreprocessor, Placement
 from vedette.contract.labels import is_used
 from vedette.contract.manifest import InputSpec, SeriesInput
-from vedette.contract.planes import in_bgr
 from vedette.contract.types import (
     Classes,
     Detections,
     Float32Array,
     Frame,
+    Jpeg,
     Picture,
     Planes,
     Poses,
@@ -147,8 +148,8 @@ class Model:
         self._decode = sibling._decode
 
     def preprocess(self, sample: Frame | Window | Picture | Float32Array) -> Placement:
-        """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR or planes; or a window,
-        or its values, (length, channels) float32 in the sensor's units.
+        """Puts a sample into the input buffer: a frame, or its picture, (height, width, 3) uint8 BGR, planes or JPEG; or a
+        window, or its values, (length, channels) float32 in the sensor's units.
 
         Raises `PictureError` or `ReadingsError` for one that cannot be used.
         """
@@ -221,7 +222,7 @@ class Model:
         return self._outputs
 
 
-def _data(sample: Frame | Window | Picture | Float32Array) -> Tensor | Planes:
+def _data(sample: Frame | Window | Picture | Float32Array) -> Tensor | Planes | Jpeg:
     if isinstance(sample, Frame):
         return sample.pixels
     return sample.values if isinstance(sample, Window) else sample

@@ -24,9 +24,9 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from vedette.clock import rfc3339
-from vedette.contract.errors import StateError
-from vedette.contract.planes import own_bgr
-from vedette.contract.types import Classes, Detections, Float32Array, Frame, Poses, Result, Segments, UInt8Array
+from vedette.contract.bgr import own_bgr
+from vedette.contract.errors import StateError, UndecodableError
+from vedette.contract.types import Classes, Detections, Float32Array, Frame, Jpeg, Poses, Result, Segments, UInt8Array
 from vedette.flow.selection import LabelFilter
 from vedette.follow.events import Event, EventKind
 from vedette.follow.following import Followed
@@ -98,7 +98,7 @@ class _Shot:
     """A frame that is taken. ``why``: of its name. ``focus``: the box that it is about, fractions. ``private``: (n, 4) boxes
     to blur. ``drawn``: None for nothing."""
 
-    pixels: UInt8Array
+    pixels: UInt8Array | Jpeg
     seq: int
     unix_ns: int
     why: str
@@ -173,7 +173,7 @@ class Snapshots:
 
     def counts(self) -> dict[str, int]:
         """Since the start: pictures kept, published, removed to make room; and those that were not, by reason: queue (it
-        was full), disk, unsent (no connection), too_large, fault, unfinished (at the end)."""
+        was full), disk, unsent (no connection), too_large, undecodable, fault, unfinished (at the end)."""
         with self._lock:
             counts = dict(self._counts)
         if self._album is not None and self._album.removed:
@@ -234,8 +234,9 @@ class Snapshots:
         if isinstance(result, Detections) and of is not None and of.any():
             shown = result.take(np.union1d(reported.index(result), of.nonzero()[0]).astype(np.intp))
         drawn = shown if isinstance(shown, Detections | Poses | Segments) and self._options.draw and not plain else None
-        # the pipeline's buffer is used again as soon as this returns
-        shot = _Shot(own_bgr(frame.pixels), frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
+        # the pipeline's buffer is used again as soon as this returns; a JPEG is nobody's, and decoded where there is time
+        pixels = frame.pixels if isinstance(frame.pixels, Jpeg) else own_bgr(frame.pixels)
+        shot = _Shot(pixels, frame.seq, self._unix_ns(), why, focus, private.copy(), drawn, self._labels)
         try:
             self._queue.put_nowait(shot)
         except Full:
@@ -245,6 +246,9 @@ class Snapshots:
         while (shot := self._queue.get()) is not None:
             try:
                 self._develop(shot)
+            except UndecodableError as error:
+                self._count("undecodable")
+                log.warning("snapshot of frame %d: %s", shot.seq, error)
             except Exception as error:
                 # a picture that may not be blurred is not shown to anybody
                 self._count("fault")
@@ -275,7 +279,7 @@ class Snapshots:
 
     def _print(self, shot: _Shot) -> UInt8Array:
         """The picture as others may see it: blurred first, then drawn upon, then cropped."""
-        pixels = shot.pixels
+        pixels = own_bgr(shot.pixels) if isinstance(shot.pixels, Jpeg) else shot.pixels
         blur_boxes(pixels, shot.private)
         blur_polygons(pixels, self._options.blur_zones)
         if shot.drawn is not None:

@@ -11,7 +11,7 @@ from vedette import clock
 from vedette.clock import ClockState
 from vedette.config import Config, Places
 from vedette.contract.errors import BrokerRefusedError, ConfigError
-from vedette.contract.manifest import SeriesInput
+from vedette.contract.manifest import ImageInput, SeriesInput
 from vedette.delivery import Outbox
 from vedette.flow.feed import Feed, FrameFeed, WindowFeed
 from vedette.flow.lane import Seat
@@ -151,7 +151,7 @@ def make_pipeline(
         stats,
         max_fps=config.max_fps,
         regions=Regions(config.region) if config.region is not None else None,
-        gate=MotionGate(config.motion) if config.motion is not None else None,
+        gate=MotionGate(config.motion, _looked_at(prepared, loaded.model)) if config.motion is not None else None,
     )
 
 
@@ -176,6 +176,14 @@ def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) 
         stall_timeout_s=source.stall_timeout_s,
         on_change=on_source,
     )
+
+
+def _looked_at(prepared: Prepared, model: Model) -> tuple[int, int]:
+    """Height and width of what the network is shown; (0, 0) where that are regions of a frame."""
+    spec = model.input
+    if isinstance(spec, ImageInput) and prepared.config.region is None:
+        return spec.height, spec.width
+    return 0, 0
 
 
 def make_following(prepared: Prepared, last_id: int = 0) -> Following:

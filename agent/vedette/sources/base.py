@@ -6,7 +6,7 @@ until its frame was taken, so that nothing is lost and the pipeline sets the pac
 
 Whoever takes frames may say from when on the next one is wanted (`Grabber.not_before`). Those before are let go as they
 came: of a camera of 30 frames a second whose pipeline looks at 5, few more than 5 are made pictures, where letting one
-pass costs less (YUV that is not made BGR).
+pass costs less (YUV that is not made BGR, JPEG that is not decoded).
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+import numpy as np
+
 from vedette import clock
 from vedette.contract.errors import SourceLostError
+from vedette.contract.jpeg import fingerprint
 from vedette.contract.planes import PlanesToBgr
-from vedette.contract.types import Frame, Picture, Planes, UInt8Array
+from vedette.contract.types import Frame, Jpeg, Picture, Planes, UInt8Array
 
 from .buffers import Buffers
 from .supervise import Outcome, SourceThread
@@ -95,8 +98,8 @@ class Flawed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One frame as read, and how long reading and decoding took, nanoseconds. Planes stay as they are while anybody holds
-    them. ``media_ns``: of a file that is read flat out, its time since the first frame."""
+    """One frame as read, and how long reading it took, and decoding what is decoded, nanoseconds. Planes and JPEG stay as
+    they are while anybody holds them. ``media_ns``: of a file that is read flat out, its time since the first frame."""
 
     pixels: Picture
     capture_ns: int
@@ -213,7 +216,8 @@ class Grabber(SourceThread):
 
     ``stall_timeout_s``: no frame for so long is `Outcome.STALLED`. ``frozen_timeout_s``: one and the same picture for so
     long is `Outcome.FROZEN` and the source is opened anew; 0 for never. ``on_change`` hears of each change of outcome,
-    on the grabber's thread. ``planes``: whoever takes the frames takes them as planes, too; else all are BGR.
+    on the grabber's thread. ``planes``: whoever takes the frames takes them as planes, too; else those are made BGR. JPEG is
+    decoded by whoever takes it.
     """
 
     def __init__(
@@ -285,7 +289,7 @@ class Grabber(SourceThread):
         buffers = Buffers()
         tempo = _Tempo()
         frozen_since_ns = looked_ns = 0
-        fingerprint = -1
+        seen = -1  # the last picture's fingerprint
         media_began_ns = 0
         while not self._stop.is_set():
             unwanted = ""
@@ -317,20 +321,18 @@ class Grabber(SourceThread):
             looked_ns = now
             self._making_ns = now - came_ns
             if self._frozen_timeout_s:
-                seen = reading.pixels.luma if isinstance(reading.pixels, Planes) else reading.pixels
-                sample = seen[::_FROZEN_STRIDE, ::_FROZEN_STRIDE]
-                previous, fingerprint = fingerprint, zlib.crc32(sample.tobytes())
-                if fingerprint != previous:
+                before, seen = seen, _fingerprint(reading.pixels)
+                if seen != before:
                     frozen_since_ns = now
                 elif now - frozen_since_ns > self._frozen_timeout_s * 1e9:
-                    self._frozen_fingerprint = fingerprint
+                    self._frozen_fingerprint = seen
                     self._pass(FROZEN)
                     return Outcome.FROZEN, f"the same picture for {self._frozen_timeout_s:g} s"
             # opened anew and still the same picture: nothing is back
-            still_frozen = self._outcome is Outcome.FROZEN and fingerprint == self._frozen_fingerprint
+            still_frozen = self._outcome is Outcome.FROZEN and seen == self._frozen_fingerprint
             if (self._outcome is not None or seq == 1) and not still_frozen:
                 self._set(None, "")
-            if not isinstance(reading.pixels, Planes):  # the source has memory of its own for those
+            if isinstance(reading.pixels, np.ndarray):  # the source has memory of its own for others
                 buffers.keep(reading.pixels)
             self._scene_ns, before_ns = now, self._scene_ns
             if reading.media_ns is not None:
@@ -369,6 +371,14 @@ class Grabber(SourceThread):
             return ""
         next_ns = came_ns + likely_ns - tempo.last_ns
         return _STALE if next_ns + self._making_ns < self._busy_until_ns else ""
+
+
+def _fingerprint(pixels: Picture) -> int:
+    """Of a picture: that of another one, which does not stand still, is another."""
+    if isinstance(pixels, Jpeg):
+        return fingerprint(pixels)
+    seen = pixels.luma if isinstance(pixels, Planes) else pixels
+    return zlib.crc32(seen[::_FROZEN_STRIDE, ::_FROZEN_STRIDE].tobytes())
 
 
 class Pace:

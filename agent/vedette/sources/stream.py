@@ -7,13 +7,15 @@ from typing import Final
 
 import cv2
 
-from vedette.contract.errors import SourceLostError, SourceStalledError
+from vedette.contract.errors import SourceLostError, SourceStalledError, UndecodableError
+from vedette.contract.jpeg import decode
 from vedette.contract.types import UInt8Array
 
 from .answer import ask, why_no_stream
 from .base import Reading
 from .capture import open_capture, retrieve
 from .interlaced import REFUSED, may_be_interlaced, no_pictures
+from .jpeg_frames import jpeg_frame
 from .registry import SourceOptions, masked_url
 
 ANSWER_S: Final = 2.5
@@ -21,6 +23,7 @@ ANSWER_S: Final = 2.5
 a camera that is back sooner than a long one does."""
 MAX_OLD: Final = 500  # frames that a camera's server may have kept for whoever comes
 WAITED_S: Final = 0.002
+MAX_BROKEN: Final = 250  # frames in a row that are no JPEG though they should be, 10 s of most streams
 
 
 class StreamSource:
@@ -29,6 +32,9 @@ class StreamSource:
     OpenCV opens one stream at a time in the whole process: a camera that takes connections and says nothing would keep all
     others waiting. So who may be silent is first asked for any answer at all. An HTTP camera is, once it was silent: there
     are some that serve one connection and no other after it.
+
+    A stream of JPEG is not decoded by FFmpeg, but by whoever looks at a frame; but for one whose first frame is not to be
+    decoded alone (two fields of an interlaced picture, a JPEG without its end).
     """
 
     def __init__(self, options: SourceOptions) -> None:
@@ -38,6 +44,9 @@ class StreamSource:
         self._was_silent = False
         self._ahead = False  # a frame is grabbed that nobody has asked for yet
         self._grabbed = 0  # since it was opened
+        self._jpeg = False
+        self._no_jpeg = False  # but what FFmpeg has to decode
+        self._undecodable = 0
 
     @property
     def live(self) -> bool:
@@ -48,6 +57,11 @@ class StreamSource:
     def endless(self) -> bool:
         """A camera's end is a loss."""
         return True
+
+    @property
+    def undecodable(self) -> int:
+        """See `Flawed.undecodable`."""
+        return self._undecodable
 
     def open(self) -> None:
         """Raises `SourceLostError`: a camera that is not there may be there later, one of interlaced video may be set
@@ -76,6 +90,15 @@ class StreamSource:
             raise SourceLostError("cannot be opened", where=masked_url(options.url), found=why.found, fix=why.fix)
         if may_be_interlaced(self._capture) and no_pictures(self._capture):
             raise SourceLostError(where=masked_url(options.url), **REFUSED)
+        self._jpeg = not self._no_jpeg and _is_jpeg(self._capture)
+        if self._jpeg:
+            self._grab()
+            self._ahead = True
+            if not _is_whole(self._capture):
+                self._no_jpeg = True
+                self.close()
+                self.open()
+                return
         if self._rtsp:
             self._catch_up()
 
@@ -98,21 +121,25 @@ class StreamSource:
     def picture(self, into: UInt8Array | None) -> Reading | None:
         """See `Passing.picture`."""
         assert self._capture is not None
-        grabbed_ns = time.perf_counter_ns()
-        pixels = retrieve(self._capture, into)
-        if pixels is None:
-            raise SourceLostError("a frame could not be decoded", where=masked_url(self._options.url))
-        return Reading(pixels, time.perf_counter_ns() - grabbed_ns)
+        for _ in range(MAX_BROKEN if self._jpeg else 1):
+            grabbed_ns = time.perf_counter_ns()
+            pixels = jpeg_frame(self._capture) if self._jpeg else retrieve(self._capture, into)
+            if pixels is not None:
+                return Reading(pixels, time.perf_counter_ns() - grabbed_ns)
+            if self._jpeg:
+                self._undecodable += 1
+                self.pass_over()
+        raise SourceLostError("a frame could not be decoded", where=masked_url(self._options.url))
 
     def pass_over(self) -> bool:
-        """See `Passing.pass_over`. The frame is decoded, for later ones build upon it, but not made BGR."""
+        """See `Passing.pass_over`. What is no JPEG is decoded, for later ones build upon it, but not made BGR."""
         if not self._ahead:
             self._grab()
         self._ahead = False
         return True
 
     def _grab(self) -> None:
-        """Decodes the next frame. Raises `SourceLostError`, `SourceStalledError`."""
+        """The next frame, decoded where it is no JPEG. Raises `SourceLostError`, `SourceStalledError`."""
         assert self._capture is not None
         begun = time.monotonic()
         grabbed = self._capture.grab()
@@ -137,3 +164,19 @@ class StreamSource:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+
+def _is_jpeg(capture: cv2.VideoCapture) -> bool:
+    """Whether each frame is one; it is handed out as it is from then on."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+    return code == cv2.VideoWriter.fourcc(*"MJPG") and bool(capture.set(cv2.CAP_PROP_FORMAT, -1))
+
+
+def _is_whole(capture: cv2.VideoCapture) -> bool:
+    """Whether the grabbed frame is a JPEG that is decoded to what FFmpeg says the stream shows."""
+    jpeg = jpeg_frame(capture)
+    width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    try:
+        return jpeg is not None and (jpeg.width, jpeg.height) == (width, height) and decode(jpeg, 8) is not None
+    except UndecodableError:
+        return False

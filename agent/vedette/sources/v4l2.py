@@ -3,6 +3,8 @@
 OpenCV reads them through two buffers: the driver fills one while the other is decoded. With one, a camera would lose
 the frame that comes meanwhile, and run at half its rate; with more, a reader that falls behind would be handed frames
 that have waited. The grabber reads without a pause, so what it hands on is the newest.
+
+What a camera gives as JPEG is not decoded by OpenCV, but by whoever looks at it.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from vedette.contract.types import UInt8Array
 from .base import Reading
 from .camera import CameraMode, read_camera_url
 from .capture import retrieve
+from .jpeg_frames import jpeg_frame, raw_frame
 from .registry import SourceOptions
 
 log = logging.getLogger(__name__)
 
 KEYS: Final = ("width", "height", "fps", "fourcc")
 BUFFERS: Final = 2
+JPEG: Final = ("MJPG", "JPEG")  # formats of which each frame is one
 MAX_BROKEN: Final = 5  # frames in a row that cannot be decoded; a USB camera's first one often cannot
 MAX_AGE_NS: Final = 10_000_000_000  # a driver's stamp older than this, or in the future, is of another clock
 
@@ -59,7 +63,11 @@ class V4l2Source:
         self._device = Path(place)
         self._read_timeout_s = options.read_timeout_s
         self._capture: cv2.VideoCapture | None = None
-        self._broken = 0
+        self._jpeg = False
+        self._waits = False  # a frame that has come, and was not taken
+        self._waited_ns = 0  # for the last frame, since the driver's stamp
+        self._broken = 0  # in a row
+        self._undecodable = 0
         self._difference = ""
 
     @property
@@ -71,6 +79,11 @@ class V4l2Source:
     def endless(self) -> bool:
         """A camera's end is a loss."""
         return True
+
+    @property
+    def undecodable(self) -> int:
+        """See `Flawed.undecodable`."""
+        return self._undecodable
 
     def open(self) -> None:
         """Raises `SourceLostError` where the device is missing or busy, `SourceError` where it can never be read.
@@ -95,36 +108,55 @@ class V4l2Source:
             capture.set(cv2.CAP_PROP_FPS, mode.fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
         self._capture = capture
+        self._waits = False
         self._broken = 0
-        difference = _difference(mode, _obtained(capture))
+        obtained = _obtained(capture)
+        self._jpeg = obtained.fourcc in JPEG and capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        difference = _difference(mode, obtained)
         if difference and difference != self._difference:
             log.warning("%s: %s", self._device, difference)
         self._difference = difference
 
     def read(self, into: UInt8Array | None) -> Reading | None:
         """See `Source.read`. ``capture_ns`` counts from the driver's own stamp, where it gives one."""
+        self.pass_over()
+        return self.picture(into)
+
+    def pass_over(self) -> bool:
+        """See `Passing.pass_over`. What is no JPEG is made BGR all the same: OpenCV waits for no frame before it has been
+        asked for the one that came."""
+        assert self._capture is not None
+        if self._waits:
+            raw_frame(self._capture)
+        try:
+            self._waits, _ = cv2.VideoCapture.waitAny([self._capture], int(self._read_timeout_s * 1e9))
+        except cv2.error:
+            # poll(2) says POLLERR or POLLHUP
+            raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
+        if not self._waits:
+            raise SourceStalledError(f"no frame for {self._read_timeout_s:g} s", where=self._device)
+        self._waited_ns = _since_stamp_ns(self._capture)
+        return True
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        """See `Passing.picture`. One that cannot be decoded is passed over, and counted."""
         assert self._capture is not None
         while True:
-            try:
-                grabbed, _ = cv2.VideoCapture.waitAny([self._capture], int(self._read_timeout_s * 1e9))
-            except cv2.error:
-                # poll(2) says POLLERR or POLLHUP
-                raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
-            if not grabbed:
-                raise SourceStalledError(f"no frame for {self._read_timeout_s:g} s", where=self._device)
             begun = time.perf_counter_ns()
-            waited_ns = self._waited_ns(self._capture)
-            pixels = retrieve(self._capture, into)
+            self._waits = False
+            pixels = jpeg_frame(self._capture) if self._jpeg else retrieve(self._capture, into)
             if pixels is not None:
                 self._broken = 0
-                return Reading(pixels, waited_ns + time.perf_counter_ns() - begun)
+                return Reading(pixels, self._waited_ns + time.perf_counter_ns() - begun)
             self._broken += 1
+            self._undecodable += 1
             if self._broken == 1:
                 log.warning("%s: a frame could not be decoded, and is passed over", self._device)
             if self._broken > MAX_BROKEN:
                 raise SourceLostError(
                     "frames could not be decoded", where=self._device, found=f"{self._broken} in a row"
                 )
+            self.pass_over()
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -132,11 +164,11 @@ class V4l2Source:
             self._capture.release()
             self._capture = None
 
-    @staticmethod
-    def _waited_ns(capture: cv2.VideoCapture) -> int:
-        """How long ago the driver stamped the frame: CLOCK_MONOTONIC, milliseconds; 0 where it does not say."""
-        age_ns = time.monotonic_ns() - int(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-        return age_ns if 0 < age_ns < MAX_AGE_NS else 0
+
+def _since_stamp_ns(capture: cv2.VideoCapture) -> int:
+    """How long ago the driver stamped the frame: CLOCK_MONOTONIC, milliseconds; 0 where it does not say."""
+    age_ns = time.monotonic_ns() - int(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+    return age_ns if 0 < age_ns < MAX_AGE_NS else 0
 
 
 def _check(device: Path) -> None:
