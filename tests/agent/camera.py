@@ -23,6 +23,8 @@ class CameraServer:
         self._hung_up = False
         self.status = 200
         self.asks_password = False
+        self.greeting: list[bytes] = []
+        """Pictures that whoever connects is sent first."""
         self.on_connection: Callable[[str], object] = str
         """Hears the method of each."""
         server = self
@@ -61,6 +63,8 @@ class CameraServer:
 
     def serve(self, write: Callable[[bytes], object]) -> None:
         sent = len(self._parts)
+        for jpeg in self.greeting:
+            write(part_of(jpeg))
         while True:
             with self._changed:
                 while len(self._parts) == sent and not self._hung_up:
@@ -76,11 +80,12 @@ class CameraServer:
 
     def push(self, grey: int) -> None:
         """One picture of one grey."""
-        ok, jpeg = cv2.imencode(".jpg", np.full((64, 96, 3), grey, np.uint8))
-        assert ok
-        head = f"--cut\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+        self.send(picture_of(grey))
+
+    def send(self, jpeg: bytes) -> None:
+        """Whatever it is, as a picture."""
         with self._changed:
-            self._parts.append(head + jpeg.tobytes() + b"\r\n")
+            self._parts.append(part_of(jpeg))
             self._changed.notify_all()
 
     def hang_up(self) -> None:
@@ -102,6 +107,19 @@ class CameraServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
+
+
+def part_of(jpeg: bytes) -> bytes:
+    """Of the stream."""
+    head = f"--cut\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode()
+    return head + jpeg + b"\r\n"
+
+
+def picture_of(grey: int, height: int = 64, width: int = 96) -> bytes:
+    """One grey, as JPEG."""
+    ok, jpeg = cv2.imencode(".jpg", np.full((height, width, 3), grey, np.uint8))
+    assert ok
+    return jpeg.tobytes()
 
 
 class Pusher:

@@ -19,8 +19,9 @@ import pytest
 from camera import CameraServer, Pusher
 from real import CLIP, DEADLINE_S, wait_for, write_pictures
 
+from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import PictureError, SourceError, SourceLostError
-from vedette.contract.types import Frame, UInt8Array
+from vedette.contract.types import Frame, Jpeg, UInt8Array
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Grabber, Outcome, Slot, Source, SourceOptions, make_source, masked_url
 from vedette.sources.base import Pace, Passing
@@ -513,6 +514,12 @@ once.set_launch(
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=1000000 ! rtph264pay name=pay0 pt=96 )"
 )
 server.get_mount_points().add_factory("/once", once)
+jpeg = GstRtspServer.RTSPMediaFactory()
+jpeg.set_launch(
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 "
+    "! jpegenc ! rtpjpegpay name=pay0 pt=26 )"
+)
+server.get_mount_points().add_factory("/jpeg", jpeg)
 auth = GstRtspServer.RTSPAuth()
 token = GstRtspServer.RTSPToken()
 token.set_string("media.factory.role", "user")
@@ -523,6 +530,7 @@ permissions.add_permission_for_role("user", "media.factory.access", True)
 permissions.add_permission_for_role("user", "media.factory.construct", True)
 factory.set_permissions(permissions)
 once.set_permissions(permissions)
+jpeg.set_permissions(permissions)
 assert server.attach(None)
 print("ready", flush=True)
 GLib.MainLoop().run()
@@ -596,6 +604,16 @@ def test_an_rtsp_camera_shows_its_first_key_frame(rtsp: None) -> None:
         assert first is not None and second is not None
         assert first.pixels.shape == (240, 320, 3)
         assert (first.pixels != second.pixels).any(), "the frame that was grabbed ahead is given once"
+
+
+def test_an_rtsp_camera_of_jpeg_is_decoded_by_who_looks(rtsp: None) -> None:
+    port = free_port()
+    url = f"rtsp://admin:{SECRET}@{LOOPBACK}:{port}/jpeg"
+    with RtspServer(port), Watched(make_source(SourceOptions(url, open_timeout_s=10.0, read_timeout_s=5.0))) as watched:
+        seen = [watched.frame(60).pixels for _ in range(5)]
+        assert all(isinstance(pixels, Jpeg) and pixels.shape == (240, 320, 3) for pixels in seen)
+        balls = [np.argwhere(in_bgr(pixels)[:, :, 0] > 128).mean(0) for pixels in seen]
+        assert len({tuple(ball) for ball in balls}) == 5, "it moves"
 
 
 @pytest.mark.parametrize(
