@@ -33,8 +33,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("threads", type=int)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("clip")
+    parser.add_argument("clip", help="or a camera's URL")
     parser.add_argument("port", type=int)
+    parser.add_argument("--every", type=int, default=1, help="of so many frames that are read, one is looked at")
     arguments = parser.parse_args()
 
     interpreter = Interpreter(model_path=arguments.model, num_threads=arguments.threads)
@@ -60,7 +61,8 @@ def main() -> None:
             latency_ms.clear()
             around_s.clear()
             cpu, begun = time.process_time(), time.perf_counter()
-        ok, frame = capture.read()
+        for _ in range(arguments.every):
+            ok, frame = capture.read()
         if not ok:
             capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
             ok, frame = capture.read()

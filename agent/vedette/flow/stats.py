@@ -25,6 +25,7 @@ STAGES: Final = ("capture", "queue", "preprocess", "infer", "decode", "total", "
 """What a frame goes through, in order.
 
 ``capture``: reading and decoding it (of a live stream: converting it, for nobody can tell waiting from decoding there).
+``preprocess``: making the network's input of it, decoding what came as JPEG included.
 ``queue``: complete in memory until the pipeline takes it. ``total``: all of them up to the result, capture included.
 ``sent``: complete in memory until the message was handed to the MQTT client. ``acknowledged``: until the broker has said
 that it has it.
