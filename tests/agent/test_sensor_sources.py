@@ -48,7 +48,7 @@ from vedette.sources import (
     mqtt_topic,
     udp,
 )
-from vedette.sources import program as program_module
+from vedette.sources import running as running_module
 from vedette.sources.lines import Parsed, Tally
 from vedette.sources.sensor import Arrivals
 
@@ -655,9 +655,9 @@ def test_a_program_that_complains_without_end_does_not_fill_the_log(
         assert heard.wait(1) == [[1.0, 2.0]]
         wait_for("all complaints", lambda: "complaint 19" in caplog.text)
     said = [r.getMessage() for r in caplog.records if "complaint" in r.getMessage()]
-    assert len(said) == program_module.STDERR_LINES
+    assert len(said) == running_module.STDERR_LINES
     left_out = [int(m[1]) for r in caplog.records if (m := re.search(r"(\d+) more lines", r.getMessage()))]
-    assert sum(left_out) == 5000 - program_module.STDERR_LINES
+    assert sum(left_out) == 5000 - running_module.STDERR_LINES
 
 
 # -- datagrams --

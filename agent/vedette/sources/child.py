@@ -18,8 +18,9 @@ from typing import Final
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError
 from vedette.contract.types import UInt8Array
 
+from .pipes import PIPE_BYTES, widen
+
 STOP_S: Final = 0.5  # from asking it to end to ending it
-PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may have (pipe(7)); a whole frame then comes at once
 TAIL_BYTES: Final = 4096  # of what it says, that are kept
 
 
@@ -54,8 +55,7 @@ class CameraChild:
             os.close(writing_end)
         assert self._process.stdout is not None and self._process.stderr is not None
         self._frames, self._errors = self._process.stdout.fileno(), self._process.stderr.fileno()
-        with contextlib.suppress(OSError):  # a limit on all pipes of a user (pipe-user-pages-soft) may be reached
-            fcntl.fcntl(self._frames, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        widen(self._frames, self._name)
         self._poll = select.poll()
         for descriptor in (self._frames, self._errors, self._lines):
             os.set_blocking(descriptor, False)

@@ -79,7 +79,8 @@ class _Url:
     def source(self) -> SensorSource:
         options = self._options
         if self._scheme == "exec":
-            from .program import ProgramSource, parse_command
+            from .program import ProgramSource
+            from .running import parse_command
 
             return ProgramSource(parse_command(self._rest), options)
         if self._scheme == "udp":

@@ -1,0 +1,136 @@
+"""A program of the configuration's: started without a shell, heard, and ended with all that it has started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import time
+import weakref
+from typing import Final
+
+from vedette.contract.errors import SourceError
+
+from .lines import shown
+from .pipes import widen
+from .process_group import end_group, exit_of, signal_group
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 65_536
+TERMINATE_S: Final = 1.0  # from SIGTERM to SIGKILL
+STDERR_LINES: Final = 20  # that are logged within `STDERR_S`; the others are counted
+STDERR_S: Final = 10.0
+LAST_PIECES: Final = 16  # of its standard error that are read after its end: something it started may write on
+
+
+class RunningProgram:
+    """In a process group of its own, which ends with this process at the latest. ``out``, ``err``: descriptors that do not
+    block, of its standard output and error; ``err`` is below 0 once that has ended."""
+
+    def __init__(self, command: list[str], complaints: Complaints) -> None:
+        """Starts it. ``complaints``: of this program, also of when it ran before. Raises `SourceError` where there is no such program."""
+        try:
+            process = subprocess.Popen(
+                command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            raise SourceError("program cannot be run", where=command[0], found=text) from None
+        assert process.stdout is not None and process.stderr is not None
+        self._process = process
+        self._at_exit = weakref.finalize(self, end_group, process)
+        self._complaints = complaints
+        self.out, self.err = process.stdout.fileno(), process.stderr.fileno()
+        os.set_blocking(self.out, False)
+        os.set_blocking(self.err, False)
+        widen(self.out, command[0])
+
+    def hear_complaints(self) -> bool:
+        """Reads a piece of the standard error, for the log; whether there was one."""
+        if self.err < 0:
+            return False
+        try:
+            data = os.read(self.err, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.err = -1
+        self._complaints.hear(data)
+        return bool(data)
+
+    @property
+    def last_words(self) -> str:
+        """The last thing that it complained of, as it may follow another text."""
+        return f", after {self._complaints.last!r}" if self._complaints.last else ""
+
+    def end(self) -> str:
+        """How it ended, after its standard output has, and the last thing that it complained of."""
+        text = exit_of(self._process, TERMINATE_S) or "its standard output closed"
+        pieces = 0
+        while pieces < LAST_PIECES and self.hear_complaints():
+            pieces += 1
+        return text + self.last_words
+
+    def close(self) -> None:
+        """Ends the program and all that it has started: SIGTERM, then SIGKILL. Calling it again does nothing."""
+        if not self._at_exit.alive:
+            return
+        signal_group(self._process, signal.SIGTERM)
+        try:
+            exit_of(self._process, TERMINATE_S)
+        finally:  # with no descriptor left to wait with, it ends at once; so it does where this process ends meanwhile
+            self._at_exit()
+        self._complaints.flush()
+
+
+class Complaints:
+    """A program's standard error for the log: a few lines, and how many more there were."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._since_s = 0.0
+        self._said = 0
+        self._unsaid = 0
+        self._rest = b""
+        self.last = ""
+
+    def hear(self, data: bytes) -> None:
+        """Logs what there is room for. Nothing is the end."""
+        *lines, self._rest = (self._rest + data).split(b"\n") if data else (self._rest, b"")
+        self._rest = self._rest[-READ_BYTES:]
+        for line in lines:
+            if line.strip():
+                self._say(shown(line.strip()))
+
+    def flush(self) -> None:
+        """Says how many lines were left out."""
+        if self._unsaid:
+            log.warning("%s: %d more lines", self._program, self._unsaid)
+            self._unsaid = 0
+
+    def _say(self, text: str) -> None:
+        self.last = text
+        now = time.monotonic()
+        if now - self._since_s > STDERR_S:
+            self.flush()
+            self._since_s, self._said = now, 0
+        if self._said < STDERR_LINES:
+            self._said += 1
+            log.warning("%s: %s", self._program, text)
+        else:
+            self._unsaid += 1
+
+
+def parse_command(text: str) -> list[str]:
+    """Splits as a shell would, runs none. Raises `SourceError`, which does not repeat the command."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise SourceError("malformed command", where="exec:", found=str(error).lower()) from None
+    if not words:
+        raise SourceError("no command", where="exec:", expected="exec:COMMAND")
+    return words
