@@ -13,7 +13,7 @@ SOURCES := $(shell git ls-files agent converter models examples systemd 2>/dev/n
 
 .PHONY: help demo demo-sensor test check lint types contracts unit unit-tflite-runtime clean constraints schemas \
   bench-pipeline bench-detector bench-delivery bench-demo bench-converter bench-sensors bench-sensor-models bench-tracks bench-sharing \
-  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-jpeg bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz properties build-models
+  bench-pruned-detector bench-smaller-detector bench-isolation bench-mqtt bench-recovery bench-imports bench-planes bench-cameras bench-mlperf bench-scale bench-uptime bench-compare chaos fuzz properties build-models
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 24
@@ -115,8 +115,8 @@ bench-imports: .venv-dev/.ready ## what each import of the agent costs
 bench-planes: .venv-dev/.ready ## a network's input from a camera's planes, against BGR made first (1 min)
 	.venv-dev/bin/python bench/planes.py
 
-bench-jpeg: .venv-dev/.ready ## a camera's JPEG decoded no larger than it is needed, and only where it is (4 min)
-	.venv-dev/bin/python bench/jpeg.py
+bench-cameras: .venv-dev/.ready ## what cameras cost: JPEG decoded where it is looked at, H.264, key frames alone (6 min)
+	.venv-dev/bin/python bench/cameras.py
 
 bench-batching: .venv-dev/.ready ## batches of several cameras' frames against one after another (2 min)
 	.venv-dev/bin/python bench/batching.py

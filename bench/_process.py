@@ -23,11 +23,17 @@ WARM_S = 8.0  # seconds after the first statistics, for what is only done at fir
 
 @dataclass(frozen=True)
 class Used:
-    """``cores``: processor seconds a second. ``fps``, ``inferences``: a second, by the agent's own statistics."""
+    """``cores``: processor seconds a second, with those of its children. ``fps``, ``inferences``: a second, by the agent's own statistics."""
 
     cores: float
     fps: float
     inferences: float
+
+
+def _cpu_s(pid: int) -> float:
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in [process, *process.children(recursive=True)]]
+    return sum(one.user + one.system for one in times)
 
 
 def watch(config: Path, port: int, seconds: float) -> Used:
@@ -50,9 +56,9 @@ def watch(config: Path, port: int, seconds: float) -> Used:
             raise RuntimeError("the agent sent no statistics")
         time.sleep(WARM_S)
         begun = len(stats)
-        before = psutil.Process(process.pid).cpu_times()
+        before = _cpu_s(process.pid)
         time.sleep(seconds)
-        after = psutil.Process(process.pid).cpu_times()
+        after = _cpu_s(process.pid)
         seen = stats[begun:]
         if process.poll() is not None or not seen:
             raise RuntimeError(f"the agent did not keep running: exit code {process.returncode}")
@@ -63,7 +69,7 @@ def watch(config: Path, port: int, seconds: float) -> Used:
         client.loop_stop()
     span_s = sum(one["interval_s"] for one in seen)
     return Used(
-        (after.user + after.system - before.user - before.system) / seconds,
+        (after - before) / seconds,
         sum(one["frames"] for one in seen) / span_s,
         sum(one["inferred"] for one in seen) / span_s,
     )

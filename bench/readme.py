@@ -31,7 +31,7 @@ SOURCES = {
     "mlperf": Source("make bench-mlperf", "MLPerf's LoadGen drives the engine"),
     "imports": Source("make bench-imports", "What the agent imports"),
     "planes": Source("make bench-planes", "A camera's planes against BGR"),
-    "jpeg": Source("make bench-jpeg", "A camera that gives JPEG"),
+    "cameras": Source("make bench-cameras", "What cameras cost"),
     "batching": Source("make bench-batching", "Batches of several cameras' frames"),
     "isolation": Source("make bench-isolation", "An accelerator at arm's length"),
     "detector": Source("make bench-detector", "The shipped detector, int8 against float"),

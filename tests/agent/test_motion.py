@@ -196,3 +196,5 @@ def test_planes_are_looked_at_by_their_luma() -> None:
     of_bgr = shrink(np.dstack([grey] * 3))
     assert of_planes.shape == of_bgr.shape and of_planes.dtype == np.float32
     assert np.abs(of_planes - of_bgr).max() <= 1
+    as_video = np.rint(16 + grey * (219 / 255)).astype(np.uint8)
+    assert np.abs(shrink(Planes(as_video, chroma, chroma, full_range=False)) - of_bgr).max() <= 2

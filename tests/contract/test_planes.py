@@ -83,6 +83,43 @@ def test_a_network_sees_the_same(size: tuple[int, int], color: str, resize: str,
     assert off.mean() <= 1.5 and np.quantile(off, 0.99) <= 6, (off.mean(), off.max())
 
 
+def as_video(planes: Planes) -> Planes:
+    """The same in the range of video, by BT.601's formulas."""
+    luma, blue, red = (
+        np.rint(low + (plane.astype(np.float64) - zero) * steps / 255).astype(np.uint8)
+        for plane, low, zero, steps in (
+            (planes.luma, 16, 0, 219), (planes.blue, 128, 128, 224), (planes.red, 128, 128, 224)
+        )
+    )  # fmt: skip
+    return Planes(luma, blue, red, full_range=False)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_planes_in_the_range_of_video_show_the_same(color: str) -> None:
+    planes = planes_of(scene(480, 640))
+    video = as_video(planes)
+    assert np.abs(in_bgr(planes).astype(int) - in_bgr(video)).max() <= 6
+    spec = ImageInput(height=96, width=96, color=color)  # type: ignore[arg-type]
+    of_full, of_video = (np.zeros((1, 96, 96, spec.channels), np.uint8) for _ in range(2))
+    preprocess = ImagePreprocessor(spec, TensorSpec("x", of_full.shape, np.dtype(np.uint8), 1.0, 0))
+    preprocess(planes, of_full)
+    preprocess(video, of_video)
+    off = np.abs(of_full.astype(int) - of_video)
+    assert off.mean() < 1 and off.max() <= 6, (off.mean(), off.max())
+
+
+def test_what_is_beyond_the_range_of_video_is_cut_off() -> None:
+    for luma, grey in ((0, 0), (16, 0), (235, 255), (255, 255)):
+        planes = Planes(
+            *(np.full(shape, value, np.uint8) for shape, value in (((16, 16), luma), ((8, 8), 128), ((8, 8), 128))),
+            False,
+        )
+        out = np.zeros((1, 8, 8, 1), np.uint8)
+        spec = ImageInput(height=8, width=8, color="gray")
+        ImagePreprocessor(spec, TensorSpec("x", out.shape, np.dtype(np.uint8), 1.0, 0))(planes, out)
+        assert (out == grey).all() and abs(int(in_bgr(planes)[0, 0, 0]) - grey) <= 1
+
+
 def test_bars_stay_what_they_are() -> None:
     for color in ("rgb", "gray"):
         spec = ImageInput(height=96, width=96, color=color, resize="letterbox", pad_value=9)  # type: ignore[arg-type]

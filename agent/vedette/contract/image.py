@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .errors import ModelError, PictureError
 from .jpeg import decode, reduction
 from .manifest import ImageInput
-from .planes import resized_to_bgr
+from .planes import resized_luma, resized_to_bgr
 from .types import Float32Array, Jpeg, Picture, Planes, Tensor, TensorSpec, UInt8Array
 
 MIN_SIDE: Final = 8  # pixels; less than one cell of any detector's finest feature map
@@ -185,7 +185,7 @@ class ImagePreprocessor:
         colored = out[0].view(np.uint8) if self._direct else self._colored
         if isinstance(pixels, Planes) and color == "gray":  # BGR's grey is Y, by the same weights
             brightness = self._grey[geometry.target]
-            cv2.resize(pixels.luma[geometry.crop], geometry.size, dst=brightness, interpolation=self._interpolation)
+            resized_luma(pixels, geometry.crop, geometry.size, self._interpolation, brightness)
             colored = self._grey[:, :, np.newaxis]
         else:
             target = self._canvas[geometry.target]

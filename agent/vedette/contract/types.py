@@ -19,15 +19,16 @@ Tensor: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planes:
-    """A picture as cameras give it: brightness in full, colour in half the size, in the JPEG colour space (JFIF 1.02: full
-    range, ITU-R BT.601).
+    """A picture as cameras give it: brightness in full, colour in half the size, by ITU-R BT.601.
 
     ``luma``: Y, (height, width) uint8, both even; ``blue``, ``red``: Cb and Cr, half of that each way. Rows may be padded.
+    ``full_range``: they take all 8 bits, as in JPEG (JFIF 1.02); else as in video, Y 16..235, Cb and Cr 16..240.
     """
 
     luma: UInt8Array
     blue: UInt8Array
     red: UInt8Array
+    full_range: bool = True
 
     def __post_init__(self) -> None:
         height, width = self.luma.shape

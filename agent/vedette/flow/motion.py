@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from vedette.contract.jpeg import decode, reduction
+from vedette.contract.planes import full_luma
 from vedette.contract.types import Float32Array, Jpeg, Picture, Planes, Tensor, UInt8Array
 from vedette.follow.zones import Point, check_polygon
 
@@ -164,4 +165,5 @@ def shrink(pixels: Picture, least: tuple[int, int] = (0, 0)) -> Float32Array:
     seen = pixels.luma if isinstance(pixels, Planes) else pixels
     samples = cv2.resize(seen, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.float32)
+    grey = np.asarray(small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.float32)
+    return full_luma(grey) if isinstance(pixels, Planes) and not pixels.full_range else grey

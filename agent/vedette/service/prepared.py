@@ -23,6 +23,7 @@ from vedette.sources import (
     SensorSource,
     Source,
     SourceOptions,
+    is_program_url,
     is_sensor_url,
     make_sensor_source,
     make_source,
@@ -215,7 +216,8 @@ def view_count(config: PipelineConfig) -> int:
 def _source(config: PipelineConfig, spec: ModelSpec, at: _At) -> Source | SensorSource:
     source = config.source_config
     sensor = is_sensor_url(source.url)
-    if sensor != isinstance(spec.input, SeriesInput):
+    # a program gives whatever it is asked for
+    if sensor != isinstance(spec.input, SeriesInput) and not is_program_url(source.url):
         takes, gives = ("readings", "pictures") if not sensor else ("pictures", "readings")
         raise ConfigError(
             f"{spec.name} takes {takes}",

@@ -4,7 +4,7 @@
 """
 
 from .base import FROZEN, STOPPED, UNDECODABLE, Grabber, Slot, Source, SourceStatus
-from .registry import SourceOptions, make_source, masked_url
+from .registry import SourceOptions, is_program_url, make_source, masked_url
 from .sensor import Listener, ListenerStatus, SensorOptions, SensorSource
 from .sensor_urls import is_sensor_url, make_sensor_source
 from .supervise import Outcome
@@ -23,6 +23,7 @@ __all__ = [
     "Source",
     "SourceOptions",
     "SourceStatus",
+    "is_program_url",
     "is_sensor_url",
     "make_sensor_source",
     "make_source",

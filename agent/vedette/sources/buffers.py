@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
+
 from vedette.contract.types import UInt8Array
 
 
@@ -20,6 +22,13 @@ class Buffers:
             if sys.getrefcount(array) <= 3:  # the list, the loop's variable, getrefcount's argument
                 return array
         return None
+
+    def sized(self, size_bytes: int) -> UInt8Array:
+        """(size_bytes,) that nobody else holds, kept for later."""
+        free = self.free()
+        array = free if free is not None and len(free) == size_bytes else np.empty(size_bytes, np.uint8)
+        self.keep(array)
+        return array
 
     def keep(self, array: UInt8Array) -> None:
         """Remembers a reader's own array for later, if it is not known."""

@@ -10,11 +10,11 @@ log = logging.getLogger(__name__)
 
 PIPE_BYTES: Final = (
     1 << 20
-)  # what may wait in a pipe before its writer has to; what an unprivileged process may have (pipe(7))
+)  # that may wait before the writer has to; an unprivileged process may have no more (pipe(7))
 
 
 def widen(descriptor: int, writer: str) -> None:
-    """As much room as can be had: a camera's frame then comes at once, and a program waits later. ``writer``: for the log."""
+    """As much room as can be had, so that a camera's frame comes at once. ``writer``: for the log."""
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError as error:

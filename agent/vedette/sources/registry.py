@@ -17,6 +17,7 @@ Pace: TypeAlias = Literal["native", "max"]
 
 LOCAL: Final = ("v4l2", "rpicam", "picamera2")
 SCHEMES: Final = ("file", "images", "rtsp", "rtsps", "http", "https", *LOCAL)
+PROGRAM: Final = "exec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,17 @@ class SourceOptions:
     read_timeout_s: float = 5.0
 
 
+def is_program_url(url: str) -> bool:
+    """Whether it names a program, which may give frames or readings."""
+    return url.partition(":")[0].lower() == PROGRAM
+
+
 def masked_url(url: str) -> str:
     """The URL without user, password and query (many cameras take a password there), for logs and messages.
 
     What is malformed is masked generously: a password may hold ``/``, ``@`` and ``?`` itself.
     """
-    if url[:5].lower() == "exec:":
+    if is_program_url(url):
         return f"exec:{_masked_command(url[5:])}"
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() in LOCAL:  # a camera of this computer asks for no password
@@ -72,6 +78,10 @@ def make_source(options: SourceOptions) -> Source:
     where a kind of camera needs a package that is not there.
     """
     url = options.url
+    if is_program_url(url):
+        from .y4m import FrameProgramSource
+
+        return FrameProgramSource(options)
     scheme, separator, rest = url.partition("://")
     if not separator:
         device = re.fullmatch(r"(?:/dev/video)?([0-9]{1,3})", url)
@@ -114,7 +124,8 @@ def make_source(options: SourceOptions) -> Source:
 
         return Picamera2Source(options)
     raise SourceError(
-        "unknown scheme", where=masked_url(url), expected="a path, or " + ", ".join(f"{s}://" for s in SCHEMES),
+        "unknown scheme", where=masked_url(url),
+        expected="a path, " + ", ".join(f"{s}://" for s in SCHEMES) + ", or exec:",
         found=f"{scheme}://",
     )  # fmt: skip
 

@@ -122,9 +122,7 @@ class RpicamSource:
     def _memory(self, size_bytes: int) -> UInt8Array:
         """For the next frame, from now on ``self._raw``."""
         self._raw = np.empty(0, np.uint8)  # the last one, which may be free
-        free = self._buffers.free()
-        self._raw = free if free is not None and len(free) == size_bytes else np.empty(size_bytes, np.uint8)
-        self._buffers.keep(self._raw)
+        self._raw = self._buffers.sized(size_bytes)
         return self._raw
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class RunningProgram:
     block, of its standard output and error; ``err`` is below 0 once that has ended."""
 
     def __init__(self, command: list[str], complaints: Complaints) -> None:
-        """Starts it. ``complaints``: of this program, also of when it ran before. Raises `SourceError` where there is no such program."""
+        """Starts it. ``complaints``: of this program, of earlier runs, too. Raises `SourceError` where there is none."""
         try:
             process = subprocess.Popen(
                 command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

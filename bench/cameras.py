@@ -1,4 +1,4 @@
-"""A camera that gives JPEG, as USB cameras and many network cameras do: what it costs to look at it.
+"""What cameras cost. Such as give JPEG, as USB cameras and many network cameras do, first.
 
 One frame: the network's input from a picture decoded no larger than it has to be, against one decoded in full, as OpenCV
 gives it: CPU by the thread's own clock, both ways by turns, each after a copy of 16 MB, after which the core's own caches
@@ -7,6 +7,9 @@ picture is moved by a pixel, which changes no more than where a network's grid l
 
 The whole agent on such a camera at 30 frames a second, over HTTP: its processor seconds a second, all threads, against the
 loop of `rivals/tutorial.py`, which has OpenCV read each frame; both look at as many frames, and both publish what they find.
+
+H.264, of a file that is played as a camera: the whole agent where OpenCV decodes each frame, and where it is ffmpeg that does,
+scales and chooses (``exec:``), all frames or key frames alone; ffmpeg's processor seconds are counted, too.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def one_frame(results: Results, clip: list[UInt8Array], model_name: str, rounds:
     """Rows of all sizes."""
     model = load_model(read_model(model_name), score_threshold=0.2)
     for size in SIZES:
-        name = f"{size[0]}x{size[1]}"
+        name = f"{size[0]}x{size[1]}, JPEG"
         jpeg = jpeg_of(clip[0], size)
         small, full = by_turns(
             [lambda jpeg=jpeg: model.preprocess(anew(jpeg)),  # type: ignore[misc]
@@ -116,15 +119,10 @@ def whole_agent(results: Results, options: argparse.Namespace) -> None:
     tutorial = Path(__file__).parent / "rivals" / "tutorial.py"
     model = str(find_model(options.model))
     for size in SIZES[1:]:
-        name = f"{size[0]}x{size[1]} at {FPS} fps"
+        name = f"{size[0]}x{size[1]}, JPEG at {FPS} fps"
         with tempfile.TemporaryDirectory() as folder, loopback_broker() as (_, port), camera(options.clip, size) as url:
             for every in (6, 1):
-                config = Path(folder) / f"every{every}.toml"
-                config.write_text(
-                    f'device = "jpeg"\nstate_dir = {json.dumps(folder)}\n[mqtt]\nhost = "{LOOPBACK}"\nport = {port}\n'
-                    f"[intervals]\nstats_s = 1.0\n[pipeline.camera]\nmodel = {json.dumps(model)}\n"
-                    f'max_fps = {FPS / every if every > 1 else 0.0}\n[pipeline.camera.source]\nurl = "{url}"\n'
-                )
+                config = _config(Path(folder), port, model, url, FPS / every if every > 1 else 0.0)
                 ours, theirs, ratios = [], [], []
                 for _ in range(options.rounds):
                     used = watch(config, port, options.seconds)
@@ -146,6 +144,67 @@ def whole_agent(results: Results, options: argparse.Namespace) -> None:
                             n=len(ratios), target="<= 1.0", holds=ratio <= 1.0, spread=quartiles(ratios))  # fmt: skip
 
 
+def h264(results: Results, options: argparse.Namespace) -> None:
+    """Rows of who decodes it; one that says so where there is no ffmpeg that codes it."""
+    name = f"1920x1080, H.264 at {FPS} fps, a key frame a second"
+    with tempfile.TemporaryDirectory() as folder, loopback_broker() as (_, port):
+        film = Path(folder) / "film.mp4"
+        if not _coded(options.clip, film):
+            results.row(what=name, value="not measured", unit="", n=0, target="ffmpeg with libx264", holds=False,
+                        reason="there is none")  # fmt: skip
+            return
+        ffmpeg = "exec:ffmpeg -nostdin -loglevel error -threads 1 {choice} -re -stream_loop -1 -i {film} -vf {filter} "
+        ffmpeg = ffmpeg.replace("{film}", str(film)) + "-pix_fmt yuv420p -f yuv4mpegpipe -"
+        ways = {
+            "5 a second looked at: OpenCV decodes": (str(film), 5.0),
+            "5 a second looked at: ffmpeg decodes, and scales those": (
+                ffmpeg.format(choice="", filter="fps=5,scale=640:360"), 0.0
+            ),
+            "1 a second looked at: OpenCV decodes": (str(film), 1.0),
+            "1 a second looked at: ffmpeg decodes key frames, and scales them": (
+                ffmpeg.format(choice="-skip_frame nokey", filter="scale=640:360"), 0.0
+            ),
+        }  # fmt: skip
+        used: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(options.rounds):
+            for way, (url, most_fps) in ways.items():
+                config = _config(Path(folder), port, options.model, url, most_fps)
+                seen = watch(config, port, options.seconds)
+                used[way].append(seen.cores * 1e3)
+                print(f"{way}: {seen.inferences:.2f} a second, {used[way][-1]:.1f} ms of CPU a second", file=sys.stderr)
+        for way, values in used.items():
+            results.row(what=f"{name}; {way}: CPU a second", value=statistics.median(values), unit="ms", n=len(values),
+                        spread=quartiles(values))  # fmt: skip
+        (_, every), (_, key) = list(used.items())[2:]
+        ratios = [ours / theirs for ours, theirs in zip(key, every, strict=True)]
+        ratio = statistics.median(ratios)
+        results.row(what=f"{name}; 1 a second looked at: CPU, key frames by all frames", value=ratio, unit="ratio",
+                    n=len(ratios), target="< 1", holds=ratio < 1, spread=quartiles(ratios))  # fmt: skip
+
+
+def _coded(clip: Path, film: Path) -> bool:
+    """Some seconds of the clip as a camera would send them; whether there is an ffmpeg that can."""
+    command = [
+        "ffmpeg", "-nostdin", "-loglevel", "error", "-stream_loop", "5", "-i", str(clip), "-t", "20", "-vf",
+        f"fps={FPS},scale=1920:1080", "-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-g", str(FPS),
+        "-keyint_min", str(FPS), "-sc_threshold", "0", "-b:v", "4M", "-an", str(film),
+    ]  # fmt: skip
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _config(folder: Path, port: int, model: str, url: str, most_fps: float) -> Path:
+    config = folder / "vedette.toml"
+    config.write_text(
+        f'device = "cameras"\nstate_dir = {json.dumps(str(folder))}\n[mqtt]\nhost = "{LOOPBACK}"\nport = {port}\n'
+        f"[intervals]\nstats_s = 1.0\n[pipeline.camera]\nmodel = {json.dumps(model)}\nmax_fps = {most_fps}\n"
+        f"[pipeline.camera.source]\nurl = {json.dumps(url)}\n" + ("" if ":" in url else "loop = true\n")
+    )
+    return config
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,9 +215,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    results = Results("jpeg")
+    results = Results("cameras")
     one_frame(results, frames(options.clip), options.model, options.frames)
     whole_agent(results, options)
+    h264(results, options)
     results.write()
     return 0 if all(row.holds in (None, True) for row in results.rows) else 1
 
