@@ -23,7 +23,8 @@ WARM_S = 8.0  # seconds after the first statistics, for what is only done at fir
 
 @dataclass(frozen=True)
 class Used:
-    """``cores``: processor seconds a second, with those of its children. ``fps``, ``inferences``: a second, by the agent's own statistics."""
+    """``cores``: processor seconds a second, those of its children, too. ``fps``, ``inferences``: a second, by its own
+    statistics."""
 
     cores: float
     fps: float

@@ -8,8 +8,8 @@ picture is moved by a pixel, which changes no more than where a network's grid l
 The whole agent on such a camera at 30 frames a second, over HTTP: its processor seconds a second, all threads, against the
 loop of `rivals/tutorial.py`, which has OpenCV read each frame; both look at as many frames, and both publish what they find.
 
-H.264, of a file that is played as a camera: the whole agent where OpenCV decodes each frame, and where it is ffmpeg that does,
-scales and chooses (``exec:``), all frames or key frames alone; ffmpeg's processor seconds are counted, too.
+H.264, of a file that is played as a camera: the whole agent where OpenCV decodes each frame, and where it is ffmpeg that
+does, scales and chooses (``exec:``), all frames or key frames alone; ffmpeg's processor seconds are counted, too.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def h264(results: Results, options: argparse.Namespace) -> None:
             ),
             "1 a second looked at: OpenCV decodes": (str(film), 1.0),
             "1 a second looked at: ffmpeg decodes key frames, and scales them": (
-                ffmpeg.format(choice="-skip_frame nokey", filter="scale=640:360"), 0.0
+                ffmpeg.format(choice="-skip_frame nokey", filter="scale=640:360 -fps_mode passthrough"), 0.0
             ),
         }  # fmt: skip
         used: dict[str, list[float]] = {way: [] for way in ways}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from vedette.contract.types import Planes
 from vedette.service.compose import prepare
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
 from vedette.sources.base import Passing
+from vedette.sources.process_group import end_group, exit_of
 from vedette.sources.y4m import Layout, read_header
 
 WIDTH, HEIGHT = 32, 16
@@ -187,6 +189,15 @@ def test_it_ends_with_all_that_it_has_started(opened: Callable[..., Source], tmp
     source.close()
     wait_for("its end", lambda: not Path(f"/proc/{pid}").exists())
     source.close()
+
+
+def test_a_program_that_this_process_has_reaped_at_its_end_is_no_fault() -> None:
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    end_group(process)
+    assert exit_of(process, 0.1) is None
+    waiting = subprocess.Popen(["true"], start_new_session=True)
+    waiting.wait()
+    assert exit_of(waiting, 0.1) is None
 
 
 def test_a_grabber_loses_a_program_and_starts_it_again() -> None:

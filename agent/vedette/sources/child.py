@@ -19,6 +19,7 @@ from vedette.contract.errors import SourceError, SourceLostError, SourceStalledE
 from vedette.contract.types import UInt8Array
 
 from .pipes import PIPE_BYTES, widen
+from .process_group import end_group, exit_of, signal_group
 
 STOP_S: Final = 0.5  # from asking it to end to ending it
 TAIL_BYTES: Final = 4096  # of what it says, that are kept
@@ -60,7 +61,7 @@ class CameraChild:
         for descriptor in (self._frames, self._errors, self._lines):
             os.set_blocking(descriptor, False)
             self._poll.register(descriptor, select.POLLIN)
-        self._end = weakref.finalize(self, _kill, self._process)
+        self._end = weakref.finalize(self, end_group, self._process)
 
     def fill(self, buffer: UInt8Array, deadline_s: float) -> None:
         """Reads until the buffer, (n,) uint8, is full. ``deadline_s``: of time.monotonic.
@@ -105,10 +106,9 @@ class CameraChild:
         """Ends the program and its process group. Calling it again does nothing."""
         if not self._end.alive:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGINT)  # rpicam-vid then lets go of the camera in good order
+        signal_group(self._process, signal.SIGINT)  # rpicam-vid then lets go of the camera in good order
         try:
-            _exit_of(self._process.pid, STOP_S)
+            exit_of(self._process, STOP_S)
         finally:  # with no descriptor left to wait with, it ends at once; so it does where this process ends meanwhile
             self._end()
             os.close(self._lines)
@@ -162,34 +162,11 @@ class CameraChild:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def _ended(self) -> SourceLostError:
-        left = _exit_of(self._process.pid, STOP_S)
+        left = exit_of(self._process, STOP_S)
         while text := self._take(self._errors):
             self._last_words = (self._last_words + text)[-TAIL_BYTES:]
         if left is None:
             how = "has closed its output"
-        elif left.si_code == os.CLD_EXITED:
-            how = f"ended with exit code {left.si_status}"
         else:
-            how = f"was ended by signal {left.si_status}"
+            how = f"ended with {left}" if left.startswith("exit") else f"was ended by {left}"
         return SourceLostError(f"{self._name} {how}", where=self._where, found=self._said())
-
-
-def _exit_of(pid: int, timeout_s: float) -> os.waitid_result | None:
-    """Waits for a child's end and leaves it a zombie, so that its process group's number stays its own."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(timeout_s * 1000)
-    finally:
-        os.close(descriptor)
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()

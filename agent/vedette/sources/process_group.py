@@ -20,15 +20,22 @@ def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def exit_of(process: subprocess.Popen[bytes], timeout_s: float) -> str | None:
-    """Waits for the leader's end and leaves it a zombie, so that its group's number stays its own. None: it goes on."""
-    descriptor = os.pidfd_open(process.pid)
+    """Waits for the leader's end and leaves it a zombie, so that its group's number stays its own. None: it goes on, or this
+    process is about to end and has reaped it."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.poll(timeout_s * 1000)
     finally:
         os.close(descriptor)
-    left = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    try:
+        left = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    except ChildProcessError:
+        return None
     if left is None:
         return None
     if left.si_code == os.CLD_EXITED:
