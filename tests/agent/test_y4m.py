@@ -103,6 +103,16 @@ def test_what_ffmpeg_says_of_its_failure_is_said(opened: Callable[..., Source]) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_password_in_what_a_program_says_is_not_repeated(
+    opened: Callable[..., Source], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "rtsp://admin:geheim@camera/live?token=geheim: Connection refused"
+    source = opened(program(f"print({words!r}, file=sys.stderr); sys.exit(1)"))
+    with pytest.raises(SourceLostError, match=r"rtsp://\*\*\*@camera/live") as caught:
+        source.read(None)
+    assert "geheim" not in str(caught.value) + caplog.text and "rtsp://***@camera/live" in caplog.text
+
+
 def test_frames_come_in_order_and_are_passed_over(opened: Callable[..., Source]) -> None:
     source = opened(program("out.write(header)\nfor grey in range(9): frame(grey)\nout.flush(); time.sleep(60)"))
     assert isinstance(source, Passing)

@@ -18,7 +18,7 @@ from vedette.contract.types import Detections, UInt8Array
 from vedette.models.model import read_model, share_folder
 from vedette.mqtt.results import DetectionsMessage
 from vedette.pictures.drawing import draw, write_picture
-from vedette.sources import SourceOptions, make_source, masked_url
+from vedette.sources import SourceOptions, is_program_url, make_source, masked_url
 from vedette.sources.registry import Pace
 
 from .listener import Heard
@@ -79,7 +79,7 @@ class CameraShow:
         self._pace = pace
         self._picture = picture
         opened = make_source(SourceOptions(self._url))
-        if source is None or "://" not in source:
+        if not _goes_on(self._url):
             opened.open()  # a file that is not there is said now, not by the agent
             opened.close()
 
@@ -90,7 +90,8 @@ class CameraShow:
 
     def source_table(self) -> str:
         """See `Show.source_table`."""
-        url = self._url if "://" in self._url else str(Path(self._url).resolve())
+        known = "://" in self._url or is_program_url(self._url)
+        url = self._url if known else str(Path(self._url).resolve())
         return f"url = {json.dumps(url, ensure_ascii=False)}\nloop = true\npace = {json.dumps(self._pace)}\n"
 
     def live(self, broker: str, seconds_left: float, size: tuple[int, int]) -> RenderableType:
@@ -137,7 +138,7 @@ class CameraShow:
 
     def _frame(self, message: DetectionsMessage) -> UInt8Array | None:
         """Reads a file's frame once more: its seq counts frames, from 1, round after round. None for a camera."""
-        if "://" in self._url and not self._url.startswith(("file://", "images://")):
+        if _goes_on(self._url):
             return None
         source = make_source(SourceOptions(self._url, pace="max"))
         source.open()
@@ -152,6 +153,11 @@ class CameraShow:
         reading = source.read(None)
         source.close()
         return in_bgr(reading.pixels) if reading else None
+
+
+def _goes_on(url: str) -> bool:
+    """Whether it is a camera: a frame of a file can be read again."""
+    return is_program_url(url) or ("://" in url and not url.startswith(("file://", "images://")))
 
 
 def _least(message: DetectionsMessage) -> float:

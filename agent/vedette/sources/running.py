@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from vedette.contract.errors import SourceError
 from .lines import shown
 from .pipes import widen
 from .process_group import end_group, exit_of, signal_group
+from .registry import masked_url
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ READ_BYTES: Final = 65_536
 TERMINATE_S: Final = 1.0  # from SIGTERM to SIGKILL
 STDERR_LINES: Final = 20  # that are logged within `STDERR_S`; the others are counted
 STDERR_S: Final = 10.0
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 LAST_PIECES: Final = 16  # of its standard error that are read after its end: something it started may write on
 
 
@@ -88,7 +91,7 @@ class RunningProgram:
 
 
 class Complaints:
-    """A program's standard error for the log: a few lines, and how many more there were."""
+    """A program's standard error for the log: a few lines, URLs without their passwords, and how many more there were."""
 
     def __init__(self, program: str) -> None:
         self._program = program
@@ -104,7 +107,7 @@ class Complaints:
         self._rest = self._rest[-READ_BYTES:]
         for line in lines:
             if line.strip():
-                self._say(shown(line.strip()))
+                self._say(_URL.sub(lambda url: masked_url(url[0]), shown(line.strip())))
 
     def flush(self) -> None:
         """Says how many lines were left out."""
