@@ -33,6 +33,7 @@ from vedette.config import parse_config
 from vedette.contract import archive, golden
 from vedette.contract import bundle as bundle_module
 from vedette.contract import manifest as manifest_module
+from vedette.contract.bgr import in_bgr
 from vedette.contract.bundle import has_archive, open_bundle, third_party_archive
 from vedette.contract.errors import (
     BrokerRefusedError,
@@ -46,8 +47,10 @@ from vedette.contract.errors import (
     RetryableError,
     SourceError,
     StateError,
+    UndecodableError,
     VedetteError,
 )
+from vedette.contract.jpeg import decode, fingerprint, read_jpeg
 from vedette.contract.labels import parse_labels, parse_third_party_labels
 from vedette.contract.manifest import Channel, SeriesInput
 from vedette.contract.tflite_metadata import read_normalization
@@ -327,6 +330,51 @@ def _rpicam(folder: Path) -> Take:
             source.open()
             while source.read(None) is not None:
                 continue
+
+        try:
+            refused(use, SourceError, RetryableError)
+        finally:
+            source.close()
+
+    return take
+
+
+def _jpeg(folder: Path) -> Take:
+    """A camera's frame, as the motion gate, the network's input and a snapshot look at it."""
+
+    def use(data: bytes) -> None:
+        jpeg = read_jpeg(np.frombuffer(data, np.uint8))
+        fingerprint(jpeg)
+        for factor in (8, 2, 1):
+            decode(jpeg, factor)
+
+    return lambda data: refused(lambda: use(data), UndecodableError)
+
+
+def _jpegs(folder: Path) -> Sequence[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    kinds = ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1))
+    return [cv2.imencode(".jpg", pixels, kind)[1].tobytes() for kind in kinds]
+
+
+YUV4MPEG: Final = (
+    b"YUV4MPEG2 W16 H8 F25:1 Ip C420jpeg XCOLORRANGE=FULL\n" + (b"FRAME\n" + bytes(192)) * 2,
+    b"YUV4MPEG2 W16 H8 Cmono\nFRAME Ip\n" + bytes(128),
+)
+
+
+def _yuv4mpeg(folder: Path) -> Take:
+    """A program that writes the input."""
+    written = folder / "written"
+
+    def take(data: bytes) -> None:
+        written.write_bytes(data)
+        source = make_source(SourceOptions(f"exec:cat {written}", open_timeout_s=1.0, read_timeout_s=1.0))
+
+        def use() -> None:
+            source.open()
+            while (reading := source.read(None)) is not None:
+                in_bgr(reading.pixels)
 
         try:
             refused(use, SourceError, RetryableError)
@@ -767,6 +815,8 @@ ENTRANCES: Final = {
         Entrance("tflite metadata", _metadata, lambda folder: [(DATA / "tiny-uint8.tflite").read_bytes()], 16_384),
         Entrance("picture", _picture, _pictures),
         Entrance("rpicam", _rpicam, fixed(b"# pts\n0.000\n33.333\n\0" + bytes(16 * 12 * 2), b"\0" + bytes(192)), 2048),
+        Entrance("camera's jpeg", _jpeg, _jpegs, 2048),
+        Entrance("yuv4mpeg", _yuv4mpeg, fixed(*YUV4MPEG), 1024),
         Entrance("sensor lines", _lines, _led(LINES, 12), 2048),
         Entrance("recording", _recording, _recordings, 2048),
         Entrance("iio", _iio, fixed(b"1\n-2\n0.5\n3\n100\n", b"1\n-2\n0.5\n3\n0\n"), 256),
