@@ -20,7 +20,7 @@ from vedette import clock
 from vedette.contract.types import Frame, UInt8Array
 from vedette.flow.feed import FrameFeed
 from vedette.flow.pipeline import BUFFERS, PATIENCE
-from vedette.sources import Grabber, SourceOptions, base, make_source
+from vedette.sources import Grabber, SourceOptions, Tap, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
 
 
@@ -69,8 +69,8 @@ class Steady:
         self._came = False
 
 
-def grabber_of(source: Steady) -> Grabber:
-    return Grabber(source, name="test", stall_timeout_s=60, frozen_timeout_s=0, on_change=lambda *_: None)
+def grabber_of(source: Steady) -> Tap:
+    return Grabber(source, name="test", stall_timeout_s=60, frozen_timeout_s=0).tap(lambda *_: None)
 
 
 def test_until_a_frame_is_wanted_others_are_let_go_and_counted() -> None:
@@ -322,7 +322,7 @@ def test_a_frame_that_is_expected_in_time_is_waited_for() -> None:
 def test_one_that_is_not_expected_in_time_is_not(expected_s: float | None) -> None:
     grabber = grabber_of(Steady(3600.0))
     grabber.slot.put(frame(1), wait=False)
-    grabber._expected_ns = None if expected_s is None else clock.now_ns() + int(expected_s * 1e9)
+    grabber._grabber.expected_ns = None if expected_s is None else clock.now_ns() + int(expected_s * 1e9)
     with Soon():
         waits = FrameFeed(grabber).take(1, LONG_NS)
     assert waits is not None and waits.seq == 1

@@ -164,9 +164,8 @@ class Run:
         self.engine = engine
         self.outbox = MemoryOutbox(1, max_messages=max_messages, max_bytes=10**9, when_full="drop_newest")
         self.stats = PipelineStats(clock.now_ns())
-        self.grabber = Grabber(
-            source or FedSource(pictures), name="p", stall_timeout_s=60, frozen_timeout_s=0, on_change=lambda *_: None
-        )
+        reader = Grabber(source or FedSource(pictures), name="p", stall_timeout_s=60, frozen_timeout_s=0)
+        self.grabber = reader.tap(lambda *_: None)
         model = Model(spec, engine, score_threshold=label_filter.lowest)
         model_ref = ModelRef(spec.name, spec.version, spec.sha256)
         self.reporter = Reporter(
@@ -522,7 +521,7 @@ class Silent(FedSource):
 def test_a_pipeline_without_frames_makes_turns() -> None:
     source = Silent()
     run = Run(detector([0.9], [0]), [])
-    run.grabber._source = source
+    run.grabber._grabber._source = source
     with run:
         for _ in range(2):
             turned = run.pipeline.turned_ns

@@ -305,17 +305,20 @@ def test_a_mask_is_of_the_frame_and_not_of_the_crop() -> None:
 
 def test_blank_masks_that_overlap_are_black_where_they_do() -> None:
     pixels = np.full((100, 100, 3), 200, np.uint8)
-    Regions(RegionOptions(mask=(SQUARE, ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7))), blank=True)).views(pixels)
-    assert not pixels[31:70, 31:70].any()
+    masks = (SQUARE, ((0.3, 0.3), (0.7, 0.3), (0.7, 0.7), (0.3, 0.7)))
+    shown = Regions(RegionOptions(mask=masks, blank=True)).blanked(pixels)
+    assert not shown[31:70, 31:70].any()
+    assert (pixels == 200).all(), "others look at the frame, too"
 
 
 def test_a_blank_mask_is_black_before_anything_looks() -> None:
     pixels = np.full((100, 100, 3), 200, np.uint8)
-    views = Regions(RegionOptions(mask=(SQUARE, ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))), blank=True)).views(pixels)
+    regions = Regions(RegionOptions(mask=(SQUARE, ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))), blank=True))
+    views = regions.views(regions.blanked(pixels))
     assert not views[0][41:60, 41:60].any() and not views[0][1:3, 1:3].any()
     assert (views[0][70:, 70:] == 200).all() and (views[0][:35, 50:] == 200).all()
     kept = np.full((100, 100, 3), 200, np.uint8)
-    Regions(RegionOptions(mask=(SQUARE,))).views(kept)
+    assert Regions(RegionOptions(mask=(SQUARE,))).blanked(kept) is kept
     assert (kept == 200).all()
 
 

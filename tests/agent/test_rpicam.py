@@ -294,10 +294,9 @@ def test_a_url_that_cannot_be(url: str, said: str) -> None:
 def test_a_grabber_loses_the_camera_and_finds_it_again(hardware: Hardware) -> None:
     hardware.behaves(frames=4, code=1, last_words="ERROR: *** camera unplugged ***")
     said: list[tuple[Outcome | None, str]] = []
-    grabber = Grabber(
-        make_source(SourceOptions("rpicam://0?width=100&height=36")), name="test", stall_timeout_s=60.0,
-        frozen_timeout_s=0.0, on_change=lambda outcome, why: said.append((outcome, why)),
-    )  # fmt: skip
+    source = make_source(SourceOptions("rpicam://0?width=100&height=36"))
+    reader = Grabber(source, name="test", stall_timeout_s=60.0, frozen_timeout_s=0.0)
+    grabber = reader.tap(lambda outcome, why: said.append((outcome, why)))
     grabber.start()
     try:
         wait_for("the loss", lambda: grabber.status().outcome is Outcome.LOST)
@@ -313,10 +312,9 @@ def test_a_grabber_loses_the_camera_and_finds_it_again(hardware: Hardware) -> No
 @pytest.mark.parametrize("planes", [False, True])
 def test_who_takes_the_frames_says_whether_as_planes(hardware: Hardware, planes: bool) -> None:
     hardware.behaves()
-    grabber = Grabber(
-        make_source(SourceOptions("rpicam://0?width=100&height=36")), name="test", stall_timeout_s=60.0,
-        frozen_timeout_s=60.0, on_change=lambda *_: None, planes=planes,
-    )  # fmt: skip
+    source = make_source(SourceOptions("rpicam://0?width=100&height=36"))
+    reader = Grabber(source, name="test", stall_timeout_s=60.0, frozen_timeout_s=60.0, planes=planes)
+    grabber = reader.tap(lambda *_: None)
     grabber.start()
     try:
         for _ in range(10):

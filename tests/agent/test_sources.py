@@ -60,10 +60,8 @@ class Watched:
 
     def __init__(self, source: Source, *, stall_timeout_s: float = 60.0, frozen_timeout_s: float = 0.0) -> None:
         self.said: list[Outcome | None] = []
-        self.grabber = Grabber(
-            source, name="test", stall_timeout_s=stall_timeout_s, frozen_timeout_s=frozen_timeout_s,
-            on_change=lambda outcome, why: self.said.append(outcome),
-        )  # fmt: skip
+        reader = Grabber(source, name="test", stall_timeout_s=stall_timeout_s, frozen_timeout_s=frozen_timeout_s)
+        self.grabber = reader.tap(lambda outcome, why: self.said.append(outcome))
 
     def __enter__(self) -> Watched:
         self.grabber.start()

@@ -215,10 +215,8 @@ def test_a_grabber_loses_a_program_and_starts_it_again() -> None:
     source = make_source(
         SourceOptions(program("out.write(header)\nfor grey in range(3): frame(grey); time.sleep(.01)"))
     )
-    grabber = Grabber(
-        source, name="test", stall_timeout_s=60.0, frozen_timeout_s=60.0, planes=True,
-        on_change=lambda outcome, why: said.append((outcome, why)),
-    )  # fmt: skip
+    reader = Grabber(source, name="test", stall_timeout_s=60.0, frozen_timeout_s=60.0, planes=True)
+    grabber = reader.tap(lambda outcome, why: said.append((outcome, why)))
     grabber.start()
     try:
         wait_for("the loss", lambda: grabber.status().outcome is Outcome.LOST)

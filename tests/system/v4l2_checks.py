@@ -187,10 +187,9 @@ def check_stall() -> None:
 def check_unplugged_and_back() -> None:
     """Through the grabber: lost, and opened again when it is there."""
     said: list[tuple[Outcome | None, str]] = []
-    grabber = Grabber(
-        make_source(SourceOptions(f"v4l2://{DEVICE}")), name="test", stall_timeout_s=60.0, frozen_timeout_s=0.0,
-        on_change=lambda outcome, why: said.append((outcome, why)),
-    )  # fmt: skip
+    source = make_source(SourceOptions(f"v4l2://{DEVICE}"))
+    reader = Grabber(source, name="test", stall_timeout_s=60.0, frozen_timeout_s=0.0)
+    grabber = reader.tap(lambda outcome, why: said.append((outcome, why)))
     grabber.start()
     await_that(lambda: grabber.status().frames > 3)
     frame = grabber.slot.get(20)

@@ -12,7 +12,7 @@ from vedette.contract.errors import ReadingsError
 from vedette.contract.manifest import SeriesInput
 from vedette.contract.types import Frame, Readings, Window
 from vedette.contract.window import Cadence, WindowBuilder, WindowCounts
-from vedette.sources import STOPPED, Grabber, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus
+from vedette.sources import STOPPED, Listener, ListenerStatus, Outcome, SensorSource, SourceStatus, Tap
 
 from .selection import RateCap
 
@@ -83,10 +83,10 @@ def stop_all(feeds: Sequence[Feed], timeout_s: float) -> None:
 
 
 class FrameFeed:
-    """A camera's grabber as a `Feed`. Frames above a cap that may change at any time are passed over, and counted."""
+    """A camera's frames as a `Feed`. Frames above a cap that may change at any time are passed over, and counted."""
 
-    def __init__(self, grabber: Grabber) -> None:
-        self._grabber = grabber
+    def __init__(self, tap: Tap) -> None:
+        self._tap = tap
         self._cap = RateCap(0.0)
         self.cap_fps: float | None = None
         """At most so many frames a second are given; None for all of them. See `vedette.flow.governor`."""
@@ -95,31 +95,31 @@ class FrameFeed:
     @property
     def slowed(self) -> int:
         """Frames that the cap held back, since the start."""
-        return self._held_back + self._grabber.passed(SLOWED)
+        return self._held_back + self._tap.passed(SLOWED)
 
     @property
     def live(self) -> bool:
         """See `Feed.live`."""
-        return self._grabber.live
+        return self._tap.live
 
     @property
     def closed(self) -> bool:
         """See `Feed.closed`."""
-        return self._grabber.slot.closed and self._grabber.slot.empty
+        return self._tap.slot.closed and self._tap.slot.empty
 
     def start(self) -> None:
         """See `Feed.start`."""
-        self._grabber.start()
+        self._tap.start()
 
     def take(self, timeout_s: float, patience_ns: int = 0) -> Frame | None:
         """See `Feed.take`. None, too, for a frame that the cap holds back."""
         if patience_ns:
-            self._grabber.await_newer(patience_ns)
-        frame = self._grabber.slot.get(timeout_s)
+            self._tap.await_newer(patience_ns)
+        frame = self._tap.slot.get(timeout_s)
         if frame is None:
             return None
         due = self._cap.due(clock.now_ns())
-        self._grabber.not_before(SLOWED, self._cap.due_ns)
+        self._tap.not_before(SLOWED, self._cap.due_ns)
         if due:
             return frame
         self._held_back += 1
@@ -127,7 +127,7 @@ class FrameFeed:
 
     def busy_until(self, at_ns: int) -> None:
         """See `Feed.busy_until`."""
-        self._grabber.busy_until(at_ns)
+        self._tap.busy_until(at_ns)
 
     def limit(self, max_fps: float) -> None:
         """At most so many frames a second from now on, above 0; 0 for all of them."""
@@ -135,23 +135,23 @@ class FrameFeed:
             return
         self._cap.change(max_fps)
         self.cap_fps = max_fps or None
-        self._grabber.not_before(SLOWED, 0)  # until it is known under this cap
+        self._tap.not_before(SLOWED, 0)  # until it is known under this cap
 
     def not_before(self, reason: str, at_ns: int) -> None:
         """See `Feed.not_before`."""
-        self._grabber.not_before(reason, at_ns)
+        self._tap.not_before(reason, at_ns)
 
     def passed(self, reason: str) -> int:
         """See `Feed.passed`."""
-        return self._grabber.passed(reason)
+        return self._tap.passed(reason)
 
     def status(self) -> SourceStatus:
         """See `Feed.status`."""
-        return self._grabber.status()
+        return self._tap.status()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """See `Feed.stop`."""
-        self._grabber.stop(timeout_s)
+        self._tap.stop(timeout_s)
 
 
 class WindowFeed:

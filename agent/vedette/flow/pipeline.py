@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
@@ -53,6 +53,10 @@ class Views(Protocol):
     @property
     def count(self) -> int:
         """How many views of every frame."""
+        ...
+
+    def blanked(self, pixels: UInt8Array) -> UInt8Array:
+        """A frame (height, width, 3) as anybody may see it: itself, or a copy."""
         ...
 
     def views(self, pixels: UInt8Array) -> Sequence[UInt8Array]:
@@ -401,7 +405,11 @@ class Pipeline:
             if isinstance(sample, Window):
                 placements = [models[0].preprocess(sample)]
             else:
-                views = self._regions.views(in_bgr(sample.pixels)) if self._regions else (sample.pixels,)
+                views: Sequence[Picture] = (sample.pixels,)
+                if self._regions:
+                    shown = self._regions.blanked(in_bgr(sample.pixels))
+                    sample = replace(sample, pixels=shown)  # for snapshots, too
+                    views = self._regions.views(shown)
                 placements = [model.preprocess(view) for model, view in zip(models, views, strict=True)]
         except (PictureError, ReadingsError) as error:
             self._unusable(sample, error)

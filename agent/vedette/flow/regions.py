@@ -87,14 +87,19 @@ class Regions:
     def views(self, pixels: UInt8Array) -> Sequence[UInt8Array]:
         """``count`` views into a frame (height, width, 3), none a copy: tiles by rows, then the whole.
 
-        With ``blank`` the frame itself is painted. Raises `PictureError` where a view would be too small.
+        Raises `PictureError` where a view would be too small.
         """
         height, width = pixels.shape[:2]
-        places = self.places(width, height)
+        return [pixels[y_min:y_max, x_min:x_max] for x_min, y_min, x_max, y_max in self.places(width, height)]
+
+    def blanked(self, pixels: UInt8Array) -> UInt8Array:
+        """The frame as it may be shown: itself, or with ``blank`` a copy whose mask is black, for others look at it, too."""
         if self._options.blank:
+            height, width = pixels.shape[:2]
+            pixels = pixels.copy()
             for polygon in self._options.mask:  # one by one: where two of one call overlap, fillPoly paints neither
                 cv2.fillPoly(pixels, [np.rint(np.array(polygon) * (width, height)).astype(np.int32)], (0, 0, 0))
-        return [pixels[y_min:y_max, x_min:x_max] for x_min, y_min, x_max, y_max in places]
+        return pixels
 
     def to_frame(self, found: Sequence[Detections], width: int, height: int) -> Detections:
         """What was found in each view of a frame of that size, boxes as fractions of the view -> what is in the frame.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vedette import clock
 from vedette.clock import ClockState
-from vedette.config import Config, Places
+from vedette.config import Config, Places, SourceConfig
 from vedette.contract.errors import BrokerRefusedError, ConfigError
 from vedette.contract.manifest import ImageInput, SeriesInput
 from vedette.delivery import Outbox
@@ -29,7 +29,7 @@ from vedette.models.model import Model
 from vedette.mqtt import LinkOptions
 from vedette.mqtt.connection import check_credentials
 from vedette.mqtt.results import EngineRef, ModelRef
-from vedette.sources import Grabber, Outcome
+from vedette.sources import Grabber, Outcome, Tap
 
 from .prepared import Prepared as Prepared
 from .prepared import Preparing as Preparing
@@ -123,8 +123,10 @@ def make_pipeline(
     *,
     clock_state: Callable[[], ClockState],
     on_source: Callable[[Outcome | None, str], None],
+    cameras: Cameras | None = None,
 ) -> Pipeline:
-    """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source."""
+    """One pipeline, ready to start. ``audience``: who hears of its state and its frames. ``on_source``: of its source.
+    ``cameras``: those of all pipelines; None for one that shares none."""
     config = prepared.config
     stats = PipelineStats(clock.now_ns(), config.deadline_ms)
     fitting = make_fitting(prepared, loaded)
@@ -144,7 +146,7 @@ def make_pipeline(
     )
     return Pipeline(
         prepared.name,
-        _feed(prepared, on_source),
+        _feed(prepared, cameras or Cameras([prepared]), on_source),
         fitting.models,
         fitting.seat,
         reporter,
@@ -155,19 +157,43 @@ def make_pipeline(
     )
 
 
-def _feed(prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Feed:
-    source, spec = prepared.config.source_config, prepared.spec.input
-    if not isinstance(spec, SeriesInput):
-        return FrameFeed(
-            Grabber(
+class Cameras:
+    """Who reads what gives pictures: once for all pipelines whose source is the same, where the newest frame wins."""
+
+    def __init__(self, prepared: Sequence[Prepared]) -> None:
+        """Of all that may ask."""
+        self._grabbers: dict[SourceConfig, Grabber] = {}
+        self.shared: dict[SourceConfig, list[str]] = {}
+        """Which pipelines share one, of those that do."""
+        names: dict[SourceConfig, list[str]] = {}
+        for pipeline in prepared:
+            if not isinstance(pipeline.spec.input, SeriesInput) and pipeline.source.live:
+                names.setdefault(pipeline.config.source_config, []).append(pipeline.name)
+        self.shared = {source: sharing for source, sharing in names.items() if len(sharing) > 1}
+
+    def tap(self, prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Tap:
+        """A pipeline's own."""
+        config = prepared.config
+        source = config.source_config
+        grabber = self._grabbers.get(source) if source in self.shared else None
+        if grabber is None:
+            grabber = Grabber(
                 prepared.source,
                 name=prepared.name,
                 stall_timeout_s=source.stall_timeout_s,
                 frozen_timeout_s=source.frozen_timeout_s,
-                on_change=on_source,
-                planes=prepared.config.region is None,  # else parts of it are painted over, or looked at one by one
+                # regions are parts of BGR; where others have other wishes, it is made by who needs it
+                planes=config.region is None or source in self.shared,
             )
-        )
+            if source in self.shared:
+                self._grabbers[source] = grabber
+        return grabber.tap(on_source)
+
+
+def _feed(prepared: Prepared, cameras: Cameras, on_source: Callable[[Outcome | None, str], None]) -> Feed:
+    source, spec = prepared.config.source_config, prepared.spec.input
+    if not isinstance(spec, SeriesInput):
+        return FrameFeed(cameras.tap(prepared, on_source))
     return WindowFeed(
         prepared.source,
         spec,

@@ -42,11 +42,11 @@ from vedette.mqtt.discovery import discovery, discovery_topic
 from vedette.mqtt.requests import SettingsMessage
 from vedette.outbox import Bounds, Epoch, open_outbox
 from vedette.pictures.snapshots import Snapshots
-from vedette.sources import Outcome
+from vedette.sources import Outcome, masked_url
 from vedette.trust.exposure import exposures
 
 from .asked import Asked
-from .compose import link_options, make_pipeline
+from .compose import Cameras, link_options, make_pipeline
 from .condition import Condition
 from .control import Control
 from .diagnosis import Diagnosis
@@ -184,7 +184,10 @@ class Service:
             self._voice.picture,
             lambda name, why: self._note(f"{name} snapshots", f"{name}: {why}"),
         )
-        self._pipelines = self._voice.pipelines = [self._pipeline(p) for p in fit]
+        cameras = Cameras(fit)
+        for source, sharing in cameras.shared.items():
+            log.info("one source for %s: %s", " and ".join(sharing), masked_url(source.url))
+        self._pipelines = self._voice.pipelines = [self._pipeline(p, cameras) for p in fit]
         max_fps = {p.name: p.config.max_fps for p in fit}
         self._governor = Governor(self._config.governor, self._read_heat, max_fps, clock.now_ns())
         self._diagnosis = Diagnosis(self._pipelines, unfit, self._lanes, self._governor, self._outbox, self._link)
@@ -208,7 +211,7 @@ class Service:
         finally:
             self._shut_down()
 
-    def _pipeline(self, prepared: Prepared) -> Pipeline:
+    def _pipeline(self, prepared: Prepared, cameras: Cameras) -> Pipeline:
         return make_pipeline(
             prepared,
             self._lanes[prepared.name],
@@ -216,6 +219,7 @@ class Service:
             _PipelineAudience(self._voice, prepared.name, self._pictures.of(prepared.name)),
             clock_state=self._clock,
             on_source=lambda outcome, why: self._source_changed(prepared.name, outcome, why),
+            cameras=cameras,
         )
 
     def _subscriptions(self) -> list[Subscription]:
