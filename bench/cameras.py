@@ -9,7 +9,8 @@ The whole agent on such a camera at 30 frames a second, over HTTP: its processor
 loop of `rivals/tutorial.py`, which has OpenCV read each frame; both look at as many frames, and both publish what they find.
 
 H.264, of a file that is played as a camera: the whole agent where OpenCV decodes each frame, and where it is ffmpeg that
-does, scales and chooses (``exec:``), all frames or key frames alone; ffmpeg's processor seconds are counted, too.
+does, scales and chooses (``exec:``), all frames or key frames alone; ffmpeg's processor seconds are counted, too. And two
+pipelines that look at one such camera, which they share, against two that have one each.
 """
 
 from __future__ import annotations
@@ -165,21 +166,36 @@ def h264(results: Results, options: argparse.Namespace) -> None:
                 ffmpeg.format(choice="-skip_frame nokey", filter="scale=640:360 -fps_mode passthrough"), 0.0
             ),
         }  # fmt: skip
-        used: dict[str, list[float]] = {way: [] for way in ways}
+        other = Path(folder) / "other.mp4"
+        other.symlink_to(film)
+        two = {
+            "two pipelines of one camera, 5 a second each": film,
+            "two pipelines of a camera each, 5 a second each": other,
+        }
+        used: dict[str, list[float]] = {way: [] for way in (*ways, *two)}
         for _ in range(options.rounds):
-            for way, (url, most_fps) in ways.items():
+            for way in used:
+                url, most_fps = ways.get(way, (str(film), 5.0))
                 config = _config(Path(folder), port, options.model, url, most_fps)
+                if way in two:
+                    table = config.read_text()
+                    again = table[table.index("[pipeline") :].replace("pipeline.camera", "pipeline.other")
+                    config.write_text(table + again.replace(str(film), str(two[way])))
                 seen = watch(config, port, options.seconds)
                 used[way].append(seen.cores * 1e3)
                 print(f"{way}: {seen.inferences:.2f} a second, {used[way][-1]:.1f} ms of CPU a second", file=sys.stderr)
         for way, values in used.items():
             results.row(what=f"{name}; {way}: CPU a second", value=statistics.median(values), unit="ms", n=len(values),
                         spread=quartiles(values))  # fmt: skip
-        (_, every), (_, key) = list(used.items())[2:]
-        ratios = [ours / theirs for ours, theirs in zip(key, every, strict=True)]
-        ratio = statistics.median(ratios)
-        results.row(what=f"{name}; 1 a second looked at: CPU, key frames by all frames", value=ratio, unit="ratio",
-                    n=len(ratios), target="< 1", holds=ratio < 1, spread=quartiles(ratios))  # fmt: skip
+        _, _, every, key, one, each = used.values()
+        for what, ours, theirs in (
+            ("1 a second looked at: CPU, key frames by all frames", key, every),
+            ("two pipelines: CPU, one camera by a camera each", one, each),
+        ):
+            ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
+            ratio = statistics.median(ratios)
+            results.row(what=f"{name}; {what}", value=ratio, unit="ratio", n=len(ratios), target="< 1", holds=ratio < 1,
+                        spread=quartiles(ratios))  # fmt: skip
 
 
 def _coded(clip: Path, film: Path) -> bool:

@@ -24,6 +24,7 @@ from vedette.contract.jpeg import decode, read_jpeg
 from vedette.contract.types import Frame, Jpeg, UInt8Array
 from vedette.flow.motion import MotionGate, MotionOptions, shrink
 from vedette.flow.regions import RegionOptions, Regions
+from vedette.messages.reporter import NoAudience
 from vedette.sources import Outcome, Source
 from vedette.sources import stream as stream_module
 from vedette.sources.base import Flawed, Reading
@@ -188,6 +189,31 @@ def test_regions_are_parts_of_the_whole_picture() -> None:
     regions = Regions(RegionOptions(crop=(0.25, 0.25, 0.75, 0.75)))
     run = Run(detector([0.9], [0]), [], source=Compressed([PLAIN], 20), regions=regions).to_the_end()
     assert {(m["frame"]["width"], m["frame"]["height"]) for m in run.messages()} == {(320, 240)}
+
+
+def test_what_is_blank_is_black_for_whoever_is_shown_the_frame_and_for_no_other_pipeline() -> None:
+    seen: list[Any] = []
+
+    class Looking(NoAudience):
+        looks = True
+
+        def seen(self, frame: Frame, result: Any, followed: Any) -> None:
+            seen.append(frame.pixels)
+
+    jpeg = jpeg_of(np.full((240, 320, 3), 90, np.uint8))
+    left = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
+    regions = Regions(RegionOptions(mask=(left,), blank=True))
+
+    class Kept(Compressed):
+        def picture(self, into: UInt8Array | None) -> Reading | None:
+            super().picture(into)
+            return Reading(jpeg, 0)
+
+    Run(detector([0.9], [0]), [], source=Kept([jpeg], 5), regions=regions, audience=Looking()).to_the_end()
+    assert seen
+    for pixels in seen:
+        assert not in_bgr(pixels)[:, :159].any() and (in_bgr(pixels)[:, 161:] > 80).all()
+    assert (in_bgr(jpeg) > 80).all()
 
 
 class Decoded:
