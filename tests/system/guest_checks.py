@@ -24,6 +24,7 @@ def main(modules: list[str]) -> int:
                 failed += 1
                 verdict = "failed"
             print(f"CHECK {name.removeprefix('check_')} {verdict} {time.monotonic() - begun:.1f} s", flush=True)
+        getattr(module, "clear_up", lambda: None)()
     assert threading.active_count() == 1
     return 1 if failed else 0
 

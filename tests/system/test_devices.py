@@ -1,4 +1,4 @@
-"""Devices that only a kernel can make, in a guest of qemu: a camera (its test driver vivid) and meters of power."""
+"""Devices that only a kernel can make, in a guest of qemu: a camera (its test driver vivid), one of USB, meters of power."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 import guest_checks
 import power_checks
 import pytest
+import usb_camera
+import uvc_checks
 import v4l2_checks
 from guest import Outcome, run_in_guest, why_not
 
-MODULES = (v4l2_checks, power_checks)
+MODULES = (v4l2_checks, uvc_checks, power_checks)
 CHECKS = [name.removeprefix("check_") for module in MODULES for name in vars(module) if name.startswith("check_")]
 
 
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One guest for all checks: most of its time is starting up."""
-    modules = ["vivid", *power_checks.MODULES]
+    modules = ["vivid", *usb_camera.MODULES, *power_checks.MODULES]
     reason = why_not(*(name.split(" ")[0] for name in modules))
     if reason:
         pytest.skip(reason)

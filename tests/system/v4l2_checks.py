@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vedette import clock
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, VedetteError
-from vedette.contract.types import UInt8Array
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
 
 DEVICE = "/dev/video0"
@@ -42,8 +42,8 @@ def opened(url: str, **options: float) -> Iterator[Source]:
         source.close()
 
 
-def frames(source: Source, count: int) -> list[UInt8Array]:
-    """Copies of the next ones."""
+def frames(source: Source, count: int) -> list[Any]:
+    """Pictures of the next ones."""
     found = []
     for _ in range(count):
         reading = source.read(None)
