@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 from usb_camera import UsbCamera, number_of, picture
@@ -154,6 +156,27 @@ def check_a_camera_that_hangs() -> None:
         refusal(SourceStalledError, r"/dev/video\d+: no frame for 1 s", lambda: frames(source, 5))
         CAMERA.send(None)
         numbers(seen + frames(source, 3))
+
+
+def check_a_camera_that_hangs_from_the_beginning() -> None:
+    """And begins after all, without being opened again."""
+    with opened(url(), read_timeout_s=2.0) as source:
+        CAMERA.send(0)
+        begun = time.monotonic()
+        refusal(SourceStalledError, r"/dev/video\d+: no frame for 2 s", lambda: frames(source, 1))
+        assert time.monotonic() - begun < 8, "OpenCV itself waits for 10 s"
+        CAMERA.send(None)
+        numbers(frames(source, 3))
+
+
+def check_a_camera_that_refuses_to_stream() -> None:
+    """As where the bus has no room for another one; it is there all the same."""
+    with opened(url()) as source:
+        CAMERA.refuses = True
+        try:
+            refusal(SourceLostError, r"/dev/video\d+: does not stream: found an error", lambda: frames(source, 1))
+        finally:
+            CAMERA.refuses = False
 
 
 def check_a_usb_camera_unplugged_and_back() -> None:

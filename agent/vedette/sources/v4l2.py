@@ -39,6 +39,9 @@ JPEG: Final = ("MJPG", "JPEG")  # formats of which each frame is one
 MAX_BROKEN: Final = 5  # frames in a row that cannot be decoded; a USB camera's first one often cannot
 MAX_AGE_NS: Final = 10_000_000_000  # a driver's stamp older than this, or in the future, is of another clock
 
+# OpenCV begins to stream when it is first asked to wait, and takes two frames itself before it does; whole seconds for each
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
+
 # linux/videodev2.h; the numbers are those of every architecture but alpha, mips, powerpc and sparc
 _QUERYCAP: Final = 0x80685600  # struct v4l2_capability, 104 bytes
 _REQBUFS: Final = 0xC0145608  # struct v4l2_requestbuffers, 20 bytes
@@ -64,6 +67,7 @@ class V4l2Source:
         self._read_timeout_s = options.read_timeout_s
         self._capture: cv2.VideoCapture | None = None
         self._jpeg = False
+        self._begun = False  # to stream
         self._waits = False  # a frame that has come, and was not taken
         self._waited_ns = 0  # for the last frame, since the driver's stamp
         self._broken = 0  # in a row
@@ -108,7 +112,7 @@ class V4l2Source:
             capture.set(cv2.CAP_PROP_FPS, mode.fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
         self._capture = capture
-        self._waits = False
+        self._begun = self._waits = False
         self._broken = 0
         obtained = _obtained(capture)
         self._jpeg = obtained.fourcc in JPEG and capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
@@ -128,15 +132,33 @@ class V4l2Source:
         assert self._capture is not None
         if self._waits:
             raw_frame(self._capture)
-        try:
-            self._waits, _ = cv2.VideoCapture.waitAny([self._capture], int(self._read_timeout_s * 1e9))
-        except cv2.error:
-            # poll(2) says POLLERR or POLLHUP
-            raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
+        self._waits = self._await_frame(self._capture)
         if not self._waits:
             raise SourceStalledError(f"no frame for {self._read_timeout_s:g} s", where=self._device)
         self._waited_ns = _since_stamp_ns(self._capture)
         return True
+
+    def _await_frame(self, capture: cv2.VideoCapture) -> bool:
+        """Whether one came in time."""
+        until_ns = time.monotonic_ns() + int(self._read_timeout_s * 1e9)
+        if not self._begun:
+            self._begun = True
+            try:
+                return cv2.VideoCapture.waitAny([capture], int(self._read_timeout_s * 1e9))[0]
+            except cv2.error:
+                """Too late for `OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT`, or there is something wrong: what follows says which."""
+        try:
+            return cv2.VideoCapture.waitAny([capture], max(1, until_ns - time.monotonic_ns()))[0]
+        except cv2.error:
+            # poll(2) says POLLERR or POLLHUP
+            try:
+                _check(self._device)
+            except (SourceError, SourceLostError):
+                raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
+            raise SourceLostError(
+                "does not stream", where=self._device, found="an error of its driver",
+                fix="journalctl -k may say which; where cameras share a USB bus, ask for MJPG, a smaller size or fps",
+            ) from None  # fmt: skip
 
     def picture(self, into: UInt8Array | None) -> Reading | None:
         """See `Passing.picture`. One that cannot be decoded is passed over, and counted."""
