@@ -37,6 +37,10 @@ KEYS: Final = ("width", "height", "fps", "fourcc")
 BUFFERS: Final = 2
 JPEG: Final = ("MJPG", "JPEG")  # formats of which each frame is one
 MAX_BROKEN: Final = 5  # frames in a row that cannot be decoded; a USB camera's first one often cannot
+# how long the kernel may take to remove a camera that was unplugged. One that is closed just then can end in a NULL pointer
+# there (Linux 6.1: media_device_unregister_entity looks for its device before it locks it): the thread never returns from
+# close(2), and USB is dead until the next start
+REMOVAL_S: Final = 0.5
 MAX_AGE_NS: Final = 10_000_000_000  # a driver's stamp older than this, or in the future, is of another clock
 
 # OpenCV begins to stream when it is first asked to wait, and takes two frames itself before it does; whole seconds for each
@@ -154,6 +158,7 @@ class V4l2Source:
             try:
                 _check(self._device)
             except (SourceError, SourceLostError):
+                time.sleep(REMOVAL_S)
                 raise SourceLostError("broke off", where=self._device, found="the device is gone") from None
             raise SourceLostError(
                 "does not stream", where=self._device, found="an error of its driver",
