@@ -129,7 +129,7 @@ def _import(number: int) -> Any:
         raise MissingPackageError(
             "cannot be imported", where="picamera2", found=str(error),
             fix=f"its compiled parts need Debian's numpy 1, and this is numpy {np.__version__}: pip install 'numpy<2' "
-            f"'opencv-python-headless<4.12', {way_out}",
+            f"'opencv-python-headless<4.11', {way_out}",
         ) from None  # fmt: skip
     return picamera2
 
