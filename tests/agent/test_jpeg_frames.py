@@ -42,9 +42,9 @@ def jpeg_of(bgr: UInt8Array) -> Jpeg:
     return read_jpeg(np.asarray(data.reshape(-1), np.uint8))
 
 
-def broken(jpeg: Jpeg) -> Jpeg:
-    """Its header says a size that nobody can make of what follows."""
-    return Jpeg(jpeg.data[: jpeg.scan - 14], jpeg.height, jpeg.width, jpeg.scan)
+def broken(jpeg: Jpeg, at: int = 0) -> Jpeg:
+    """Its header says a size that nobody can make of what follows, and which ends ``at`` bytes before that."""
+    return Jpeg(jpeg.data[: jpeg.scan - 14 - at], jpeg.height, jpeg.width, jpeg.scan)
 
 
 @contextmanager
@@ -159,7 +159,8 @@ PLAIN = jpeg_of(np.full((240, 320, 3), 90, np.uint8))
 
 
 def test_a_pipeline_counts_what_it_cannot_decode_and_its_account_closes(caplog: pytest.LogCaptureFixture) -> None:
-    run = Run(detector([0.9], [0]), [], source=Compressed([PLAIN, broken(PLAIN)], 60)).to_the_end()
+    source = Compressed([PLAIN, broken(PLAIN), broken(PLAIN, 1), broken(PLAIN, 2)], 60)
+    run = Run(detector([0.9], [0]), [], source=source).to_the_end()
     status, dropped = run.grabber.status(), run.stats.dropped()
     heard = run.messages()
     messages = len(heard)

@@ -89,9 +89,8 @@ def decode(jpeg: Jpeg, factor: int = 1) -> UInt8Array:
         raise UndecodableError("a JPEG that cannot be decoded", found=error.err) from None
     expected = (-(-jpeg.height // factor), -(-jpeg.width // factor), 3)
     if decoded is None or decoded.shape != expected:
-        raise UndecodableError(
-            "a JPEG that cannot be decoded", found=f"{len(jpeg.data)} bytes for {jpeg.width}x{jpeg.height}"
-        )
+        # the same words for every frame of a camera: said once, not for each
+        raise UndecodableError("a JPEG that cannot be decoded", found=f"a broken picture of {jpeg.width}x{jpeg.height}")
     pixels = np.asarray(decoded, np.uint8)
     jpeg.decoded[factor] = pixels
     return pixels
