@@ -151,12 +151,14 @@ class _Mode:
 class UsbCamera:
     """Numbers its frames from 0 as it begins to stream. A thread of its own is the device.
 
-    ``sent``: the coded frames by their numbers. ``refuses``: whether it does not begin to stream.
+    ``sent``: the coded frames by their numbers. ``refuses``: whether it does not begin to stream. ``left_out``: bytes at the
+    end of each JPEG.
     """
 
     def __init__(self) -> None:
         self.sent: dict[int, bytes] = {}
         self.refuses = False
+        self.left_out = 0
         self._lock = threading.Lock()
         self._left: int | None = None
         self._instead: deque[bytes] = deque()
@@ -182,8 +184,8 @@ class UsbCamera:
             self._left = frames
 
     def send_instead(self, *frames: bytes) -> None:
-        """Each in the place of one picture."""
-        self._instead.extend(frames)
+        """Each in the place of one picture; nothing that was to be sent so before."""
+        self._instead = deque(frames)
 
     @staticmethod
     def devices() -> list[Path]:
@@ -297,7 +299,6 @@ class UsbCamera:
     def _begin(self) -> None:
         self._streams = True
         self._number = 0
-        self._instead.clear()
         self.sent.clear()
         self._due_s = time.monotonic()
 
@@ -323,7 +324,8 @@ class UsbCamera:
         pixels = picture(number, *SIZES[self._mode.frame - 1])
         if self._mode.format == 2:
             return cv2.cvtColor(pixels, cv2.COLOR_BGR2YUV_YUY2).tobytes()
-        return cv2.imencode(".jpg", pixels)[1].tobytes()
+        data = cv2.imencode(".jpg", pixels)[1].tobytes()
+        return data[: len(data) - self.left_out]
 
 
 def _received(cable: socket.socket, count: int) -> bytes:

@@ -14,7 +14,7 @@ from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, UndecodableError
 from vedette.contract.types import Jpeg, Picture
 from vedette.sources import STOPPED, Grabber, Outcome, Source, SourceOptions, Tap, make_source
-from vedette.sources.v4l2 import MAX_BROKEN, V4l2Source
+from vedette.sources.v4l2 import DOUBTED, MAX_BROKEN, V4l2Source
 
 CAMERA = UsbCamera()
 SIZE = (320, 240)
@@ -23,6 +23,7 @@ SIZE = (320, 240)
 def url(fourcc: str = "MJPG", fps: int = 20, size: tuple[int, int] = SIZE) -> str:
     """Of the camera, which sends what it has from here on."""
     CAMERA.send(None)
+    CAMERA.send_instead()
     return f"v4l2://{CAMERA.devices()[0]}?width={size[0]}&height={size[1]}&fps={fps}&fourcc={fourcc}"
 
 
@@ -146,6 +147,29 @@ def check_what_breaks_off_is_given_and_cannot_be_decoded() -> None:
         refusal(UndecodableError, "a JPEG that cannot be decoded", lambda: in_bgr(broken))
         numbers([next_one(source)])
         assert source.undecodable == 0
+
+
+def check_a_camera_that_leaves_out_the_end_of_each() -> None:
+    """The marker, two bytes, without which OpenCV from 4.12 on decodes none. One that works is not taken for such a one."""
+    whole = cv2.imencode(".jpg", picture(0, *SIZE))[1].tobytes()
+    source = make_source(SourceOptions(url()))
+    assert isinstance(source, V4l2Source)
+    try:
+        source.open()
+        CAMERA.send_instead(b"OpenCV takes the first one", *[whole[:-2]] * (DOUBTED - 1))
+        assert all(isinstance(shown, Jpeg) for shown in frames(source, 3))
+        source.close()
+        CAMERA.left_out = 2
+        for _ in range(2):
+            source.open()
+            seen = frames(source, 3)
+            numbers(seen)
+            assert all(isinstance(shown, np.ndarray) and shown.shape == (240, 320, 3) for shown in seen)
+            source.close()
+        assert DOUBTED <= source.undecodable < 2 * DOUBTED, "the second time it was known"
+    finally:
+        source.close()
+        CAMERA.left_out = 0
 
 
 def check_a_camera_that_hangs() -> None:

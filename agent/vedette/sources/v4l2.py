@@ -4,7 +4,8 @@ OpenCV reads them through two buffers: the driver fills one while the other is d
 the frame that comes meanwhile, and run at half its rate; with more, a reader that falls behind would be handed frames
 that have waited. The grabber reads without a pause, so what it hands on is the newest.
 
-What a camera gives as JPEG is not decoded by OpenCV, but by whoever looks at it.
+What a camera gives as JPEG is not decoded by OpenCV, but by whoever looks at it; but of a camera that leaves out the end of
+each, which OpenCV shows all the same.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import Final
 
 import cv2
 
-from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError
-from vedette.contract.types import UInt8Array
+from vedette.contract.errors import SourceError, SourceLostError, SourceStalledError, UndecodableError
+from vedette.contract.jpeg import decode
+from vedette.contract.types import Jpeg, UInt8Array
 
 from .base import Reading
 from .camera import CameraMode, read_camera_url
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 KEYS: Final = ("width", "height", "fps", "fourcc")
 BUFFERS: Final = 2
 JPEG: Final = ("MJPG", "JPEG")  # formats of which each frame is one
+DOUBTED: Final = 3  # the first frames as JPEG, of which one at least is to be decoded
 MAX_BROKEN: Final = 5  # frames in a row that cannot be decoded; a USB camera's first one often cannot
 # how long the kernel may take to remove a camera that was unplugged. One that is closed just then can end in a NULL pointer
 # there (Linux 6.1: media_device_unregister_entity looks for its device before it locks it): the thread never returns from
@@ -71,6 +74,8 @@ class V4l2Source:
         self._read_timeout_s = options.read_timeout_s
         self._capture: cv2.VideoCapture | None = None
         self._jpeg = False
+        self._no_jpeg = False  # but what OpenCV has to decode
+        self._doubted = 0  # how many more of the first frames may turn out not to be decoded
         self._begun = False  # to stream
         self._waits = False  # a frame that has come, and was not taken
         self._waited_ns = 0  # for the last frame, since the driver's stamp
@@ -119,7 +124,8 @@ class V4l2Source:
         self._begun = self._waits = False
         self._broken = 0
         obtained = _obtained(capture)
-        self._jpeg = obtained.fourcc in JPEG and capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        self._jpeg = not self._no_jpeg and obtained.fourcc in JPEG and capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        self._doubted = DOUBTED
         difference = _difference(mode, obtained)
         if difference and difference != self._difference:
             log.warning("%s: %s", self._device, difference)
@@ -171,7 +177,7 @@ class V4l2Source:
         while True:
             begun = time.perf_counter_ns()
             self._waits = False
-            pixels = jpeg_frame(self._capture) if self._jpeg else retrieve(self._capture, into)
+            pixels = self._jpeg_of(self._capture) if self._jpeg else retrieve(self._capture, into)
             if pixels is not None:
                 self._broken = 0
                 return Reading(pixels, self._waited_ns + time.perf_counter_ns() - begun)
@@ -184,6 +190,25 @@ class V4l2Source:
                     "frames could not be decoded", where=self._device, found=f"{self._broken} in a row"
                 )
             self.pass_over()
+
+    def _jpeg_of(self, capture: cv2.VideoCapture) -> Jpeg | None:
+        """The frame as it came; None where it is none, or one of the first and cannot be decoded."""
+        jpeg = jpeg_frame(capture)
+        if jpeg is None or not self._doubted:
+            return jpeg
+        try:
+            decode(jpeg, 8)
+        except UndecodableError:
+            self._doubted -= 1
+            if not self._doubted:
+                log.warning(
+                    "%s: %d frames cannot be decoded alone: OpenCV decodes each as it comes", self._device, DOUBTED
+                )
+                self._no_jpeg = True
+                self._jpeg = not capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
+            return None
+        self._doubted = 0
+        return jpeg
 
     def close(self) -> None:
         """See `Source.close`."""
