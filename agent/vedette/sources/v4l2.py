@@ -10,6 +10,7 @@ each, which OpenCV shows all the same.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import grp
@@ -153,10 +154,9 @@ class V4l2Source:
         until_ns = time.monotonic_ns() + int(self._read_timeout_s * 1e9)
         if not self._begun:
             self._begun = True
-            try:
+            # too late for `OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT`, or something is wrong: what follows says which
+            with contextlib.suppress(cv2.error):
                 return cv2.VideoCapture.waitAny([capture], int(self._read_timeout_s * 1e9))[0]
-            except cv2.error:
-                """Too late for `OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT`, or there is something wrong: what follows says which."""
         try:
             return cv2.VideoCapture.waitAny([capture], max(1, until_ns - time.monotonic_ns()))[0]
         except cv2.error:
