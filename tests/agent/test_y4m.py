@@ -26,6 +26,7 @@ from vedette.service.compose import prepare
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
 from vedette.sources.base import Passing
 from vedette.sources.process_group import end_group, exit_of
+from vedette.sources.running import Complaints
 from vedette.sources.y4m import Layout, read_header
 
 WIDTH, HEIGHT = 32, 16
@@ -111,6 +112,23 @@ def test_a_password_in_what_a_program_says_is_not_repeated(
     with pytest.raises(SourceLostError, match=r"rtsp://\*\*\*@camera/live") as caught:
         source.read(None)
     assert "geheim" not in str(caught.value) + caplog.text and "rtsp://***@camera/live" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "x" * 100 + " rtsp://admin:geheim@camera/" + "y" * 60,  # the cut falls on the password
+        "frame= 12 rtsp://admin:geheim@camera/live \r" * 5000,  # the cut falls on the URLs' beginnings
+        "x" * 70_000,
+    ],
+)
+def test_a_password_is_not_repeated_where_a_long_line_is_cut(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    complaints = Complaints("ffmpeg")
+    for at in range(0, len(words), 7):
+        complaints.hear(words[at : at + 7].encode())
+    complaints.hear(b"")
+    assert "gehe" not in complaints.last + caplog.text
+    assert len(complaints.last) < 200
 
 
 def test_frames_come_in_order_and_are_passed_over(opened: Callable[..., Source]) -> None:

@@ -25,7 +25,7 @@ READ_BYTES: Final = 65_536
 TERMINATE_S: Final = 1.0  # from SIGTERM to SIGKILL
 STDERR_LINES: Final = 20  # that are logged within `STDERR_S`; the others are counted
 STDERR_S: Final = 10.0
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_URL: Final = re.compile(r"://\S+")  # behind its scheme
 LAST_PIECES: Final = 16  # of its standard error that are read after its end: something it started may write on
 
 
@@ -99,15 +99,21 @@ class Complaints:
         self._said = 0
         self._unsaid = 0
         self._rest = b""
-        self.last = ""
+        self._last = b""
+
+    @property
+    def last(self) -> str:
+        """The last line; empty where there was none."""
+        return _legible(self._last)
 
     def hear(self, data: bytes) -> None:
         """Logs what there is room for. Nothing is the end."""
         *lines, self._rest = (self._rest + data).split(b"\n") if data else (self._rest, b"")
-        self._rest = self._rest[-READ_BYTES:]
+        if len(self._rest) > READ_BYTES:  # from a word on: what is left of a URL would show its password
+            self._rest = self._rest[-READ_BYTES:].partition(b" ")[2]
         for line in lines:
             if line.strip():
-                self._say(_URL.sub(lambda url: masked_url(url[0]), shown(line.strip())))
+                self._say(line.strip())
 
     def flush(self) -> None:
         """Says how many lines were left out."""
@@ -115,17 +121,23 @@ class Complaints:
             log.warning("%s: %d more lines", self._program, self._unsaid)
             self._unsaid = 0
 
-    def _say(self, text: str) -> None:
-        self.last = text
+    def _say(self, line: bytes) -> None:
+        self._last = line
         now = time.monotonic()
         if now - self._since_s > STDERR_S:
             self.flush()
             self._since_s, self._said = now, 0
         if self._said < STDERR_LINES:
             self._said += 1
-            log.warning("%s: %s", self._program, text)
+            log.warning("%s: %s", self._program, _legible(line))
         else:
             self._unsaid += 1
+
+
+def _legible(line: bytes) -> str:
+    """Passwords are masked before it is cut short: of half a URL nobody could tell where they are."""
+    text = _URL.sub(lambda url: masked_url(f"x{url[0]}")[1:], line.decode("utf-8", "backslashreplace"))
+    return shown(text.encode())
 
 
 def parse_command(text: str) -> list[str]:
