@@ -105,6 +105,7 @@ class FrameProgramSource:
         self._buffers = Buffers()
         self._raw = np.empty(0, np.uint8)
         self._came_ns = 0  # when the last frame began to come
+        self._wait_s = 0.0  # for the next one, or before it for the header
 
     @property
     def live(self) -> bool:
@@ -136,11 +137,11 @@ class FrameProgramSource:
 
     def pass_over(self) -> bool:
         """See `Passing.pass_over`. The planes are read into memory that nobody holds."""
-        wait_s = self._options.read_timeout_s
+        self._wait_s = self._options.read_timeout_s
         if self._layout is None:
-            wait_s = max(wait_s, self._options.open_timeout_s)
-            self._layout = read_header(self._line(b"", time.monotonic() + wait_s), self._command[0])
-        deadline_s = time.monotonic() + wait_s
+            self._wait_s = max(self._wait_s, self._options.open_timeout_s)
+            self._layout = read_header(self._line(b"", time.monotonic() + self._wait_s), self._command[0])
+        deadline_s = time.monotonic() + self._wait_s
         head = np.empty(len(_FRAME), np.uint8)
         self._fill(head, deadline_s, first=True)
         if (begun := head.tobytes()) != _FRAME:
@@ -193,8 +194,11 @@ class FrameProgramSource:
             left_ms = (deadline_s - time.monotonic()) * 1000
             ready = {descriptor for descriptor, _ in self._poll.poll(max(0.0, left_ms))}
             if not ready or left_ms < 0:
-                found = f"silence for {self._options.read_timeout_s:g} s" + program.last_words
-                raise SourceStalledError("no frame in time", where=self._command[0], found=found)
+                raise SourceStalledError(
+                    "no frame in time", where=self._command[0],
+                    found=f"none that is whole for {self._wait_s:g} s" + program.last_words,
+                    fix="raise stall_timeout_s where a frame takes longer",
+                )  # fmt: skip
             if (err := program.err) in ready:
                 program.hear_complaints()
                 if program.err < 0:
