@@ -26,8 +26,9 @@ from vedette.chaos.account import Account
 from vedette.chaos.clock import set_clock, wall_clock
 from vedette.chaos.proxy import RETRANSMIT_S, Conditions, Proxy
 from vedette.chaos.sources import mend, stage_source, tear
+from vedette.chaos.stage import set_stage
 from vedette.chaos.toml import write_toml
-from vedette.config import SourceConfig
+from vedette.config import SourceConfig, load_config
 from vedette.demo.broker import LOOPBACK
 from vedette.mqtt import Topics
 
@@ -314,6 +315,21 @@ def test_rtsp_over_udp_goes_past_a_proxy(tmp_path: Path) -> None:
     source = SourceConfig(url="rtsp://127.0.0.1/x", rtsp_transport="udp")
     with ExitStack() as opened:
         assert "UDP" in stage_source("door", source, {"url": source.url}, tmp_path, opened).why
+
+
+@needs_mosquitto
+def test_pipelines_that_share_a_camera_share_it_on_the_stage(tmp_path: Path) -> None:
+    config = tmp_path / "vedette.toml"
+    table = '[pipeline.{}]\nmodel = "vtest-person"\nsource = "http://127.0.0.1:9/{}"\n'
+    config.write_text(
+        f'device = "dev-1"\nstate_dir = "{tmp_path}/state"\n[mqtt]\nhost = "{LOOPBACK}"\n'
+        + "".join(table.format(*one) for one in ("ax", "bx", "cy"))
+    )
+    with set_stage(config, own_broker=True) as stage:
+        staged = load_config(stage.config).pipelines
+        assert stage.pipelines == ("a", "b", "c")
+        assert [source.pipeline for source in stage.sources] == ["a", "c"]
+        assert staged["a"].source_config == staged["b"].source_config != staged["c"].source_config
 
 
 # the whole

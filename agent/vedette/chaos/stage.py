@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from vedette.config import Config, load_config
+from vedette.config import Config, SourceConfig, load_config
 from vedette.contract.errors import UserError
 from vedette.demo.broker import LOOPBACK, loopback_broker
 from vedette.models.model import find_model
@@ -35,7 +35,8 @@ INTERVALS: Final = {"stats_s": 1.0, "ledger_s": 1.0, "health_s": 5.0}
 @dataclass(frozen=True, slots=True)
 class Stage:
     """``broker``: for whoever listens, straight to it, without a client id. ``link``: between the agent and it; None where
-    it cannot be, and ``link_why`` says why. ``models``: copies by their originals. ``durable``: as configured."""
+    it cannot be, and ``link_why`` says why. ``pipelines``: their names. ``sources``: each once, under the first pipeline's
+    name. ``models``: copies by their originals. ``durable``: as configured."""
 
     folder: Path
     config: Path
@@ -44,17 +45,13 @@ class Stage:
     broker_name: str
     link: Proxy | None
     link_why: str
+    pipelines: tuple[str, ...]
     sources: tuple[StagedSource, ...]
     models: Mapping[Path, Path]
     disk: StateDisk
     delegate: bool
     durable: str
     keepalive_s: int
-
-    @property
-    def pipelines(self) -> tuple[str, ...]:
-        """Their names."""
-        return tuple(source.pipeline for source in self.sources)
 
 
 @contextmanager
@@ -78,25 +75,28 @@ def set_stage(path: Path, *, own_broker: bool) -> Iterator[Stage]:
                 raise UserError("no such broker", where=f"{broker.host}:{broker.port}", found=str(error)) from None
             mqtt = {**mqtt, "host": LOOPBACK, "port": link.port}
         models: dict[Path, Path] = {}
-        sources, pipelines = [], {}
+        sources: dict[SourceConfig, StagedSource] = {}  # the agent opens once what is the very same
+        pipelines = {}
         for name, options in config.pipelines.items():
             table = {k: v for k, v in document["pipeline"][name].items() if k != "motion"}
             original = find_model(options.model).resolve()
             if original not in models:
                 models[original] = _copy(original, folder / "models" / str(len(models)))
-            given = table["source"]
-            source_table = dict(given) if isinstance(given, dict) else {"url": given}
-            place = folder / "sources" / name
-            place.mkdir(parents=True)
-            try:
-                source = stage_source(name, options.source_config, source_table, place, opened)
-            except OSError as error:
-                raise UserError(
-                    "source cannot be used", where=f"{path}: pipeline.{name}.source", found=str(error)
-                ) from None
-            sources.append(source)
+            source = options.source_config
+            if source not in sources:
+                given = table["source"]
+                source_table = dict(given) if isinstance(given, dict) else {"url": given}
+                place = folder / "sources" / name
+                place.mkdir(parents=True)
+                try:
+                    sources[source] = stage_source(name, source, source_table, place, opened)
+                except OSError as error:
+                    raise UserError(
+                        "source cannot be used", where=f"{path}: pipeline.{name}.source", found=str(error)
+                    ) from None
             pipelines[name] = {
-                **table, "model": str(models[original]), "source": source.table, "detections": True, "publish_empty": True,
+                **table, "model": str(models[original]), "source": sources[source].table, "detections": True,
+                "publish_empty": True,
             }  # fmt: skip
         kept: dict[str, Any] = {
             key: document[key] for key in ("log_level", "outbox", "trust", "engine") if key in document
@@ -107,8 +107,9 @@ def set_stage(path: Path, *, own_broker: bool) -> Iterator[Stage]:
         staged.chmod(0o600)
         load_config(staged)  # what we have made of it is still one
         yield Stage(
-            folder, staged, Topics(config.mqtt.root, device), broker, broker_name, link, why, tuple(sources), models, disk,
-            bool(config.engine.delegate), config.outbox.durable, config.mqtt.keepalive_s,
+            folder, staged, Topics(config.mqtt.root, device), broker, broker_name, link, why, tuple(pipelines),
+            tuple(sources.values()), models, disk, bool(config.engine.delegate), config.outbox.durable,
+            config.mqtt.keepalive_s,
         )  # fmt: skip
 
 
