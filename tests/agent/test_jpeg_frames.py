@@ -18,6 +18,8 @@ from test_pipeline import Run, detector
 from test_snapshots import Taken, found, frame, happened
 from test_sources import Watched, stream
 
+from vedette.cli.check import _try_camera
+from vedette.config import PipelineConfig
 from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import SourceLostError, UndecodableError
 from vedette.contract.jpeg import decode, read_jpeg
@@ -176,6 +178,15 @@ def test_a_source_of_which_nothing_can_be_decoded_is_said_to_be_wrong() -> None:
     with run:
         wait_for("ten", lambda: run.pipeline.unfit != "")
         assert "a JPEG that cannot be decoded" in run.pipeline.unfit
+
+
+def test_a_camera_whose_first_picture_is_broken_passes_a_check_and_one_of_nothing_else_does_not() -> None:
+    config = PipelineConfig(source="v4l2:///dev/video0", model="x")
+    source = Compressed([PLAIN, broken(PLAIN), broken(PLAIN)], 60)  # begins with the second of these
+    assert _try_camera("door", config, source) == "v4l2:///dev/video0 320x240"
+    assert source.pictures == 3
+    with pytest.raises(UndecodableError):
+        _try_camera("door", config, Compressed([broken(PLAIN)], 60))
 
 
 def test_a_gate_that_cannot_decode_a_frame_lets_the_pipeline_count_it() -> None:

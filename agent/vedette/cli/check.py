@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vedette.config import Config, EngineConfig, PipelineConfig, Places
     from vedette.contract.errors import VedetteError
+    from vedette.contract.types import UInt8Array
     from vedette.service.compose import Prepared, Preparing
     from vedette.sources import Source
 
+MAX_BROKEN = 5  # pictures before one that can be decoded; a USB camera's first one often cannot
 HELP = "check a configuration, its models, sources and broker, without running it"
 DESCRIPTION = (
     "Checks a configuration from end to end: every key, the folders it writes to, every model (digests, self-test on this "
@@ -215,25 +217,37 @@ def _try_source(item: Prepared) -> str:
 
 
 def _try_camera(name: str, config: PipelineConfig, source: Source) -> str:
-    """Opens it and reads one frame, which has to be large enough. Raises as `_try_source` does."""
-    from vedette.contract.bgr import in_bgr
-    from vedette.contract.errors import SourceLostError
+    """Opens it and reads one picture, which has to be large enough. Raises as `_try_source` does."""
     from vedette.contract.image import refuse_small
     from vedette.flow.regions import Regions
     from vedette.sources import masked_url
 
     source.open()
     try:
-        reading = source.read(None)
+        height, width = _first_picture(name, source).shape[:2]
     finally:
         source.close()
-    if reading is None:
-        raise SourceLostError("opened, but gave no frame", where=name)
-    height, width = in_bgr(reading.pixels).shape[:2]
     refuse_small(width, height)
     if config.region is not None:
         Regions(config.region).places(width, height)
     return f"{masked_url(config.source_config.url)} {width}x{height}"
+
+
+def _first_picture(name: str, source: Source) -> UInt8Array:
+    """(height, width, 3) uint8 BGR. Raises as `_try_source` does, and `UndecodableError` where none of the first can be
+    decoded."""
+    from vedette.contract.bgr import in_bgr
+    from vedette.contract.errors import SourceLostError, UndecodableError
+
+    broken = 0
+    while (reading := source.read(None)) is not None:
+        try:
+            return in_bgr(reading.pixels)
+        except UndecodableError:
+            broken += 1
+            if broken > MAX_BROKEN:
+                raise
+    raise SourceLostError("opened, but gave no frame", where=name)
 
 
 def _first_readings(item: Prepared) -> str:
