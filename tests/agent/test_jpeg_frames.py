@@ -23,8 +23,9 @@ from vedette.config import PipelineConfig
 from vedette.contract.bgr import in_bgr
 from vedette.contract.errors import SourceLostError, UndecodableError
 from vedette.contract.jpeg import decode, read_jpeg
-from vedette.contract.types import Frame, Jpeg, UInt8Array
+from vedette.contract.types import Frame, Jpeg, Picture, UInt8Array
 from vedette.flow.motion import MotionGate, MotionOptions, shrink
+from vedette.flow.pipeline import UNFIT_IN_A_ROW
 from vedette.flow.regions import RegionOptions, Regions
 from vedette.messages.reporter import NoAudience
 from vedette.sources import Outcome, Source
@@ -195,6 +196,23 @@ def test_a_gate_that_cannot_decode_a_frame_lets_the_pipeline_count_it() -> None:
     status, dropped = run.grabber.status(), run.stats.dropped()
     assert dropped["undecodable"] > 0
     assert len(run.messages()) + sum(dropped.values()) + status.stale == status.frames == 60
+
+
+class Still:
+    """A gate whose camera sees nothing move."""
+
+    def skip(self, pixels: Picture, now_ns: int, *, busy: bool = False) -> bool:
+        shrink(pixels)
+        return True
+
+
+def test_a_still_scene_whose_camera_breaks_some_frames_is_no_source_of_which_nothing_can_be_used() -> None:
+    run = Run(
+        detector([0.9], [0]), [], source=Compressed([PLAIN, broken(PLAIN)], 100, 0.005), gate=Still()
+    ).to_the_end()
+    dropped = run.stats.dropped()
+    assert dropped["undecodable"] >= UNFIT_IN_A_ROW <= dropped["no_motion"]
+    assert run.pipeline.unfit == ""
 
 
 def test_regions_are_parts_of_the_whole_picture() -> None:

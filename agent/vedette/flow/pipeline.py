@@ -152,6 +152,7 @@ class Pipeline:
         self._report_ns = 0.0
         self._doubts = Doubts(stats)
         self._unfit = ""  # what was wrong with the last one that was
+        self._undecodable = False  # whether it was that
         self._unfit_in_a_row = 0
         stages = (self._prepare, self._finish)
         self._turned_ns = dict.fromkeys((stage.__name__ for stage in stages), clock.now_ns())
@@ -387,6 +388,8 @@ class Pipeline:
             self._unusable(sample, error)
             return None
         if still:
+            if self._undecodable:
+                self._unfit_in_a_row = 0  # this one was decoded
             self.stats.drop("no_motion")
             self.reporter.hold(sample.scene_ns)
             return None
@@ -424,7 +427,8 @@ class Pipeline:
     def _unusable(self, sample: Frame | Window, error: PictureError | ReadingsError) -> None:
         """Counted, and said once, not for each one."""
         unfit = "unfit_frame" if isinstance(sample, Frame) else "unfit_window"
-        self.stats.drop(UNDECODABLE if isinstance(error, UndecodableError) else unfit)
+        self._undecodable = isinstance(error, UndecodableError)
+        self.stats.drop(UNDECODABLE if self._undecodable else unfit)
         self._unfit_in_a_row += 1
         if str(error) != self._unfit:
             self._unfit = str(error)
