@@ -43,8 +43,7 @@ from vedette.monitor.place import Place
 from vedette.mqtt.inbox import Incoming
 from vedette.mqtt.payloads import LoadInfo
 from vedette.service.heat import MARGIN, PI_CELSIUS, Thermometer
-from vedette.sources import Outcome
-from vedette.sources.base import Slot, SourceStatus
+from vedette.sources import Outcome, Slot, SourceStatus
 
 OPTIONS = GovernorOptions()
 WELL, HOT = Heat(60.0, 80.0), Heat(84.0, 80.0)

@@ -20,7 +20,7 @@ from vedette import clock
 from vedette.contract.types import Frame, UInt8Array
 from vedette.flow.feed import FrameFeed
 from vedette.flow.pipeline import BUFFERS, PATIENCE
-from vedette.sources import Grabber, SourceOptions, Tap, base, make_source
+from vedette.sources import Grabber, Slot, SourceOptions, Tap, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
 
 
@@ -268,7 +268,7 @@ class Soon:
 
 
 def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
-    slot = base.Slot()
+    slot = Slot()
     with Soon():
         slot.await_newer(clock.now_ns(), clock.now_ns() + LONG_NS)  # nothing is there: `get` waits for it
     slot.put(frame(1), wait=False)
@@ -286,7 +286,7 @@ def test_a_newer_frame_is_waited_for_only_where_one_waits_already() -> None:
 
 
 def test_a_newer_frame_is_waited_for_no_longer_than_the_one_that_is_there_is_old() -> None:
-    slot = base.Slot()
+    slot = Slot()
     slot.put(frame(1), wait=False)
     with Soon():
         slot.await_newer(clock.now_ns() + LONG_NS, clock.now_ns() + LONG_NS)

@@ -89,6 +89,31 @@ def test_one_that_leaves_takes_nothing_from_the_others() -> None:
     assert source.closed == 1 and stays.slot.closed
 
 
+class Flaky(Opened):
+    """Half of what it sends cannot be decoded."""
+
+    undecodable = 0
+
+    def picture(self, into: UInt8Array | None) -> Reading | None:
+        self.undecodable += 1
+        return super().picture(into)
+
+
+def test_what_cannot_be_decoded_is_no_matter_of_one_that_has_left() -> None:
+    source = Flaky(0.002)
+    stays, goes = taps_of(grabber_of(source), 2)
+    for tap in (stays, goes):
+        tap.start()
+    wait_for("frames", lambda: goes.passed("undecodable") > 5)
+    goes.stop()
+    left = goes.passed("undecodable")
+    wait_for("more", lambda: stays.passed("undecodable") > left + 20)
+    goes.stop()
+    assert goes.passed("undecodable") == left and goes.status().frames <= 2 * left + 1
+    stays.stop()
+    assert stays.passed("undecodable") == source.undecodable
+
+
 def test_one_that_comes_later_counts_from_then_on() -> None:
     source = Opened(0.002)
     first, second = taps_of(grabber_of(source), 2)

@@ -30,6 +30,7 @@ from vedette.contract.planes import PlanesToBgr
 from vedette.contract.types import Frame, Jpeg, Picture, Planes, UInt8Array
 
 from .buffers import Buffers
+from .slot import Slot
 from .supervise import Outcome, SourceThread
 
 LOOK_NS: Final = 1_000_000_000  # a picture is made so often at least: a frozen camera must be noticed
@@ -120,77 +121,6 @@ class SourceStatus:
     why: str
 
 
-class Slot:
-    """Holds the newest frame between two threads."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._frame: Frame | None = None
-        self._closed = False
-        self.stale = 0
-
-    def put(self, frame: Frame, *, wait: bool) -> bool:
-        """Shows a frame; whether it did, for a closed slot takes none. ``wait``: first waits until the last one was taken;
-        otherwise that one is stale, and counted."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._frame is None or self._closed)
-            if self._closed:
-                return False
-            if self._frame is not None:
-                self.stale += 1
-            self._frame = frame
-            self._changed.notify_all()
-            return True
-
-    def get(self, timeout_s: float) -> Frame | None:
-        """Takes the frame, waiting for it; None when none came in time, or the slot is closed and empty."""
-        with self._changed:
-            if self._frame is None and not self._closed:
-                self._changed.wait(timeout_s)
-            frame, self._frame = self._frame, None
-            if frame is not None:
-                self._changed.notify_all()
-            return frame
-
-    def await_newer(self, expected_ns: int, until_ns: int) -> None:
-        """Where a frame waits to be taken, until a newer one does, or that time, CLOCK_BOOTTIME, has come.
-
-        ``expected_ns``: when the newer one will be there. Where that is longer from now than the one that waits is old, the
-        wait would cost more than it gains, and nobody waits.
-        """
-        with self._changed:
-            waits = self._frame
-            now = clock.now_ns()
-            if waits is not None and expected_ns - now > now - waits.captured_ns:
-                return
-            while waits is not None and self._frame is waits and not self._closed:
-                left_ns = until_ns - clock.now_ns()
-                if left_ns <= 0:
-                    return
-                self._changed.wait(left_ns / 1e9)
-
-    def pass_over(self) -> None:
-        """Counts a frame as stale that was not even put here."""
-        self.stale += 1
-
-    @property
-    def closed(self) -> bool:
-        """Whether no more frames will come; the last one may still be there."""
-        return self._closed
-
-    @property
-    def empty(self) -> bool:
-        """Whether no frame is there now."""
-        return self._frame is None
-
-    def close(self) -> None:
-        """No more frames; whoever waits is woken."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
 class _Tempo:
     """When frames came, CLOCK_BOOTTIME nanoseconds."""
 
@@ -229,6 +159,7 @@ class Tap:
         self._passed: dict[str, int] = {}
         self._frames = 0
         self._undecodable_before = 0
+        self._undecodable_until: int | None = None
 
     @property
     def live(self) -> bool:
@@ -265,13 +196,18 @@ class Tap:
     def passed(self, reason: str) -> int:
         """How many were let go for it, since the start."""
         if reason == UNDECODABLE:
-            return self._grabber.undecodable - self._undecodable_before
+            until = self._undecodable_until
+            return (self._grabber.undecodable if until is None else until) - self._undecodable_before
         return self._passed.get(reason, 0)
 
     def status(self) -> SourceStatus:
         """How the source is, and what came of its frames here."""
         reopened, outcome, why = self._grabber.standing()
         return SourceStatus(self._frames + self.passed(UNDECODABLE), self.slot.stale, reopened, outcome, why)
+
+    def left(self) -> None:
+        """What comes from now on is the others'."""
+        self._undecodable_until = self._grabber.undecodable
 
     def unwanted(self, came_ns: int, making_ns: int, next_ns: int | None) -> str:
         """Why a frame that has come can be let go; empty where a picture of it is to be made, which takes ``making_ns``.
@@ -356,8 +292,9 @@ class Grabber(SourceThread):
         tap.slot.close()
         with self._coming:
             others = tuple(other for other in self._taps if other is not tap)
-            if others:
+            if others and tap in self._taps:
                 self._taps = others
+                tap.left()
         if not others:  # what comes meanwhile is counted for the last one
             self.stop(timeout_s)
 
