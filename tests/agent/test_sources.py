@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -206,7 +207,7 @@ def test_what_can_never_be_opened_is_said_at_the_start(tmp_path: Path, clip: Pat
 
 
 def test_a_video_whose_name_is_no_utf8_is_refused_before_opencv_dies_of_it(tmp_path: Path, clip: Path) -> None:
-    named = clip.rename(tmp_path / os.fsdecode(b"\xff.mp4"))
+    named = shutil.copy(clip, tmp_path / os.fsdecode(b"\xff.mp4"))
     with pytest.raises(PictureError, match="a video's name is no UTF-8; give it another name"):
         make_source(SourceOptions(str(named))).open()
 
