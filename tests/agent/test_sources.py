@@ -410,6 +410,31 @@ def test_a_lost_streams_error_masks_its_url() -> None:
     assert SECRET not in str(caught.value) and LOOPBACK in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "asked", "said"),
+    [
+        (
+            "rtsp://a:b@cam/live",
+            {"width": 640, "height": 360},
+            r"\*\*\*@cam/live: width is asked .*; set it in the camera",
+        ),
+        (
+            "exec:ffmpeg -i x",
+            {"height": 360},
+            "height is asked of cameras of this device alone; have the program do it",
+        ),
+        ("http://cam/video", {"fourcc": "MJPG"}, "fourcc is asked"),
+        ("clip.mp4", {"stride": 64}, "stride is asked of cameras of this device alone; take it out"),
+        ("rtsp://cam/live", {"fps": 5.0}, "fps means nothing .*; set it in the camera; max_fps of the pipeline"),
+        ("EXEC:ffmpeg -i x", {"fps": 5.0}, "fps means nothing .* -vf fps=5"),
+    ],
+)
+def test_what_is_asked_of_whom_nobody_asks_is_refused(url: str, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(SourceError, match=said) as caught:
+        make_source(SourceOptions(url, **asked))
+    assert "a:b" not in str(caught.value)
+
+
 def test_a_frame_that_is_held_is_never_written_to_again(clip: Path) -> None:
     with Watched(make_source(SourceOptions(str(clip), loop=True, pace="max"))) as watched:
         held = [watched.frame() for _ in range(FRAMES)]

@@ -18,6 +18,8 @@ Pace: TypeAlias = Literal["native", "max"]
 LOCAL: Final = ("v4l2", "rpicam", "picamera2")
 SCHEMES: Final = ("file", "images", "rtsp", "rtsps", "http", "https", *LOCAL)
 PROGRAM: Final = "exec"
+ASKED: Final = ("width", "height", "fourcc", "stride")  # of `LOCAL` cameras alone
+STREAMS: Final = ("rtsp", "rtsps", "http", "https", PROGRAM)  # which come at a rate of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,11 @@ def _masked_command(command: str) -> str:
 def make_source(options: SourceOptions) -> Source:
     """The source that reads this URL; a path without a scheme is a video file or a folder of pictures.
 
-    Nothing is opened yet. Raises `SourceError` for a scheme nobody reads or a URL that is none, `MissingPackageError`
-    where a kind of camera needs a package that is not there.
+    Nothing is opened yet. Raises `SourceError` for a scheme nobody reads, a URL that is none or an option that means nothing
+    for it, `MissingPackageError` where a kind of camera needs a package that is not there.
     """
     url = options.url
+    _refuse_unheard(options)
     if is_program_url(url):
         from .y4m import FrameProgramSource
 
@@ -128,6 +131,20 @@ def make_source(options: SourceOptions) -> Source:
         expected="a path, " + ", ".join(f"{s}://" for s in SCHEMES) + ", or exec:",
         found=f"{scheme}://",
     )  # fmt: skip
+
+
+def _refuse_unheard(options: SourceOptions) -> None:
+    """What is asked of whom nobody asks: it would be believed to do something."""
+    scheme = options.url.partition(":")[0].lower()
+    fix = "set it in the camera" if scheme in STREAMS else "take it out"
+    if scheme == PROGRAM:
+        fix = "have the program do it, as ffmpeg does with -vf fps=5,scale=640:360"
+    for key in ASKED if scheme not in LOCAL else ():
+        if getattr(options, key):
+            raise SourceError(f"{key} is asked of cameras of this device alone", where=masked_url(options.url), fix=fix)
+    if options.fps and scheme in STREAMS:
+        fix += "; max_fps of the pipeline is how often it looks"
+        raise SourceError("fps means nothing for this source", where=masked_url(options.url), fix=fix)
 
 
 def _is_folder(path: Path) -> bool:
