@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,6 +141,26 @@ def test_it_is_decoded_once_where_that_is_enough_and_not_where_it_is_not() -> No
     assert whole.shape == (480, 640, 3) and in_bgr(jpeg) is whole
     mine = own_bgr(jpeg)
     assert mine is not whole and (mine == whole).all()
+
+
+def test_who_needs_it_while_another_decodes_it_waits_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines that share a camera are woken by the same frame."""
+    jpeg, together, others = jpeg_of(96, 128), threading.Barrier(4), threading.Event()
+    imdecode, calls = cv2.imdecode, []
+
+    def slow(data: Any, flags: int) -> Any:
+        calls.append(flags)
+        others.wait(0.2)  # nobody sets it: the others come meanwhile
+        return imdecode(data, flags)
+
+    def needs(_: int) -> UInt8Array:
+        together.wait(60)
+        return decode(jpeg, 2)
+
+    monkeypatch.setattr(cv2, "imdecode", slow)
+    with ThreadPoolExecutor(4) as threads:
+        pictures = list(threads.map(needs, range(4)))
+    assert len(calls) == 1 and all(picture is pictures[0] for picture in pictures)
 
 
 def test_it_is_not_turned_by_what_its_exif_says() -> None:

@@ -80,20 +80,21 @@ def decode(jpeg: Jpeg, factor: int = 1) -> UInt8Array:
 
     Raises `UndecodableError` where it cannot be decoded.
     """
-    for known, pixels in tuple(jpeg.decoded.items()):
-        if known <= factor:
-            return pixels
-    try:
-        decoded = cv2.imdecode(jpeg.data, _FLAGS[factor])
-    except cv2.error as error:
-        raise UndecodableError("a JPEG that cannot be decoded", found=error.err) from None
-    expected = (-(-jpeg.height // factor), -(-jpeg.width // factor), 3)
-    if decoded is None or decoded.shape != expected:
-        # the same words for every frame of a camera: said once, not for each
-        raise UndecodableError("a JPEG that cannot be decoded", found=f"a broken picture of {jpeg.width}x{jpeg.height}")
-    pixels = np.asarray(decoded, np.uint8)
-    jpeg.decoded[factor] = pixels
-    return pixels
+    with jpeg.decoding:
+        for known, pixels in jpeg.decoded.items():
+            if known <= factor:
+                return pixels
+        try:
+            decoded = cv2.imdecode(jpeg.data, _FLAGS[factor])
+        except cv2.error as error:
+            raise UndecodableError("a JPEG that cannot be decoded", found=error.err) from None
+        expected = (-(-jpeg.height // factor), -(-jpeg.width // factor), 3)
+        if decoded is None or decoded.shape != expected:
+            # the same words for every frame of a camera: said once, not for each
+            found = f"a broken picture of {jpeg.width}x{jpeg.height}"
+            raise UndecodableError("a JPEG that cannot be decoded", found=found)
+        pixels = jpeg.decoded[factor] = np.asarray(decoded, np.uint8)
+        return pixels
 
 
 def fingerprint(jpeg: Jpeg) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,7 +52,8 @@ class Jpeg:
     """A picture as cameras compress it, decoded by whoever needs it, and in what size: see `vedette.contract.jpeg`.
 
     ``data``: (n,) uint8, the whole of it (ITU-T T.81). ``height``, ``width``: in full, pixels. ``scan``: where its header
-    ends, bytes. ``decoded``: by how many times smaller, what was made of it so far.
+    ends, bytes. ``decoded``: by how many times smaller, what was made of it so far. ``decoding``: held by whoever does: what
+    others wait for may be what they need.
     """
 
     data: UInt8Array
@@ -59,6 +61,7 @@ class Jpeg:
     width: int
     scan: int
     decoded: dict[int, UInt8Array] = field(default_factory=dict)
+    decoding: Lock = field(default_factory=Lock)
 
     @property
     def shape(self) -> tuple[int, int, int]:
