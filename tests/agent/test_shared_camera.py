@@ -222,6 +222,16 @@ def test_the_same_camera_is_one(a: str, b: str, shared: bool, tmp_path: Path) ->
     assert (taps[0]._grabber is taps[1]._grabber) is shared
 
 
+@pytest.mark.parametrize(("regions", "planes"), [("", True), ("a", True), ("b", True), ("ab", False)])
+def test_bgr_is_made_for_all_where_nobody_takes_planes(regions: str, planes: bool, tmp_path: Path) -> None:
+    table = '[pipeline.{}]\nmodel = "coco-ssdlite-mobilenet-v2"\nsource = "rpicam://0"\n'
+    region = "[pipeline.{}.region]\ntiles = [2, 2]\n"
+    toml = "".join((table + region * (name in regions)).format(name, name) for name in "ab")
+    cameras, prepared = pipelines_of(toml, tmp_path)
+    grabbers = {cameras.tap(pipeline, lambda *_: None)._grabber for pipeline in prepared}
+    assert [grabber._to_bgr is None for grabber in grabbers] == [planes]
+
+
 def test_a_file_that_waits_for_who_takes_it_is_not_shared(tmp_path: Path) -> None:
     table = '[pipeline.{}]\nmodel = "vtest-person"\n[pipeline.{}.source]\nurl = "{}"\npace = "{}"\n'
     for pace, shared in (("max", 0), ("native", 1)):

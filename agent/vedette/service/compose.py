@@ -165,16 +165,17 @@ class Cameras:
         self._grabbers: dict[SourceConfig, Grabber] = {}
         self.shared: dict[SourceConfig, list[str]] = {}
         """Which pipelines share one, of those that do."""
-        names: dict[SourceConfig, list[str]] = {}
+        watched: dict[SourceConfig, list[Prepared]] = {}
         for pipeline in prepared:
             if not isinstance(pipeline.spec.input, SeriesInput) and pipeline.source.live:
-                names.setdefault(pipeline.config.source_config, []).append(pipeline.name)
-        self.shared = {source: sharing for source, sharing in names.items() if len(sharing) > 1}
+                watched.setdefault(pipeline.config.source_config, []).append(pipeline)
+        self.shared = {source: [p.name for p in sharing] for source, sharing in watched.items() if len(sharing) > 1}
+        # regions are parts of BGR, which is made once for all where nobody takes planes
+        self._in_bgr = {s for s, sharing in watched.items() if all(p.config.region is not None for p in sharing)}
 
     def tap(self, prepared: Prepared, on_source: Callable[[Outcome | None, str], None]) -> Tap:
         """A pipeline's own."""
-        config = prepared.config
-        source = config.source_config
+        source = prepared.config.source_config
         grabber = self._grabbers.get(source) if source in self.shared else None
         if grabber is None:
             grabber = Grabber(
@@ -182,8 +183,7 @@ class Cameras:
                 name=prepared.name,
                 stall_timeout_s=source.stall_timeout_s,
                 frozen_timeout_s=source.frozen_timeout_s,
-                # regions are parts of BGR; where others have other wishes, it is made by who needs it
-                planes=config.region is None or source in self.shared,
+                planes=source not in self._in_bgr,
             )
             if source in self.shared:
                 self._grabbers[source] = grabber
