@@ -297,6 +297,19 @@ def test_the_gate_sees_of_a_jpeg_what_it_sees_of_the_picture() -> None:
     assert np.abs(of_jpeg - of_bgr).mean() < 1
 
 
+def test_a_still_scene_stays_still_where_another_pipeline_has_some_of_its_frames_decoded_in_full() -> None:
+    """A picture with sharp edges, of which the gate sees something else by how it was made small."""
+    sharp = np.random.default_rng(3).integers(0, 256, (360, 640, 3)).astype(np.uint8)
+    gate = MotionGate(MotionOptions(hold_s=0.0, max_skip_s=3600.0))
+    skipped = []
+    for number in range(40):
+        jpeg = jpeg_of(sharp)
+        if number % 3 == 2:
+            decode(jpeg)
+        skipped.append(gate.skip(jpeg, 10**9 * (number + 1)))
+    assert skipped == [False, *[True] * 39]
+
+
 def test_a_gate_finds_the_same_motion_in_jpeg() -> None:
     class Coded(MotionGate):
         def skip(self, pixels: Any, now_ns: int, *, busy: bool = False) -> bool:
