@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import rich.console
 
 
 class Console(rich.console.Console):
-    """rich's, for whose output nobody need stay to the end."""
+    """rich's, for whose output nobody need stay to the end. What stands between colons, as in 2001:db8:b:1, stays."""
+
+    def __init__(self, **options: Any) -> None:
+        """As of rich's."""
+        super().__init__(emoji=False, **options)
 
     @property
     def can_rewrite(self) -> bool:

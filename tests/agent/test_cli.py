@@ -587,6 +587,14 @@ def test_check_warns_of_a_state_folder_that_nothing_names_and_a_service_has_anot
     assert outcome.returncode == 2 and f"bad   {config}: state_dir: /proc/nope: cannot be written to" in outcome.stdout
 
 
+def test_what_stands_between_colons_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "vedette.toml"
+    path.write_text(
+        f'state_dir = "{tmp_path}"\n[pipeline.a]\nmodel = "vtest-person"\nsource = "exec:echo root:x:0:b:/"\n'
+    )
+    assert "found 'root:x:0:b:/'" in run_cli("check", "-c", path).stdout
+
+
 def test_check_without_a_broker_that_would_pass_by_itself_is_still_the_users_to_know(tmp_path: Path) -> None:
     config = agent_config(tmp_path, free_port(), f'url = "{write_pictures(tmp_path / "p")}"')
     outcome = run_cli("check", "-c", config)

@@ -29,8 +29,8 @@ class Watch:
         """``as_json``: messages as they came, a JSON object each; what is noticed of them goes to stderr then."""
         self._root = root
         self._json = as_json
-        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self._notices = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=as_json)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        self._notices = Console(highlight=False, soft_wrap=True, markup=False, stderr=as_json)
         self._sequences = Sequences()
         self._leftovers = Leftovers()
         self._connection = 0

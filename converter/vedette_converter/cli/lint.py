@@ -94,7 +94,7 @@ def _print(report: Report, everything: bool) -> None:
         def on_broken_pipe(self) -> None:  # rich would end with exit code 1
             raise BrokenPipeError
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
     if shown and sys.stdout.isatty():
         table = Table(box=None, header_style="bold", pad_edge=False)
         for heading in ("op", "type", "output", "runs on", "why not", "what to change", "name"):
