@@ -24,6 +24,7 @@ from vedette.contract.errors import ConfigError, SourceError, SourceLostError, S
 from vedette.contract.types import Planes
 from vedette.service.compose import prepare
 from vedette.sources import Grabber, Outcome, Source, SourceOptions, make_source
+from vedette.sources import running as running_module
 from vedette.sources.base import Passing
 from vedette.sources.process_group import end_group, exit_of
 from vedette.sources.running import Complaints
@@ -129,6 +130,26 @@ def test_a_password_is_not_repeated_where_a_long_line_is_cut(caplog: pytest.LogC
     complaints.hear(b"")
     assert "gehe" not in complaints.last + caplog.text
     assert len(complaints.last) < 200
+
+
+def test_a_program_that_is_started_and_complains_for_days_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(running_module.time, "monotonic", lambda: now_s[0])
+    complaints = Complaints("ffmpeg")
+    for _ in range(43_200):  # a day
+        complaints.hear(b"no route to host\nno camera\n")
+        complaints.flush()
+        now_s[0] += 2.0
+    assert len(caplog.records) < 1000
+    caplog.clear()
+    now_s[0] += 2 * running_module.STDERR_MOST_S
+    for _ in range(60):
+        complaints.hear(b"no route to host\n")
+        now_s[0] += 1.0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) > running_module.STDERR_LINES and "more lines" in said[0], "it had been quiet"
 
 
 def test_frames_come_in_order_and_are_passed_over(opened: Callable[..., Source]) -> None:

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 65_536
 TERMINATE_S: Final = 1.0  # from SIGTERM to SIGKILL
 STDERR_LINES: Final = 20  # that are logged within `STDERR_S`; the others are counted
-STDERR_S: Final = 10.0
+STDERR_S: Final = 10.0  # and twice as long each time, up to
+STDERR_MOST_S: Final = 3600.0  # while it goes on: one whose camera is away is started, and complains, for days
 _URL: Final = re.compile(r"://\S+")  # behind its scheme
 LAST_PIECES: Final = 16  # of its standard error that are read after its end: something it started may write on
 
@@ -95,7 +96,8 @@ class Complaints:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._since_s = 0.0
+        self._since_s = self._heard_s = 0.0
+        self._within_s = STDERR_S
         self._said = 0
         self._unsaid = 0
         self._rest = b""
@@ -116,17 +118,21 @@ class Complaints:
                 self._say(line.strip())
 
     def flush(self) -> None:
-        """Says how many lines were left out."""
-        if self._unsaid:
+        """Says how many lines were left out; once, until there is room for others."""
+        if self._unsaid and self._said <= STDERR_LINES:
+            self._said += 1
             log.warning("%s: %d more lines", self._program, self._unsaid)
             self._unsaid = 0
 
     def _say(self, line: bytes) -> None:
         self._last = line
         now = time.monotonic()
-        if now - self._since_s > STDERR_S:
-            self.flush()
+        if now - self._since_s > self._within_s:
+            goes_on = now - self._heard_s < self._within_s
+            self._within_s = min(2 * self._within_s, STDERR_MOST_S) if goes_on else STDERR_S
             self._since_s, self._said = now, 0
+            self.flush()
+        self._heard_s = now
         if self._said < STDERR_LINES:
             self._said += 1
             log.warning("%s: %s", self._program, _legible(line))
