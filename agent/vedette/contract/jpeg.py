@@ -75,15 +75,15 @@ def reduction(height: int, width: int, least_height: int, least_width: int) -> i
 
 
 def decode(jpeg: Jpeg, factor: int = 1) -> UInt8Array:
-    """(height / factor, width / factor, 3) uint8 BGR, rounded up; of a larger picture that was decoded before. ``factor``:
-    1, 2, 4 or 8; what is given back may be larger than was asked for. Not to be written to: others are given it, too.
+    """(height / factor, width / factor, 3) uint8 BGR, rounded up; once for all who ask for that. ``factor``: 1, 2, 4 or 8.
+    Not to be written to: others are given it, too.
 
+    Nothing is made of a larger one that another has had decoded: what somebody sees must not depend on who else looks.
     Raises `UndecodableError` where it cannot be decoded.
     """
     with jpeg.decoding:
-        for known, pixels in jpeg.decoded.items():
-            if known <= factor:
-                return pixels
+        if (known := jpeg.decoded.get(factor)) is not None:
+            return known
         try:
             decoded = cv2.imdecode(jpeg.data, _FLAGS[factor])
         except cv2.error as error:

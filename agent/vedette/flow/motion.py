@@ -161,13 +161,7 @@ def shrink(pixels: Picture, least: tuple[int, int] = (0, 0)) -> Float32Array:
     half = min(WIDTH, (width + 1) // 2)
     size = (half, max(1, round(height * half / width)))
     if isinstance(pixels, Jpeg):
-        factor = reduction(height, width, max(least[0], 2 * size[1]), max(least[1], 2 * size[0]))
-        pixels = decode(pixels, factor)
-        expected = (-(-width // factor), -(-height // factor))
-        if (
-            pixels.shape[1] > expected[0]
-        ):  # for another pipeline: what differs from frame to frame would pass for motion
-            pixels = np.asarray(cv2.resize(pixels, expected, interpolation=cv2.INTER_AREA), np.uint8)
+        pixels = decode(pixels, reduction(height, width, max(least[0], 2 * size[1]), max(least[1], 2 * size[0])))
     seen = pixels.luma if isinstance(pixels, Planes) else pixels
     samples = cv2.resize(seen, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
