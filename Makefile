@@ -115,7 +115,7 @@ bench-imports: .venv-dev/.ready ## what each import of the agent costs
 bench-planes: .venv-dev/.ready ## a network's input from a camera's planes, against BGR made first (1 min)
 	.venv-dev/bin/python bench/planes.py
 
-bench-cameras: .venv-dev/.ready ## what cameras cost: JPEG decoded where it is looked at, H.264, key frames alone (6 min)
+bench-cameras: .venv-dev/.ready ## what cameras cost: JPEG decoded where it is looked at, H.264, key frames alone (8 min)
 	.venv-dev/bin/python bench/cameras.py
 
 bench-batching: .venv-dev/.ready ## batches of several cameras' frames against one after another (2 min)

@@ -119,7 +119,7 @@ def whole_agent(results: Results, options: argparse.Namespace) -> None:
     """Rows of the agent and the loop, by turns."""
     tutorial = Path(__file__).parent / "rivals" / "tutorial.py"
     model = str(find_model(options.model))
-    for size in SIZES[1:]:
+    for size in SIZES[2:]:
         name = f"{size[0]}x{size[1]}, JPEG at {FPS} fps"
         with tempfile.TemporaryDirectory() as folder, loopback_broker() as (_, port), camera(options.clip, size) as url:
             for every in (6, 1):
@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--frames", type=int, default=200, help="rounds of both ways, of one frame")
     parser.add_argument("--rounds", type=int, default=3, help="of agent and loop")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     results = Results("cameras")
