@@ -270,12 +270,13 @@ def test_a_grabber_loses_a_program_and_starts_it_again() -> None:
         wait_for("its return", lambda: grabber.status().reopened >= 1)
         frame = grabber.slot.get(DEADLINE_S)
         assert frame is not None and (frame.width, frame.height) == (WIDTH, HEIGHT)
+        assert isinstance(frame.pixels, Planes)
     finally:
         grabber.stop()
     assert any(outcome is Outcome.LOST and "the program ended" in why for outcome, why in said)
 
 
-def test_a_pipeline_takes_them_as_planes_and_publishes_their_size() -> None:
+def test_a_pipeline_looks_at_them_and_publishes_their_size() -> None:
     code = "out.write(header)\nfor grey in range(200): frame(grey); time.sleep(.005)\ntime.sleep(60)"
     source = make_source(SourceOptions(program(code), read_timeout_s=30.0))
     run = Run(detector([0.9], [0]), [], source=source)

@@ -3,9 +3,9 @@
 A USB camera sends JPEG, and so do many network cameras. Decoding one takes more than anything else that is done to a frame
 outside the network, and most frames are never looked at: of a camera of 30 a second a pipeline may take five. So a frame
 stays as it came until somebody needs its pixels; and a network with a small input gets a picture of a half, a quarter or an
-eighth of the size, which costs far less: each block of 8x8 pixels is transformed to 4x4, 2x2 or one, as the mean of what it
-stands for (`scale_num`/`scale_denom` of libjpeg). That is at least as large as the network's input, whose own resizing goes
-on from there.
+eighth of the size, which costs less (`make bench-cameras`): each block of 8x8 pixels is transformed to 4x4, 2x2 or one, as
+the mean of what it stands for (`scale_num`/`scale_denom` of libjpeg). That is at least as large as the network's input,
+whose own resizing goes on from there.
 """
 
 from __future__ import annotations
