@@ -26,10 +26,11 @@ from vedette.follow.events import Event
 from vedette.follow.following import Followed, State, Unfollowed
 from vedette.follow.steady import SensorState
 from vedette.messages.reporter import NoAudience
-from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, base, make_source, video
-from vedette.sources.base import Pace
+from vedette.sources import UNDECODABLE, Outcome, Source, SourceOptions, make_source, video
+from vedette.sources import pace as pace_module
 from vedette.sources.capture import open_capture
 from vedette.sources.interlaced import allows_interlaced, may_be_interlaced
+from vedette.sources.pace import Pace
 
 SIZE = (64, 96)  # height, width
 FPS = 20
@@ -320,7 +321,7 @@ class FakeTime:
 def played(clip: Path, monkeypatch: pytest.MonkeyPatch, *, frames: int = 1000, loop: bool = False) -> list[int]:
     """When its frames come at its own pace, milliseconds after the first."""
     passing = FakeTime()
-    monkeypatch.setattr(base, "time", passing)
+    monkeypatch.setattr(pace_module, "time", passing)
     source = make_source(SourceOptions(str(clip), loop=loop))
     source.open()
     came_ns = []
@@ -365,7 +366,7 @@ def test_a_video_without_times_is_played_at_its_rate(make: Make, monkeypatch: py
 def test_a_time_that_jumps_is_not_believed(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a recording was cut, or the 33 bits of an MPEG transport stream's clock begin again."""
     passing = FakeTime()
-    monkeypatch.setattr(base, "time", passing)
+    monkeypatch.setattr(pace_module, "time", passing)
     pace = Pace(0.04)
     came_ns = []
     for at_s in (5.0, 5.1, 5.1 + jump_s, 5.3 + jump_s):

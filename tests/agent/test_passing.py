@@ -22,6 +22,7 @@ from vedette.flow.feed import FrameFeed
 from vedette.flow.pipeline import BUFFERS, PATIENCE
 from vedette.sources import Grabber, Slot, SourceOptions, Tap, base, make_source
 from vedette.sources.base import ARRIVALS, Passing, Reading, _Tempo
+from vedette.sources.pace import Pace
 
 
 class Steady:
@@ -34,7 +35,7 @@ class Steady:
         self.left = frames
         self.pictures = 0
         self.passed = 0
-        self._pace = base.Pace(interval_s)
+        self._pace = Pace(interval_s)
         self._came = False  # a frame, and no picture of it was asked for
 
     def open(self) -> None:

@@ -70,18 +70,19 @@ def test_all_get_the_same_frames_and_each_what_it_takes_is_counted_for_it_alone(
 
 
 def test_nothing_is_copied_for_another() -> None:
-    one, other = taps_of(grabber_of(Steady(0.02)), 2)
-    for tap in (one, other):
+    taps = taps_of(grabber_of(Steady(0.02)), 2)
+    for tap in taps:
         tap.start()
-    for _ in range(50):
-        pair = one.slot.get(10), other.slot.get(10)
-        assert pair[0] is not None and pair[1] is not None
-        if same := pair[0].seq == pair[1].seq:
-            assert pair[0].pixels is pair[1].pixels
-            break
-    for tap in (one, other):
+    seen: list[dict[int, Frame]] = [{}, {}]
+    while not (both := seen[0].keys() & seen[1].keys()):
+        assert len(seen[0]) < 50, "not once the same frame"
+        for tap, its in zip(taps, seen, strict=True):
+            frame = tap.slot.get(10)
+            assert frame is not None
+            its[frame.seq] = frame
+    for tap in taps:
         tap.stop()
-    assert same, "not once the same frame"
+    assert all(seen[0][seq].pixels is seen[1][seq].pixels for seq in both)
 
 
 def test_one_that_leaves_takes_nothing_from_the_others() -> None:

@@ -25,8 +25,9 @@ from vedette.contract.errors import PictureError, SourceError, SourceLostError
 from vedette.contract.types import Frame, Jpeg, UInt8Array
 from vedette.demo.broker import LOOPBACK, free_port
 from vedette.sources import Grabber, Outcome, Slot, Source, SourceOptions, make_source, masked_url
-from vedette.sources.base import Pace, Passing
+from vedette.sources.base import Passing
 from vedette.sources.buffers import Buffers
+from vedette.sources.pace import Pace
 
 FRAMES = 12
 FPS = 20.0

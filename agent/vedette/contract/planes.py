@@ -16,7 +16,7 @@ from .types import Float32Array, Planes, UInt8Array
 
 # 8 bits in full -> what video has: Y in 16..235, Cb and Cr in 16..240 (ITU-R BT.601); and back, cut off at both ends
 _FULL: Final = np.arange(256, dtype=np.float64)
-_TO_VIDEO: Final = tuple(
+_LUMA_TO_VIDEO, _CHROMA_TO_VIDEO = (
     np.rint(table).astype(np.uint8) for table in (16 + _FULL * 219 / 255, 128 + (_FULL - 128) * 224 / 255)
 )
 _LUMA_IN_FULL, _CHROMA_IN_FULL = (
@@ -66,7 +66,7 @@ class PlanesToBgr:
             self._compact = np.empty((height * 3 // 2, width), np.uint8)
         blue, red = self._compact[height:].reshape(2, height // 2, width // 2)
         parts = ((planes.luma, self._compact[:height]), (planes.blue, blue), (planes.red, red))
-        for (plane, compact), table in zip(parts, (_TO_VIDEO[0], _TO_VIDEO[1], _TO_VIDEO[1]), strict=True):
+        for (plane, compact), table in zip(parts, (_LUMA_TO_VIDEO, _CHROMA_TO_VIDEO, _CHROMA_TO_VIDEO), strict=True):
             if planes.full_range:  # OpenCV expects what video has
                 cv2.LUT(plane, table, dst=compact)
             else:

@@ -11,7 +11,8 @@ from vedette.contract.errors import PictureError, SourceError
 from vedette.contract.types import UInt8Array
 from vedette.pictures.drawing import SUFFIXES, read_picture
 
-from .base import Pace, Reading
+from .base import Reading
+from .pace import Pace
 from .registry import SourceOptions
 
 log = logging.getLogger(__name__)

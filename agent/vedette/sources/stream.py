@@ -176,7 +176,10 @@ def _is_whole(capture: cv2.VideoCapture) -> bool:
     """Whether the grabbed frame is a JPEG that is decoded to what FFmpeg says the stream shows."""
     jpeg = jpeg_frame(capture)
     width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if jpeg is None or (jpeg.width, jpeg.height) != (width, height):
+        return False
     try:
-        return jpeg is not None and (jpeg.width, jpeg.height) == (width, height) and decode(jpeg, 8) is not None
+        decode(jpeg, 8)
     except UndecodableError:
         return False
+    return True

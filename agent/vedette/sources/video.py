@@ -13,9 +13,10 @@ from vedette.contract.errors import SourceError
 from vedette.contract.image import refuse_name
 from vedette.contract.types import UInt8Array
 
-from .base import Pace, Reading
+from .base import Reading
 from .capture import open_capture, retrieve
 from .interlaced import REFUSED, may_be_interlaced, no_pictures
+from .pace import Pace
 from .registry import SourceOptions
 
 log = logging.getLogger(__name__)
